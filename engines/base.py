@@ -1,0 +1,181 @@
+"""What every engine promises, whatever runs inside.
+
+An `Engine` is one network in one backend.  It compiles a `Session` for each input
+size that it is asked for; a session takes pictures as bytes and fills score arrays
+that the caller owns, several requests at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.labels import LabelSet
+
+
+class EngineError(Exception):
+    """An engine that cannot be found, built or run; the message names the way out."""
+
+
+class ModelError(EngineError):
+    """A model file that is missing, unreadable or does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor at the engine's border.
+
+    Attributes:
+        name: its name in the network.
+        dtype: ``"uint8"``, ``"float32"`` or ``"float16"``.
+        shape: sizes, -1 where dynamic.
+        kind: ``"rgb8"`` (N×H×W×3 bytes; a GPU engine may add ``"nv12"``) for inputs, ``"scores"``
+            (N×C×h×w) or ``"labels"`` (N×H×W) for outputs.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network ready to be compiled, and all that the pipeline must know of it.
+
+    Attributes:
+        name: what people call it.
+        path: the ONNX file.
+        labels: meaning of the channels.
+        size: preferred short side of the input, in pixels.
+        output_stride: input sides are multiples of this (plus one with ``align_corners``).
+        align_corners: see `pipeline.frame.Geometry`.
+        licence: terms of the weights.
+        sha256: hash of the file, hexadecimal.
+        mean, std: subtracted from and divided into 0–255 RGB by the backend, or None where the
+            graph normalises by itself (as every model exported here does).
+        layout: ``"nhwc"`` or ``"nchw"``, the graph's own input layout.
+        input_dtype: ``"uint8"`` or ``"float32"``, the graph's own input type.
+    """
+
+    name: str
+    path: Path
+    labels: LabelSet
+    size: int
+    output_stride: int
+    align_corners: bool
+    licence: str
+    sha256: str
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    layout: str = "nhwc"
+    input_dtype: str = "uint8"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How an engine shall run.
+
+    Attributes:
+        precision: ``"auto"`` (the backend's fastest that was seen to keep the labels), ``"fp32"``,
+            ``"fp16"`` or ``"int8"``.
+        threads: CPU threads for the whole engine; 0 leaves it to the backend.
+        requests: how many requests shall be in flight at once (1: lowest latency).
+        cache: directory of the user's own for compiled models, or None.
+    """
+
+    precision: str = "auto"
+    threads: int = 0
+    requests: int = 1
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What runs: for logs and the report.
+
+    Attributes:
+        backend: ``"openvino"``, ``"onnxruntime"``, ``"tensorrt"`` or ``"torch"``.
+        version: the backend library's version.
+        device: the processor as the backend names it.
+        precision: the arithmetic really used.
+        threads: CPU threads in use, 0 if the backend decides.
+        requests: requests that may be in flight.
+    """
+
+    backend: str
+    version: str
+    device: str
+    precision: str
+    threads: int
+    requests: int
+
+
+class Request(Protocol):
+    """One picture on its way through the network."""
+
+    def wait(self, timeout: float) -> None:
+        """Block until the scores are in the array given to `Session.start`.
+
+        Raises:
+            EngineError: the network failed, or ``timeout`` seconds passed.
+        """
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A network compiled for one input size."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the input, in pixels."""
+
+    @property
+    def score_shape(self) -> tuple[int, int, int]:
+        """(classes, height, width) of the scores."""
+
+    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> Request:
+        """Begin to score a picture; at most ``EngineInfo.requests`` may be unfinished.
+
+        Args:
+            image: height×width×3 uint8 RGB, contiguous; must not change until `Request.wait` returns.
+            out: classes×height×width float32, contiguous; filled when `Request.wait` returns.
+
+        Raises:
+            EngineError: wrong shape, type or layout, or too many unfinished requests.
+        """
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """One network in one backend."""
+
+    @property
+    def model(self) -> Model:
+        """The network."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+
+    @property
+    def input(self) -> TensorSpec:
+        """What the engine takes."""
+
+    @property
+    def output(self) -> TensorSpec:
+        """What the engine gives."""
+
+    def session(self, height: int, width: int) -> Session:
+        """The network compiled for one input size (kept, so asking again is free).
+
+        Raises:
+            EngineError: the network cannot take this size.
+        """
+
+    def close(self) -> None:
+        """Free everything; harmless when repeated."""

@@ -1,0 +1,67 @@
+"""Class names and colours of the data sets that models speak of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """What the channels of a network mean.
+
+    Attributes:
+        names: one name a class, in channel order.
+        palette: one sRGB colour (0–255) a class.
+        background: index of the class that means "nothing", drawn transparent; None if there is none.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[RGB, ...]
+    background: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.palette):
+            raise ValueError(f"{len(self.names)} class names but {len(self.palette)} colours")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def voc_palette(classes: int) -> tuple[RGB, ...]:
+    """PASCAL VOC's colour map: the bits of the index spread over the channels, high bits first.
+
+    Source: ``VOClabelcolormap.m`` of the VOC development kit.
+    """
+    colours = []
+    for index in range(classes):
+        channels = [0, 0, 0]
+        for shift in range(8):
+            for channel in range(3):
+                channels[channel] |= ((index >> (3 * shift + channel)) & 1) << (7 - shift)
+        colours.append((channels[0], channels[1], channels[2]))
+    return tuple(colours)
+
+
+CAMVID = LabelSet(
+    names=(
+        "sky", "building", "pole", "road", "pavement", "tree",
+        "sign", "fence", "car", "pedestrian", "bicyclist",
+    ),
+    palette=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+        (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ),
+)  # fmt: skip
+"""CamVid's eleven classes and colours as of SegNet (Badrinarayanan et al. 2015)."""
+
+VOC = LabelSet(
+    names=(
+        "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+        "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    ),
+    palette=voc_palette(21),
+    background=0,
+)  # fmt: skip
+"""PASCAL VOC 2012's twenty classes and background."""

@@ -1,0 +1,1 @@
+"""DeepLab on live and recorded video."""

@@ -1,0 +1,37 @@
+"""What can go wrong in the stream, on one page.
+
+Every message is one line that names the thing and the way out.  The command line
+prints it without a traceback; from Python it is caught as any exception.
+"""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Anything that the stream refuses or fails at; never raised itself."""
+
+
+class ConfigError(PipelineError):
+    """A flag, preset key or model option that cannot be used as given."""
+
+
+class SourceError(PipelineError):
+    """An input that cannot be opened or read."""
+
+
+class StageError(PipelineError):
+    """A stage failed on a frame.
+
+    Attributes:
+        stage: name of the stage.
+        index: index of the frame in its stream, or None outside any frame.
+    """
+
+    def __init__(self, message: str, *, stage: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.index = index
+
+
+class SinkError(PipelineError):
+    """An output that cannot be opened, written or finished."""

@@ -1,0 +1,6 @@
+// The Python face of the native kernels; the arithmetic is in its neighbours.
+#include <nanobind/nanobind.h>
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native kernels of the stream: plain arrays in, plain arrays out, the GIL released.";
+}

@@ -1,0 +1,73 @@
+"""What every sink promises.
+
+A sink is driven by one thread of its own: `open` once, then `write` (and `write_audio`) in
+order, `reconfigure` when the picture changes, and in the end either `close` or `abort`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from engines.labels import LabelSet
+from pipeline.frame import Result
+from pipeline.sources.base import AudioPacket, StreamInfo
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInfo:
+    """What a sink is told about the stream that it will get.
+
+    Attributes:
+        stream: the input as opened; colour already resolved for the output.
+        height, width: size of the rendered picture (twice as wide for side by side), in pixels.
+        labels: class names and palette.
+        model: name of the model.
+        model_sha256: hash of the model's file.
+    """
+
+    stream: StreamInfo
+    height: int
+    width: int
+    labels: LabelSet
+    model: str
+    model_sha256: str
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A place where results go."""
+
+    @property
+    def name(self) -> str:
+        """The output as the user named it, credentials masked."""
+
+    def open(self, info: OutputInfo) -> None:
+        """Make ready; nothing appears under the final name yet.
+
+        Raises:
+            SinkError: cannot be written, unknown container, refused codec.
+        """
+
+    def write(self, result: Result) -> None:
+        """Take one result; its memory is shared with other sinks and must not be changed.
+
+        Raises:
+            SinkError: disk full, encoder failure, lost connection.
+        """
+
+    def write_audio(self, audio: AudioPacket) -> None:
+        """Take one audio packet; a sink without audio ignores it."""
+
+    def reconfigure(self, info: OutputInfo) -> None:
+        """The pictures after this have another size or format (see the sink for what it does)."""
+
+    def close(self) -> None:
+        """Finish: flush, close, rename to the final name.
+
+        Raises:
+            SinkError: as `write`.
+        """
+
+    def abort(self) -> None:
+        """Give up: nothing is left under the final name nor beside it; harmless when repeated."""

@@ -1,0 +1,1 @@
+"""What is done to a frame on its way."""

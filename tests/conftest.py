@@ -1,0 +1,47 @@
+"""What all tests share: where the data lies, and what happens when a peer is missing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def absent(what: str) -> None:
+    """Skip for want of a peer; in CI, where every peer is installed, fail."""
+    if _IN_CI:
+        pytest.fail(f"{what} is missing, and CI must have it")
+    pytest.skip(f"{what} is missing")
+
+
+def need_program(name: str) -> str:
+    """Path of a program that the test talks to."""
+    path = shutil.which(name)
+    if path is None:
+        absent(f"the program {name}")
+    assert path is not None
+    return path
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real clips, labelled frames and weights (``DEEPLAB_STREAM_DATA``)."""
+    folder = Path(os.environ.get("DEEPLAB_STREAM_DATA") or _BESIDE)
+    if not folder.is_dir():
+        absent(f"test data ({folder}; set DEEPLAB_STREAM_DATA)")
+    return folder
+
+
+@pytest.fixture
+def no_error_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail the test if anything logs an ERROR."""
+    yield
+    errors = [r.getMessage() for phase in ("setup", "call") for r in caplog.get_records(phase) if r.levelno >= logging.ERROR]
+    assert not errors, errors
