@@ -1,0 +1,88 @@
+"""How much processor and memory this process may use, and who gets which part of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def available_memory(root: Path = _ROOT) -> int | None:
+    """Bytes that may still be taken: what the machine has left and the control groups allow.
+
+    Returns:
+        The smaller of both, or None where the system does not say.
+    """
+    bounds = [left for left in (_machine_memory(root), _group_memory(root)) if left is not None]
+    return min(bounds) if bounds else None
+
+
+def _machine_memory(root: Path) -> int | None:
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _group_memory(root: Path) -> int | None:
+    left: list[int] = []
+    for folder in _group_folders(root, "memory"):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            most = _number(folder / limit)
+            if most is not None and most < 1 << 60:  # version 1 writes "no limit" as a huge number
+                left.append(max(0, most - (_number(folder / used) or 0) + _reclaimable(folder)))
+    return min(left) if left else None
+
+
+def _reclaimable(folder: Path) -> int:
+    """Page cache that the group would give up; it counts as used, and is nearly all of it after a download."""
+    for line in _read(folder / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file") and value.isdigit():
+            return int(value)
+    return 0
+
+
+def _group_folders(root: Path, controller: str) -> Iterator[Path]:
+    """Our own control group for a controller and those above it, innermost first.
+
+    In a container the path in /proc is often the host's, and what is mounted is already the
+    group itself: walking up from a path that is not there ends at the mount.
+    """
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            mount = root / "sys/fs/cgroup"
+        elif controller in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controllers
+            if not mount.is_dir():
+                mount = root / "sys/fs/cgroup" / controller
+        else:
+            continue
+        folder = mount / path.lstrip("/")
+        while folder != mount and mount in folder.parents:
+            if folder.is_dir():
+                yield folder
+            folder = folder.parent
+        yield mount
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def affinity(pid: int = 0) -> int:
+    """CPUs that the scheduler lets this process run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(pid))
+    return os.cpu_count() or 1
