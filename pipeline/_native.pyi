@@ -1,0 +1,20 @@
+"""Native kernels: arrays are checked (ValueError; TypeError for what is no writable array), the GIL is released."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+def upsample_argmax(
+    scores: NDArray[np.float32],
+    scale_y: float,
+    offset_y: float,
+    scale_x: float,
+    offset_x: float,
+    out: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    begin: int,
+    end: int,
+) -> None:
+    """Label rows ``[begin, end)`` of ``out`` (H×W) from C×h×w scores and add the pixels a class to ``counts`` (C)."""
+
+def coarse_winners(scores: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+    """The best class of every score cell: C×h×w → h×w."""

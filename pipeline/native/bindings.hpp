@@ -1,0 +1,6 @@
+// What each kernel's file adds to the module.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+void bind_upsample(nanobind::module_ &m);

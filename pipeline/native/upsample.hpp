@@ -1,0 +1,25 @@
+// Bilinear upsampling and argmax in one: labels at picture size, never a score volume at picture size.
+#pragma once
+
+#include <cstdint>
+
+namespace upsample {
+
+struct Map {  // pixel i of an axis has its centre at score cell scale * i + offset
+    double scale, offset;
+};
+
+struct Scores {  // classes × height × width, dense
+    const float *data;
+    int classes, height, width;
+};
+
+// Labels of picture rows [begin, end) into `out` (row `begin` first, `stride` bytes a row), and the
+// number of pixels a class added to `counts`.  False if a score is not finite or beyond 2^126.
+bool argmax(const Scores &scores, Map y, Map x, int begin, int end, int width, uint8_t *out, int64_t stride,
+            int64_t *counts);
+
+// The best class of every score cell (height × width); false as above.
+bool winners(const Scores &scores, uint8_t *out);
+
+}  // namespace upsample

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import _native
+from pipeline.frame import Geometry
+from pipeline.stages.upsample import alive_classes, coarse_winners, upsample_argmax
+
+
+def reference_scores(scores: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """C×H×W float64: plain bilinear interpolation through the geometry's map, clamped at the edges."""
+
+    def axis(pixels: int, scale: float, offset: float, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = np.clip(scale * np.arange(pixels) + offset, 0, cells - 1)
+        near = np.minimum(at.astype(int), max(0, cells - 2))
+        return near, np.minimum(near + 1, cells - 1), at - near
+
+    _, h, w = scores.shape
+    scale_y, offset_y, scale_x, offset_x = geometry.score_map(h, w)
+    y0, y1, fy = axis(geometry.frame_height, scale_y, offset_y, h)
+    x0, x1, fx = axis(geometry.frame_width, scale_x, offset_x, w)
+    wide = scores.astype(np.float64)
+    rows = wide[:, y0] * (1 - fy)[:, None] + wide[:, y1] * fy[:, None]
+    return rows[:, :, x0] * (1 - fx) + rows[:, :, x1] * fx
+
+
+def check(scores: np.ndarray, geometry: Geometry, labels: np.ndarray) -> None:
+    full = reference_scores(scores, geometry)
+    want = full.argmax(0)
+    gap = full.max(0) - np.take_along_axis(full, labels[None].astype(int), 0)[0]
+    wrong = (labels != want) & (gap >= 1e-5 * max(np.ptp(scores), 1e-30))
+    assert not wrong.any(), f"{wrong.sum()} of {wrong.size} pixels wrong"
+
+
+def smooth(rng: np.random.Generator, classes: int, height: int, width: int) -> np.ndarray:
+    """Scores as networks give them: broad blobs, a few ties, some classes never best."""
+    coarse = rng.normal(size=(classes, max(2, height // 6), max(2, width // 6))).astype(np.float32) * 4
+    geometry = Geometry(height, width, height, width, height, width)
+    return np.ascontiguousarray(reference_scores(coarse, geometry).astype(np.float32))
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_labels_equal_the_float64_reference(data: st.DataObject) -> None:
+    draw = data.draw
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    classes = draw(st.sampled_from([1, 2, 3, 11, 21, 40, 255]))
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 150))
+    frame = (draw(st.integers(1, 90)), draw(st.integers(1, 130)))
+    picture = (draw(st.integers(1, 120)), draw(st.integers(1, 150)))
+    given_size = (picture[0] + draw(st.integers(0, 20)), picture[1] + draw(st.integers(0, 20)))
+    geometry = Geometry(*frame, *picture, *given_size, draw(st.booleans()))
+    kind = draw(st.sampled_from(["noise", "smooth", "integers", "huge"]))
+    if kind == "smooth":
+        scores = smooth(rng, classes, height, width)
+    elif kind == "integers":  # many exact ties
+        scores = rng.integers(-2, 3, (classes, height, width)).astype(np.float32)
+    else:
+        scores = (rng.normal(size=(classes, height, width)) * (1 if kind == "noise" else 1e36)).astype(np.float32)
+    labels, counts = upsample_argmax(scores, geometry)
+    check(scores, geometry, labels)
+    assert np.array_equal(counts, np.bincount(labels.ravel(), minlength=classes))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(360, 640, 360), (480, 270, 321), (1080, 1920, 512), (97, 331, 64)]
+)
+@pytest.mark.parametrize("align", [False, True])
+def test_real_sizes(height: int, width: int, size: int, align: bool) -> None:
+    geometry = Geometry.fit(height, width, size=size, multiple=8, align_corners=align)
+    cells = [(side - align) // 8 + align for side in (geometry.input_height, geometry.input_width)]
+    scores = smooth(np.random.default_rng(1), 5, *cells)
+    check(scores, geometry, upsample_argmax(scores, geometry)[0])
+
+
+def test_ties_go_to_the_lowest_class() -> None:
+    geometry = Geometry(30, 40, 30, 40, 32, 40)
+    labels, counts = upsample_argmax(np.ones((7, 4, 5), np.float32), geometry)
+    assert not labels.any()
+    assert counts.tolist() == [1200, 0, 0, 0, 0, 0, 0]
+
+
+def test_a_class_that_wins_only_between_the_corners_is_found() -> None:
+    scores = np.array([[[9, 0]], [[8, 8]], [[0, 9]]], np.float32)
+    labels, _ = upsample_argmax(scores, Geometry(1, 100, 1, 100, 1, 100))
+    assert set(labels.ravel()) == {0, 1, 2}
+    assert alive_classes(scores).tolist() == [0, 2]
+
+
+def test_bands_make_the_whole() -> None:
+    scores = smooth(np.random.default_rng(2), 4, 20, 30)
+    geometry = Geometry(157, 211, 150, 200, 160, 240)
+    want, want_counts = upsample_argmax(scores, geometry)
+    out, counts = np.full_like(want, 99), np.zeros(4, np.int64)
+    for begin, end in ((0, 1), (1, 50), (50, 50), (50, 157)):
+        _native.upsample_argmax(scores, *geometry.score_map(20, 30), out, counts, begin, end)
+    assert np.array_equal(out, want)
+    assert np.array_equal(counts, want_counts)
+
+
+def test_out_may_be_a_part_of_a_wider_array() -> None:
+    scores = smooth(np.random.default_rng(3), 3, 9, 9)
+    geometry = Geometry(50, 60, 50, 60, 72, 72)
+    board = np.full((60, 80), 77, np.uint8)
+    labels, _ = upsample_argmax(scores, geometry, board[5:55, 10:70])
+    assert np.array_equal(labels, upsample_argmax(scores, geometry)[0])
+    board[5:55, 10:70] = 77
+    assert (board == 77).all()
+
+
+def test_winners_and_alive_classes() -> None:
+    scores = np.random.default_rng(4).normal(size=(9, 33, 131)).astype(np.float32)
+    scores[5] = -9
+    assert np.array_equal(coarse_winners(scores), scores.argmax(0))
+    assert alive_classes(scores).tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_score_that_is_no_number_is_refused(bad: float) -> None:
+    scores = np.zeros((3, 20, 70), np.float32)
+    scores[2, 11, 69] = bad
+    geometry = Geometry(80, 280, 80, 280, 80, 280)
+    for call in (lambda: upsample_argmax(scores, geometry), lambda: alive_classes(scores)):
+        with pytest.raises(ValueError, match="NaN, infinite"):
+            call()
+
+
+def test_bad_arrays_are_refused() -> None:
+    geometry = Geometry(8, 8, 8, 8, 8, 8)
+    good = np.zeros((2, 4, 4), np.float32)
+    locked = np.zeros((8, 8), np.uint8)
+    locked.flags.writeable = False
+    bad_scores = (good[0], good.astype(np.float64), good[:, ::2], np.zeros((256, 4, 4), np.float32),
+                  np.zeros((2, 0, 4), np.float32), np.zeros((0, 4, 4), np.float32))  # fmt: skip
+    for scores in bad_scores:
+        with pytest.raises(ValueError):
+            upsample_argmax(scores, geometry)
+    for out in (np.zeros((8, 9), np.uint8), np.zeros((8, 8), np.int8), np.zeros((8, 16), np.uint8)[:, ::2], locked):
+        with pytest.raises(ValueError):
+            upsample_argmax(good, geometry, out)
+    out, counts = np.zeros((8, 8), np.uint8), np.zeros(2, np.int64)
+    for rows in ((-1, 8), (0, 9), (5, 4)):
+        with pytest.raises(ValueError):
+            _native.upsample_argmax(good, 1.0, 0.0, 1.0, 0.0, out, counts, *rows)
+    for numbers in ((-1.0, 0.0), (np.nan, 0.0), (1.0, np.inf)):
+        with pytest.raises(ValueError):
+            _native.upsample_argmax(good, *numbers, 1.0, 0.0, out, counts, 0, 8)
+    with pytest.raises(ValueError):
+        _native.upsample_argmax(good, 1.0, 0.0, 1.0, 0.0, out, np.zeros(3, np.int64), 0, 8)
+
+
+def test_other_threads_run_meanwhile() -> None:
+    """The kernel releases the GIL: two threads' work overlaps with a third that only counts."""
+    scores = np.random.default_rng(5).normal(size=(40, 200, 300)).astype(np.float32)
+    geometry = Geometry(1080, 1920, 1080, 1920, 1080, 1920)
+    done = threading.Event()
+    ticks = 0
+
+    def work() -> None:
+        upsample_argmax(scores, geometry)
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not done.is_set():
+        ticks += 1
+        done.wait(0.001)
+    thread.join()
+    assert ticks > 3
