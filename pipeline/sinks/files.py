@@ -1,0 +1,299 @@
+"""Where bytes go: a file that gets its name when it is finished, or standard output.
+
+libav writes through these objects instead of by name, because a Python object is told of every
+failed byte: a write never raises (an exception inside libav's callback could be lost), it
+keeps the first error, and `check` raises it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from pipeline.errors import SinkError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than the system allows here",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "its directory does not exist any more",
+    errno.ENOTDIR: "a part of the path is a file, not a directory",
+    errno.EISDIR: "there is a directory of that name",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EPIPE: "whoever read it has stopped reading",
+}
+
+
+def cannot_write(name: str, error: BaseException) -> SinkError:
+    """The one-line error for ``error`` met while writing the output ``name``."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = _REASONS.get(number or 0)
+    if reason is None:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(text.split()) or type(error).__name__
+    return SinkError(f"{name} cannot be written: {reason}")
+
+
+class Target(Protocol):
+    """Something that takes bytes and in the end keeps or forgets them."""
+
+    @property
+    def name(self) -> str:
+        """The output as people know it, for messages."""
+
+    def write(self, data: bytes) -> int:
+        """Take bytes; never raises, see `check`."""
+
+    def check(self) -> None:
+        """Raise the first error met, if any.
+
+        Raises:
+            SinkError: what went wrong.
+        """
+
+    def finish(self) -> None:
+        """All bytes are there: close.
+
+        Raises:
+            SinkError: now or before, bytes could not be written.
+        """
+
+    def publish(self) -> None:
+        """Give the finished bytes their final name.
+
+        Raises:
+            SinkError: could not be renamed.
+        """
+
+    def discard(self) -> None:
+        """Forget everything; harmless at any time, never raises."""
+
+
+def commit(*targets: Target) -> None:
+    """Finish all targets, then publish all; when one of them fails, none stays.
+
+    Raises:
+        SinkError: of the first that failed.
+    """
+    try:
+        for target in targets:
+            target.finish()
+        for target in targets:
+            target.publish()
+    except SinkError:
+        for target in targets:
+            target.discard()
+        raise
+
+
+class _Descriptor:
+    """Unbuffered bytes into a file descriptor; remembers its first error."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self._name = name
+        self._descriptor = descriptor
+        self._error: OSError | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def write(self, data: bytes) -> int:
+        if self._error is None and self._descriptor >= 0:
+            rest = memoryview(data)
+            try:
+                while rest:  # a disk that fills up takes a part first
+                    rest = rest[os.write(self._descriptor, rest) :]
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise cannot_write(self._name, self._error)
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)  # network disks tell of a full quota only here
+            except OSError as error:
+                self._error = self._error or error
+
+
+class PartFile(_Descriptor):
+    """A file written beside its final name, hidden, and renamed over it when finished.
+
+    Missing directories are made, and removed again by `discard`.  A symbolic link is followed: the
+    file it points to is replaced, not the link.  Nothing is synchronised to the disk: after
+    a power cut the result must be computed again anyway.
+
+    Args:
+        path: final name.
+        name: how messages call the output.
+
+    Raises:
+        SinkError: cannot be created there.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(name, -1)
+        self._final = Path(os.path.realpath(path))
+        self._made: list[Path] = []
+        self._current: Path | None = None
+        try:
+            if self._final.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "is a directory")
+            self._made = make_directory(self._final.parent)
+            # A short part of the name is enough, and keeps long names possible.
+            self._current = self._final.parent / f".{self._final.name[:40]}.{secrets.token_hex(4)}.part"
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            self._descriptor = os.open(self._current, flags, 0o666)
+        except OSError as error:
+            self._current = None
+            self.discard()
+            raise cannot_write(name, error) from error
+
+    def seekable(self) -> bool:
+        """True: libav goes back to fill in sizes and indices."""
+        return True
+
+    def tell(self) -> int:
+        """Position in bytes."""
+        return self.seek(0, os.SEEK_CUR)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; returns the position in bytes.  Never raises, see `check`."""
+        if self._error is not None or self._descriptor < 0:
+            return 0
+        try:
+            return os.lseek(self._descriptor, offset, whence)
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def finish(self) -> None:
+        """Close the file under its hidden name."""
+        self._close()
+        self.check()
+
+    def publish(self) -> None:
+        """Rename over the final name."""
+        assert self._current is not None, "published once, after it was opened"
+        try:
+            self._current.replace(self._final)
+        except OSError as error:
+            raise cannot_write(self._name, error) from error
+        self._current = self._final
+
+    def discard(self) -> None:
+        """Remove the file, whatever its name now, and the directories made for it."""
+        self._close()
+        if self._current is not None:
+            with suppress(OSError):
+                self._current.unlink()
+            self._current = None
+        remove_directories(self._made)
+        self._made = []
+
+
+class StandardOutput(_Descriptor):
+    """The process's standard output, taken for the stream alone.
+
+    As long as it is taken, descriptor 1 leads to standard error, so that whatever any library
+    prints cannot end up inside the stream.
+
+    Raises:
+        SinkError: it is a terminal, closed, or taken by another output.
+    """
+
+    _taken: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__("standard output", -1)
+        if StandardOutput._taken:
+            raise SinkError("standard output is taken by another output: only one can be -")
+        try:
+            terminal = os.isatty(1)
+            sys.stdout.flush()
+            self._descriptor = os.dup(1)
+        except (OSError, AttributeError, ValueError) as error:  # closed, or no sys.stdout at all
+            raise cannot_write(self._name, error) from error
+        if terminal:
+            self._close()
+            raise SinkError("standard output is a terminal: pipe it, as in … --output - | ffplay -")
+        _lead_to_standard_error(1)
+        StandardOutput._taken = True
+
+    def seekable(self) -> bool:
+        """False, also where it happens to be a file: it may be appended to."""
+        return False
+
+    def finish(self) -> None:
+        """Give the descriptor back."""
+        self._give_back()
+        self.check()
+
+    def publish(self) -> None:
+        """Nothing to do: it has no name."""
+
+    def discard(self) -> None:
+        """Give the descriptor back; what was read is read."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._descriptor >= 0:
+            with suppress(OSError, AttributeError, ValueError):
+                sys.stdout.flush()  # what Python still holds was printed while it led elsewhere
+            with suppress(OSError):
+                os.dup2(self._descriptor, 1)
+            self._close()
+            StandardOutput._taken = False
+
+
+def _lead_to_standard_error(descriptor: int) -> None:
+    try:
+        os.dup2(2, descriptor)
+    except OSError:  # no standard error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+
+
+def make_directory(directory: Path) -> list[Path]:
+    """Make a directory and its parents; the ones that were missing, outermost first.
+
+    Raises:
+        OSError: cannot be made.
+    """
+    missing = []
+    for path in (directory, *directory.parents):
+        if path.exists():
+            break
+        missing.append(path)
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)  # another output of this run may be first
+            made.append(path)
+    except OSError:
+        remove_directories(made)
+        raise
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+    return made
+
+
+def remove_directories(made: list[Path]) -> None:
+    """Remove the directories that `make_directory` made, as far as they are empty."""
+    for path in reversed(made):
+        with suppress(OSError):
+            path.rmdir()

@@ -1,0 +1,185 @@
+"""Label masks as a lossless video: FFV1 in Matroska, with a JSON line for every frame beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.errors import SinkError
+from pipeline.frame import Colour, Result, UInt8
+from pipeline.sinks import records
+from pipeline.sinks.base import OutputInfo
+from pipeline.sinks.encoders import encoder_named
+from pipeline.sinks.files import PartFile, StandardOutput, Target, commit
+from pipeline.sinks.muxer import Coding, Muxer
+from pipeline.sinks.picture import Canvas, PictureFormat
+from pipeline.sources.base import AudioPacket
+
+_LOG = logging.getLogger(__name__)
+_LAYOUT = "gray"
+_SLICES = 4  # of the encoder's options: more threads have nothing to do
+
+Targets = tuple[Target, Target | None]
+"""Where a segment's video goes, and its lines (None for nowhere)."""
+
+
+class _Segment:
+    """Masks of one size in one file."""
+
+    def __init__(self, targets: Targets, info: OutputInfo, shape: tuple[int, int], number: int, prompt: bool) -> None:
+        height, width = shape
+        self.shape = shape
+        self._lines = targets[1]
+        # Full range, so that nobody who converts gray to gray stretches the labels.
+        colour = Colour(full_range=True)
+        aspect = info.stream.sample_aspect_ratio
+        picture = PictureFormat(width, height, _LAYOUT, colour, aspect if aspect > 0 else aspect + 1)
+        encoder = encoder_named("ffv1")
+        self._canvas = Canvas(width, height, _LAYOUT)
+        coding = Coding(
+            encoder, encoder.options(None), picture, info.stream.time_base, info.stream.average_rate, _SLICES
+        )
+        self._muxer = Muxer(targets[0], "matroska", coding, prompt=prompt)
+        self._say(records.header(info, height, width, number))
+
+    def write(self, result: Result, sequence: int) -> None:
+        self._muxer.write(self._canvas.fill((result.labels,)), result.pts)
+        self._say(records.frame(result, sequence))
+
+    def _say(self, record: records.Json) -> None:
+        if self._lines is not None:
+            self._lines.write(records.line(record))
+            self._lines.check()
+
+    def finish(self) -> None:
+        self._muxer.finish()
+
+    def abandon(self) -> None:
+        self._muxer.abandon()
+
+
+class MaskVideoSink:
+    """Writes the labels' very bytes as gray levels, with the source's times.
+
+    ``NAME.mkv`` gets ``NAME.mkv.jsonl`` beside it (see `pipeline.sinks.records`), because
+    Matroska rounds times to milliseconds and says nothing of classes.  Neither FFV1 nor
+    Matroska can change its size, and labels are never scaled: masks of another size go on in
+    ``NAME-2.mkv`` with lines of its own, and so on.
+
+    Args:
+        name: the output as the user named it.
+        targets: makes what takes the bytes of the segment of that number (from 1).
+        prompt: hand on every packet at once, for whoever watches.
+    """
+
+    def __init__(self, name: str, targets: Callable[[int], Targets], *, prompt: bool = False) -> None:
+        self._name = name
+        self._make_targets = targets
+        self._prompt = prompt
+        self._info: OutputInfo | None = None
+        self._targets: list[Targets] = []
+        self._segment: _Segment | None = None
+        self._frames = 0
+
+    @property
+    def name(self) -> str:
+        """The output as the user named it."""
+        return self._name
+
+    def open(self, info: OutputInfo) -> None:
+        """Make the first files, under hidden names; the encoder starts with the first mask's size."""
+        self._targets = [self._make_targets(1)]
+        self._info = info
+        self._frames = 0
+
+    def write(self, result: Result) -> None:
+        """Append one mask and its line."""
+        if self._info is None:
+            raise SinkError(f"{self._name} is not open")
+        self._segment_for(self._info, result.labels).write(result, self._frames)
+        self._frames += 1
+
+    def _segment_for(self, info: OutputInfo, labels: UInt8) -> _Segment:
+        shape = (int(labels.shape[0]), int(labels.shape[1]))
+        segment = self._segment
+        if segment is None or segment.shape != shape:
+            if segment is not None:
+                self._end(segment)
+                self._targets.append(self._make_targets(len(self._targets) + 1))
+            segment = self._segment = _Segment(self._targets[-1], info, shape, len(self._targets), self._prompt)
+        return segment
+
+    def _end(self, segment: _Segment) -> None:
+        """Finish a segment's bytes; it keeps its hidden name until `close`."""
+        segment.finish()
+        self._segment = None
+        for target in self._targets[-1]:
+            if target is not None:
+                target.finish()
+
+    def write_audio(self, audio: AudioPacket) -> None:
+        """Masks are silent."""
+
+    def reconfigure(self, info: OutputInfo) -> None:
+        """Masks after this may have another size: then they start a new segment."""
+        self._info = info
+
+    def close(self) -> None:
+        """Flush and rename all segments; without a single mask there is no file."""
+        if self._info is None:
+            return
+        if self._segment is None:
+            _LOG.warning("%s: no mask came, nothing is written", self._name)
+            self.abort()
+            return
+        try:
+            self._segment.finish()
+            commit(*(target for pair in self._targets for target in pair if target is not None))
+        except SinkError:
+            self.abort()
+            raise
+        self._forget()
+
+    def abort(self) -> None:
+        """Remove what was written, all segments."""
+        for target in (target for pair in self._targets for target in pair if target is not None):
+            target.discard()
+        if self._segment is not None:
+            self._segment.abandon()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._info = self._segment = None
+        self._targets = []
+
+
+def file_targets(path: Path, name: str) -> Callable[[int], Targets]:
+    """Makes ``NAME.mkv`` and its lines for segment 1, ``NAME-2.mkv`` and its lines for segment 2, ….
+
+    Args:
+        path: the first segment's final name.
+        name: how messages call the output.
+    """
+
+    def make(number: int) -> Targets:
+        video = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        first = PartFile(video, name)
+        try:
+            return first, PartFile(video.with_name(video.name + ".jsonl"), name)
+        except SinkError:
+            first.discard()
+            raise
+
+    return make
+
+
+def pipe_targets(number: int) -> Targets:
+    """Standard output, for segment 1 alone.
+
+    Raises:
+        SinkError: it is a terminal or taken, or the masks have changed their size.
+    """
+    if number > 1:
+        raise SinkError("the masks' size changes, which a pipe cannot take: write them to NAME.mkv")
+    return StandardOutput(), None

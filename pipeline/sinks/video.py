@@ -1,0 +1,136 @@
+"""Overlays as a video: a file, or Matroska on standard output."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from fractions import Fraction
+
+from pipeline.errors import SinkError
+from pipeline.frame import Result
+from pipeline.sinks.base import OutputInfo
+from pipeline.sinks.encoders import VideoOptions, encoder_for, nearest_format
+from pipeline.sinks.files import Target, commit
+from pipeline.sinks.muxer import Coding, Muxer
+from pipeline.sinks.picture import Painter, PictureFormat
+from pipeline.sources.base import AudioPacket
+
+_LOG = logging.getLogger(__name__)
+
+
+class VideoSink:
+    """Encodes the rendered pictures, with the source's times, colours, pixel aspect and audio.
+
+    The planes go to the encoder as they are; where it cannot take their layout, libswscale makes
+    the nearest that it can.  Odd sizes that the encoder cannot take are continued by their edge
+    to even ones (neither H.264 nor MP4 can say that half a chroma sample is to be cropped).
+    Where neither codec nor container can carry the pixel aspect (VP9 and AV1 in WebM and
+    Matroska), the pictures are scaled to square pixels.  After `reconfigure`, pictures are
+    scaled to the size at opening, as ffmpeg does.
+
+    Args:
+        name: the output as the user named it.
+        target: makes what takes the bytes, when the sink is opened.
+        container: libav's name of the container.
+        options: codec, quality, threads.
+        prompt: hand on every packet at once, for whoever watches.
+
+    Raises:
+        ConfigError: the container cannot hold the codec.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        target: Callable[[OutputInfo], Target],
+        container: str,
+        options: VideoOptions,
+        *,
+        prompt: bool = False,
+    ) -> None:
+        self._name = name
+        self._make_target = target
+        self._container = container
+        self._options = options
+        self._prompt = prompt
+        self._encoder = encoder_for(container, options.codec)
+        self._target: Target | None = None
+        self._muxer: Muxer | None = None
+        self._painter: Painter | None = None
+        self._frames = 0
+
+    @property
+    def name(self) -> str:
+        """The output as the user named it."""
+        return self._name
+
+    def open(self, info: OutputInfo) -> None:
+        """Start the encoder; the file has a hidden name until `close`."""
+        stream = info.stream
+        layout = nearest_format(stream.format, self._encoder.formats())
+        picture = self._picture(info, layout.name)
+        if self._encoder.even:
+            picture = picture.with_even_sides(layout)
+        options = self._encoder.options(self._options.quality)
+        if self._prompt and stream.live and self._encoder.name == "libx264":
+            options["tune"] = "zerolatency"
+        coding = Coding(self._encoder, options, picture, stream.time_base, stream.average_rate, self._options.threads)
+        try:
+            self._target = self._make_target(info)
+            self._muxer = Muxer(self._target, self._container, coding, audio=stream.audio, prompt=self._prompt)
+        except SinkError:
+            self.abort()
+            raise
+        self._painter = Painter(picture, info.width, info.height)
+        self._frames = 0
+
+    def _picture(self, info: OutputInfo, layout: str) -> PictureFormat:
+        stream = info.stream
+        picture = PictureFormat(info.width, info.height, layout, stream.colour, stream.sample_aspect_ratio)
+        if picture.sample_aspect_ratio <= 0:
+            return PictureFormat(info.width, info.height, layout, stream.colour, Fraction(1))
+        carried = self._encoder.own_aspect or self._container in ("mp4", "mov")
+        return picture if carried else picture.with_square_pixels()
+
+    def write(self, result: Result) -> None:
+        """Encode one picture at its own time."""
+        if self._muxer is None or self._painter is None:
+            raise SinkError(f"{self._name} is not open")
+        self._muxer.write(self._painter.paint(result.frame), result.pts)
+        self._frames += 1
+
+    def write_audio(self, audio: AudioPacket) -> None:
+        """Copy one packet."""
+        if self._muxer is not None:
+            self._muxer.write_audio(audio.packet)
+
+    def reconfigure(self, info: OutputInfo) -> None:
+        """Nothing to prepare: what does not fit the opening size is scaled to it."""
+
+    def close(self) -> None:
+        """Flush and rename; without a single picture there is no file."""
+        muxer, target = self._muxer, self._target
+        if muxer is None or target is None:
+            return
+        if not self._frames:
+            _LOG.warning("%s: no picture came, nothing is written", self._name)
+            self.abort()
+            return
+        try:
+            muxer.finish()
+            commit(target)
+        except SinkError:
+            self.abort()
+            raise
+        self._forget()
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        if self._target is not None:
+            self._target.discard()
+        if self._muxer is not None:
+            self._muxer.abandon()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._target = self._muxer = self._painter = None
