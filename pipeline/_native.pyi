@@ -18,3 +18,14 @@ def upsample_argmax(
 
 def coarse_winners(scores: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
     """The best class of every score cell: C×h×w → h×w."""
+
+def yuv_to_rgb(
+    y: NDArray[np.uint8] | NDArray[np.uint16],
+    u: NDArray[np.uint8] | NDArray[np.uint16],
+    v: NDArray[np.uint8] | NDArray[np.uint16],
+    shift_x: int,
+    shift_y: int,
+    matrix: NDArray[np.float64],
+    out: NDArray[np.uint8],
+) -> None:
+    """Fill ``out`` (H×W×3) by the 3×4 affine ``matrix`` from samples to levels; chroma is repeated."""

@@ -4,4 +4,5 @@
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of the stream: plain arrays in, plain arrays out, the GIL released.";
     bind_upsample(m);
+    bind_planes(m);
 }

@@ -1,0 +1,58 @@
+// Python's way to the kernels on planar pictures: checks, then the kernel without the GIL.
+#include "arrays.hpp"
+#include "bindings.hpp"
+#include "planes.hpp"
+
+#include <cmath>
+
+namespace {
+
+namespace nb = nanobind;
+using arrays::In;
+using arrays::Out;
+using arrays::refuse;
+
+template <typename T, typename Array>
+planes::Picture<T> take_picture(const Array &y, const Array &u, const Array &v, int shift_x, int shift_y) {
+    if (shift_x < 0 || shift_x > 1 || shift_y < 0 || shift_y > 1) refuse("shift", "must be 0 or 1");
+    const auto luma = arrays::plane<T>(y, "y");
+    planes::Picture<T> picture{{luma.data, nullptr, nullptr}, {luma.stride, 0, 0}, luma.height, luma.width,
+                               shift_x, shift_y};
+    const Array *chroma[2] = {&u, &v};
+    for (int p = 1; p < 3; ++p) {
+        const char *name = p == 1 ? "u" : "v";
+        const auto plane = arrays::plane<T>(*chroma[p - 1], name);
+        arrays::need_shape(*chroma[p - 1], name, {size_t(picture.chroma_height()), size_t(picture.chroma_width())});
+        picture.plane[p] = plane.data;
+        picture.stride[p] = plane.stride;
+    }
+    return picture;
+}
+
+bool is_wide(const In &array) { return array.dtype() == nb::dtype<uint16_t>(); }
+
+void yuv_to_rgb(const In &y, const In &u, const In &v, int shift_x, int shift_y, const In &matrix, const Out &out) {
+    const double *m = arrays::pointer<const double>(matrix, "matrix", 2, 2);
+    arrays::need_shape(matrix, "matrix", {3, 4});
+    for (int i = 0; i < 12; ++i)
+        if (!(std::fabs(m[i]) < 1e6)) refuse("matrix", "holds numbers that make no sense");
+    const planes::ToRgb map{float(m[0]), float(m[2]), float(m[5]), float(m[6]), float(m[9]),
+                            {float(m[3]), float(m[7]), float(m[11])}};
+    uint8_t *to = arrays::pointer<uint8_t>(out, "out", 3, 2);
+    const auto run = [&](auto sample) {
+        using T = decltype(sample);
+        const auto picture = take_picture<const T>(y, u, v, shift_x, shift_y);
+        arrays::need_shape(out, "out", {size_t(picture.height), size_t(picture.width), 3});
+        nb::gil_scoped_release unlocked;
+        planes::to_rgb<T>(picture, map, to, out.stride(0));
+    };
+    is_wide(y) ? run(uint16_t{}) : run(uint8_t{});
+}
+
+}  // namespace
+
+void bind_planes(nb::module_ &m) {
+    using namespace nb::literals;
+    m.def("yuv_to_rgb", &yuv_to_rgb, "y"_a.noconvert(), "u"_a.noconvert(), "v"_a.noconvert(), "shift_x"_a, "shift_y"_a,
+          "matrix"_a.noconvert(), "out"_a.noconvert());
+}

@@ -1,0 +1,31 @@
+// Planar YUV pictures: what the kernels on them share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace planes {
+
+// Rows may lie apart (stride in samples); samples are uint8_t, or uint16_t with 10 bits in use.
+template <typename T>
+struct Picture {
+    T *plane[3];
+    ptrdiff_t stride[3];
+    int height, width;
+    int shift_x, shift_y;  // chroma columns and rows are luma's shifted right by these, rounded up
+
+    int chroma_width() const { return (width + (1 << shift_x) - 1) >> shift_x; }
+    int chroma_height() const { return (height + (1 << shift_y) - 1) >> shift_y; }
+    T *row(int p, int y) const { return plane[p] + y * stride[p]; }
+};
+
+struct ToRgb {  // levels 0–255 from samples: R = luma·Y + rv·V + offset[0], and so on
+    float luma, rv, gu, gv, bu;
+    float offset[3];
+};
+
+// RGB, `stride` bytes a row, each chroma sample repeated over the pixels that it covers.
+template <typename T>
+void to_rgb(const Picture<const T> &picture, const ToRgb &map, uint8_t *out, ptrdiff_t stride);
+
+}  // namespace planes
