@@ -2,7 +2,7 @@
 
 A source is opened by constructing it, read from one thread by iterating `read`, and closed
 once.  It retries nothing and owns no thread: deadlines are the media library's, reconnection
-is a wrapper's.
+is a wrapper's.  Opening decodes the first picture, so that `StreamInfo` tells what really comes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,63 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import av
 
+from pipeline.errors import ConfigError
 from pipeline.frame import Colour, Frame, PixelFormat
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How an input is opened and which part of it is played.
+
+    Attributes:
+        start: seconds after the first picture at which to begin, exact to the frame.
+        duration: seconds to play from there, None for everything.
+        max_frames: pictures to play at most, None for all.
+        loop: how many times the part is played, 0 for ever; times continue rising.
+        realtime: give the pictures out at the pace of their own times, as a live source does.
+        rate: pictures a second of an image sequence, which has no times of its own.
+        threads: decoder threads; 0 chooses (one up to 1080p, a few above).
+        open_timeout: seconds that opening a pipe, camera or network stream may take.
+        read_timeout: seconds of silence after which a pipe, camera or network stream counts as lost.
+        size: (width, height) asked of a camera, None for its own choice.
+        fps: pictures a second asked of a camera, None for its own choice.
+        audio: also yield the packets of the first audio stream.
+        deinterlace: "auto" deinterlaces pictures that are flagged interlaced, "off" leaves them.
+
+    Raises:
+        ConfigError: a value that makes no sense.
+    """
+
+    start: float = 0.0
+    duration: float | None = None
+    max_frames: int | None = None
+    loop: int = 1
+    realtime: bool = False
+    rate: float | Fraction = 25
+    threads: int = 0
+    open_timeout: float = 10.0
+    read_timeout: float = 10.0
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+    audio: bool = True
+    deinterlace: Literal["auto", "off"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("start", "loop", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("duration", "max_frames", "rate", "open_timeout", "read_timeout", "fps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} must be above 0, not {value}")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size must be width and height in pixels, not {self.size}")
+        if self.deinterlace not in ("auto", "off"):
+            raise ConfigError(f"deinterlace is auto or off, not {self.deinterlace!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +82,12 @@ class StreamInfo:
         sample_aspect_ratio: width : height of one pixel.
         time_base: tick of the container, in seconds.
         average_rate: frames a second as the container says (may lie), or None.
+        start: time of the first picture of the whole stream, in seconds (often, not always, 0).
         duration: seconds, or None where unknown or endless.
         frames: number of frames expected (for progress only), or None.
         live: the source does not wait for its reader.
-        audio: the audio stream to copy (its template for a muxer), or None.
+        audio: the audio stream to copy (its template for a muxer), or None; it may be looked into
+            only while the source is open.
     """
 
     name: str
@@ -45,6 +99,7 @@ class StreamInfo:
     sample_aspect_ratio: Fraction
     time_base: Fraction
     average_rate: Fraction | None
+    start: Fraction
     duration: Fraction | None
     frames: int | None
     live: bool
@@ -56,8 +111,9 @@ class Decoded:
     """A decoded picture: the frame, and the same memory as libav sees it.
 
     Attributes:
-        frame: planes are views of ``picture``; valid as long as it is held.
-        picture: planar YUV of ``frame.format``, already rotated upright, for libswscale.
+        frame: planes are read-only views of ``picture``, which they keep alive.
+        picture: planar YUV of ``frame.format``, already rotated upright, for libswscale.  A full
+            range one may bear libav's older name for the same layout (``yuvj420p``).
     """
 
     frame: Frame
@@ -66,13 +122,22 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class AudioPacket:
-    """An encoded audio packet on its way to the muxer, times in the source's time base.
+    """An encoded audio packet on its way to the muxer.
+
+    Its times count from the same zero as the pictures' ``pts``: both are the container's own
+    clock, and whoever shifts one must shift the other by the same seconds.
 
     Attributes:
-        packet: libav's packet with its own time base.
+        packet: libav's packet; pts and dts in ``packet.time_base``, dts never None.
     """
 
-    packet: av.Packet
+    packet: av.Packet[av.AudioStream]
+
+    @property
+    def time(self) -> Fraction:
+        """Presentation time of its first sample, in seconds."""
+        ticks = self.packet.pts if self.packet.pts is not None else self.packet.dts
+        return (ticks or 0) * self.packet.time_base
 
 
 @runtime_checkable
@@ -85,7 +150,11 @@ class Source(Protocol):
 
     @property
     def damaged(self) -> int:
-        """Packets and frames that could not be decoded so far."""
+        """Packets and frames that were lost, broken or only concealed so far."""
+
+    @property
+    def repaired(self) -> int:
+        """Pictures so far whose missing or backward time was put right."""
 
     def read(self) -> Iterator[Decoded | AudioPacket]:
         """Pictures in presentation order with the audio packets between them; one use.
@@ -93,7 +162,7 @@ class Source(Protocol):
         The frame size and format may change between pictures.  Frames' ``pts`` rise strictly.
 
         Raises:
-            SourceError: the stream was lost, or nothing in it could be decoded.
+            SourceError: the stream was lost, or the source is closed or was read before.
         """
 
     def close(self) -> None:

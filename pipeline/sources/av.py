@@ -1,0 +1,305 @@
+"""Video through libav: files, pipes, network streams, cameras, filter graphs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+
+import av
+
+from pipeline.errors import SourceError
+from pipeline.frame import Frame
+from pipeline.sources.base import AudioPacket, Decoded, StreamInfo
+from pipeline.sources.demux import Demuxer
+from pipeline.sources.pictures import MAX_PIXELS, Picture, Upright, plane_views
+from pipeline.sources.target import Target
+from pipeline.sources.timestamps import Timestamps
+
+_log = logging.getLogger(__name__)
+
+MAX_BROKEN = 1000
+"""Packets that may fail to decode one after the other before the stream is given up."""
+
+_FULL_HD = 1920 * 1088
+_NOMINAL_RATE = Fraction(25)
+_SLACK = Fraction(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """What is known of a picture besides its pixels and its time."""
+
+    captured_ns: int
+    wall_ns: int
+    gap: bool
+
+
+class AvSource:
+    """A stream that libav demultiplexes and decodes; see `Source` for what it promises."""
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        name: str,
+        start: Fraction = Fraction(0),
+        audio: bool = True,
+        threads: int = 0,
+        deinterlace: bool = True,
+    ) -> None:
+        """Open and decode the first picture.
+
+        Args:
+            target: what to open.
+            name: of the input.
+            start: seconds after the first picture; earlier ones are decoded at most, not given out.
+            audio: also read the first audio stream.
+            threads: decoder threads, 0 to choose.  More than one decode whole frames side by side,
+                which may lose the last few of a damaged file.
+            deinterlace: deinterlace pictures that are flagged interlaced.
+
+        Raises:
+            SourceError: cannot be opened, holds no video, or nothing in it can be decoded.
+        """
+        self._name = name
+        self._target = target
+        self._used = self._closed = False
+        self._items: Generator[Decoded | AudioPacket] | None = None
+        self._primed: list[Decoded | AudioPacket] = []
+        self._demuxer = Demuxer(target, audio=audio)
+        self._codec = self._demuxer.video.codec_context
+        self._deinterlace = deinterlace
+        self._size: tuple[int, int] | None = None
+        try:
+            self._prepare_codec(threads)
+            self._sample_aspect_ratio = _ratio(self._demuxer.video.sample_aspect_ratio)
+            self._begin(start)
+            self._info = self._describe(start)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def info(self) -> StreamInfo:
+        """What was known at opening."""
+        return self._info
+
+    @property
+    def damaged(self) -> int:
+        """Packets and frames that were lost, broken or only concealed so far."""
+        return self._damaged + self._demuxer.damaged
+
+    @property
+    def repaired(self) -> int:
+        """Pictures so far whose missing or backward time was put right."""
+        return self._stamps.repaired
+
+    def read(self) -> Iterator[Decoded | AudioPacket]:
+        """Pictures in presentation order with the audio packets between them; one use.
+
+        Raises:
+            SourceError: the stream was lost, or the source is closed or was read before.
+        """
+        if self._closed or self._used:
+            raise SourceError(f"{self._target.shown}: {'closed' if self._closed else 'read before'}; open it again")
+        self._used = True
+        return chain(self._primed, self._items or ())
+
+    def close(self) -> None:
+        """Give everything back; harmless when repeated; never called while `read` is inside libav."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._items is not None:
+            self._items.close()
+        # Parks decoder threads without Python's lock; freeing the decoder would wait for them
+        # while holding it, and one of them may be waiting for it to log a line.
+        self._codec.flush_buffers()
+        self._primed = []
+        self._demuxer.close()
+
+    def _prepare_codec(self, threads: int) -> None:
+        if threads == 0:
+            large = self._codec.width * self._codec.height > _FULL_HD
+            threads = min(4, os.cpu_count() or 1) if large else 1
+        self._codec.thread_count = threads
+        self._codec.thread_type = "SLICE" if self._demuxer.live or threads == 1 else "FRAME"
+        self._codec.options = {"max_pixels": str(MAX_PIXELS)}
+
+    def _begin(self, start: Fraction) -> None:
+        """Stand before the first picture at or after ``start``, decoded already for `info`."""
+        origin = self._demuxer.start
+        self._cut = origin + start if start else None
+        # A container without an index may land behind the keyframe that is needed: then from further back.
+        for back in (0, 2, 20, start) if start else ():
+            moved = self._demuxer.seek(origin + max(start - back, Fraction(0)))
+            if not moved or self._prime() <= origin + start or back >= start:
+                break
+        if self._items is None:
+            self._prime()
+        if not any(isinstance(item, Decoded) for item in self._primed):
+            raise SourceError(self._nothing(start))
+
+    def _nothing(self, start: Fraction) -> str:
+        shown = self._target.shown
+        if self._landed is not None:
+            return f"{shown}: has no picture at or after {float(start):g} s; choose an earlier start"
+        codec = self._codec.name
+        return f"{shown}: nothing in it could be decoded ({codec}, {self.damaged} broken packets); is the file damaged?"
+
+    def _prime(self) -> Fraction:
+        """Start to play where the demuxer stands; the time of the first picture there."""
+        if self._items is not None:
+            self._items.close()
+        self._damaged = self._demuxer.damaged = self._broken = self._index = 0
+        self._gap = True
+        self._landed: Fraction | None = None
+        self._last: Fraction | None = None
+        self._upright: Upright[tuple[_Arrival, Fraction]] = Upright(deinterlace=self._deinterlace)
+        rate = None
+        if self._demuxer.untimed:
+            rate = self._demuxer.video.average_rate or self._demuxer.video.guessed_rate or _NOMINAL_RATE
+        self._stamps: Timestamps[tuple[av.VideoFrame, _Arrival]] = Timestamps(
+            self._demuxer.tick, rate=rate, patient=not self._demuxer.live
+        )
+        self._items = self._play()
+        self._primed = []
+        for item in self._items:
+            self._primed.append(item)
+            if isinstance(item, Decoded):
+                break
+        return self._landed if self._landed is not None else Fraction(0)
+
+    def _play(self) -> Generator[Decoded | AudioPacket]:
+        for packet, arrived in self._demuxer.packets():
+            if packet.stream_index == self._demuxer.video.index:
+                yield from self._decode(packet, arrived)  # type: ignore[arg-type]
+            elif packet.dts is not None:
+                audio = AudioPacket(packet)  # type: ignore[arg-type]
+                if self._cut is None or audio.time >= self._cut:
+                    yield audio
+            if self._broken >= MAX_BROKEN:
+                self._give_up()
+                break
+        yield from self._decode(None, time.monotonic_ns())
+        yield from self._settled(self._stamps.flush())
+        yield from self._decoded(self._upright.flush())
+        self._look_for_cut()
+
+    def _decode(self, packet: av.Packet[av.VideoStream] | None, arrived: int) -> Iterator[Decoded]:
+        try:
+            frames = self._codec.decode(packet)
+        except av.EOFError:
+            return
+        except av.BlockingIOError:
+            # An error left the decoder with a packet that it never took: only flushing frees it.
+            self._codec.flush_buffers()
+            return self._harm(packet)
+        except av.FFmpegError as error:
+            _log.debug("%s: %s", self._target.shown, error)
+            return self._harm(packet)
+        if packet is not None and packet.is_corrupt:
+            self._harm(packet)
+        wall = time.time_ns() - (time.monotonic_ns() - arrived)
+        for frame in frames:
+            self._broken = 0
+            if frame.is_corrupt:
+                self._harm(packet)
+            arrival = _Arrival(arrived, wall, self._gap)
+            self._gap = False
+            yield from self._settled(self._stamps.push((frame, arrival), *self._times(frame)))
+
+    def _times(self, frame: av.VideoFrame) -> tuple[Fraction | None, Fraction | None]:
+        ticks = frame.pts if frame.pts is not None else frame.dts
+        tick = self._demuxer.tick
+        return None if ticks is None else ticks * tick, frame.duration * tick if frame.duration else None
+
+    def _settled(self, ready: list[tuple[tuple[av.VideoFrame, _Arrival], Fraction]]) -> Iterator[Decoded]:
+        for (frame, arrival), pts in ready:
+            if self._landed is None:
+                self._landed = pts
+            self._last = pts
+            if self._cut is None or pts >= self._cut:
+                yield from self._decoded(self._upright.push(frame, (arrival, pts)))
+
+    def _decoded(self, ready: list[tuple[Picture, tuple[_Arrival, Fraction]]]) -> Iterator[Decoded]:
+        for picture, (arrival, pts) in ready:
+            yield Decoded(self._frame(picture, arrival, pts), picture.picture)
+
+    def _frame(self, picture: Picture, arrival: _Arrival, pts: Fraction) -> Frame:
+        size = (picture.picture.width, picture.picture.height)
+        if self._size is not None and size != self._size:
+            self._sample_aspect_ratio = _ratio(self._codec.sample_aspect_ratio)
+        self._size = size
+        ratio = self._sample_aspect_ratio
+        index, self._index = self._index, self._index + 1
+        return Frame(
+            planes=plane_views(picture.picture, picture.format),
+            format=picture.format,
+            colour=picture.colour,
+            index=index,
+            pts=pts,
+            time_base=self._demuxer.tick,
+            captured_ns=arrival.captured_ns,
+            wall_ns=arrival.wall_ns,
+            source=self._name,
+            sample_aspect_ratio=1 / ratio if picture.turned else ratio,
+            discontinuity=arrival.gap or index == 0,
+        )
+
+    def _harm(self, packet: av.Packet[av.VideoStream] | None) -> None:
+        self._damaged += 1
+        self._broken += 1
+        self._gap = True
+        if self._damaged == 1:
+            ticks = None if packet is None else packet.pts
+            where = "" if ticks is None else f" at {float(ticks * self._demuxer.tick):.3f} s"
+            _log.warning("%s: damaged%s; going on with what can be decoded", self._target.shown, where)
+
+    def _give_up(self) -> None:
+        message = f"{self._target.shown}: {self._broken} packets in a row could not be decoded"
+        if self._demuxer.live:
+            raise SourceError(f"{message}; lost")
+        _log.warning("%s; taken as the end", message)
+
+    def _look_for_cut(self) -> None:
+        """Warn of a file that ends well before the end that it announces."""
+        duration = self._demuxer.duration
+        if duration is None or self._last is None or self._demuxer.untimed:
+            return
+        end, announced = self._last, self._demuxer.start + duration
+        if end + _SLACK < announced and end + duration / 20 < announced:
+            self._damaged += 1
+            _log.warning(
+                "%s: ends at %.2f s of %.2f s; the file is cut off", self._target.shown, float(end), float(announced)
+            )
+
+    def _describe(self, start: Fraction) -> StreamInfo:
+        first = next(item for item in self._primed if isinstance(item, Decoded)).frame
+        video = self._demuxer.video
+        return StreamInfo(
+            name=self._name,
+            uri=self._target.shown,
+            height=first.height,
+            width=first.width,
+            format=first.format,
+            colour=first.colour,
+            sample_aspect_ratio=first.sample_aspect_ratio,
+            time_base=self._demuxer.tick,
+            average_rate=video.average_rate or None,
+            start=self._demuxer.start if start else first.pts,
+            duration=self._demuxer.duration,
+            frames=video.frames or None,
+            live=self._demuxer.live,
+            audio=self._demuxer.audio,
+        )
+
+
+def _ratio(ratio: Fraction | None) -> Fraction:
+    """A pixel aspect ratio that can be meant, else 1."""
+    return ratio if ratio and Fraction(1, 10) < ratio < 10 else Fraction(1)

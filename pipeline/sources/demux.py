@@ -1,0 +1,140 @@
+"""Packets of the chosen streams of one container; damage is counted, not fatal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import cast
+
+import av
+from av.container import InputContainer
+from av.format import Flags
+from av.stream import Discard, Disposition
+
+from pipeline.errors import SourceError
+from pipeline.sources.pictures import MAX_PIXELS, MAX_SIDE
+from pipeline.sources.target import DeadlinePipe, Target, open_container
+
+_log = logging.getLogger(__name__)
+
+MAX_FAILURES = 100
+"""Reads that may fail one after the other before a file counts as ended."""
+
+
+class Demuxer:
+    """Owns the container: choosing streams, reading packets, seeking, closing."""
+
+    def __init__(self, target: Target, *, audio: bool) -> None:
+        """Open, and choose the best video stream and, if asked, the first audio stream.
+
+        Raises:
+            SourceError: cannot be opened, or holds no video that can be decoded.
+        """
+        self.target = target
+        self.damaged = 0
+        self.container: InputContainer = open_container(target)
+        try:
+            self.video = _video_stream(self.container, target.shown)
+        except BaseException:
+            self.close()
+            raise
+        self.audio = self.container.streams.audio[0] if audio and self.container.streams.audio else None
+        self.tick = self.video.time_base or Fraction(1, 1_000_000)
+        for stream in self.container.streams:
+            if stream not in (self.video, self.audio):
+                stream.discard = Discard.all
+
+    @property
+    def live(self) -> bool:
+        """Does not wait for its reader; a network stream without size or duration counts as such."""
+        if self.target.live is None:
+            return self.container.duration is None and self.container.size <= 0
+        return self.target.live
+
+    @property
+    def untimed(self) -> bool:
+        """The container has no times at all (raw H.264 and the like)."""
+        return bool(self.container.format.flags & cast(int, Flags.no_timestamps.value))
+
+    @property
+    def start(self) -> Fraction:
+        """Time of the first picture in seconds, as the container says."""
+        return (self.video.start_time or 0) * self.tick
+
+    @property
+    def duration(self) -> Fraction | None:
+        """Seconds, or None."""
+        if self.live:
+            return None
+        if self.video.duration:
+            return self.video.duration * self.tick
+        if self.container.duration and self.container.duration > 0:
+            return Fraction(self.container.duration, 1_000_000)
+        return None
+
+    def packets(self) -> Iterator[tuple[av.Packet[av.VideoStream] | av.Packet[av.AudioStream], int]]:
+        """Packets in file order, each with the monotonic nanoseconds of its arrival.
+
+        Raises:
+            SourceError: a network stream or pipe fell silent or was cut.
+        """
+        failures = 0
+        streams = (self.video, self.audio) if self.audio is not None else (self.video,)
+        while failures < MAX_FAILURES:
+            reader = self.container.demux(*streams)
+            try:
+                for packet in reader:
+                    arrived = time.monotonic_ns()
+                    failures = 0
+                    if packet.size or packet.dts is not None:  # else libav's signal to flush
+                        yield packet, arrived  # type: ignore[misc]
+                break
+            except av.FFmpegError as error:
+                if self.live or self.target.network or isinstance(error, av.ExitError):
+                    raise SourceError(self._lost(error)) from error
+                failures += 1
+                self.damaged += 1
+            finally:
+                reader.close()  # type: ignore[attr-defined]
+        if failures >= MAX_FAILURES:
+            _log.warning("%s: %d reads failed one after the other; taken as the end", self.target.shown, failures)
+        if self.live and self.target.network:
+            raise SourceError(f"{self.target.shown}: lost, the stream ended")
+
+    def _lost(self, error: av.FFmpegError) -> str:
+        if isinstance(error, av.ExitError | av.TimeoutError):
+            return f"{self.target.shown}: lost, nothing came for {self.target.read_timeout or 0:g} s"
+        return f"{self.target.shown}: lost ({error.strerror})"
+
+    def seek(self, moment: Fraction) -> bool:
+        """Go to a keyframe at or before ``moment`` seconds; False where the input cannot."""
+        if not self.target.seekable or self.live or self.untimed:
+            return False
+        try:
+            self.container.seek(int(moment / self.tick), stream=self.video)
+        except (av.FFmpegError, OverflowError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give everything back; harmless when repeated."""
+        self.container.close()
+        if isinstance(self.target.url, DeadlinePipe):
+            self.target.url.close()
+
+
+def _video_stream(container: InputContainer, shown: str) -> av.VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
+        kinds = sorted({s.type for s in container.streams})
+        raise SourceError(f"{shown}: holds no video ({', '.join(kinds) or 'no stream at all'})")
+    if stream.codec_context is None:
+        raise SourceError(f"{shown}: its video codec is unknown to this build of libav; convert it first (ffmpeg -i …)")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise SourceError(
+            f"{shown}: pictures of {width}×{height} are above the bound of {MAX_SIDE} a side and {MAX_PIXELS:,} pixels"
+        )
+    return stream

@@ -1,0 +1,139 @@
+"""What libav is asked to open, and what to say when it will not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+
+from pipeline.errors import SourceError
+
+
+class DeadlinePipe:
+    """Standard input as libav reads it, with a deadline for silence.
+
+    libav's own ``pipe:`` protocol blocks without end when the writer stalls.
+    """
+
+    def __init__(self, descriptor: int, timeout: float) -> None:
+        """Read from a duplicate of ``descriptor``; more than ``timeout`` seconds of silence is an error."""
+        self._descriptor = os.dup(descriptor)
+        self._timeout = timeout
+        self.name = "standard input"
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; empty at the end.
+
+        Raises:
+            SourceError: nothing came in time.
+        """
+        if os.name == "posix" and not select.select([self._descriptor], [], [], self._timeout)[0]:
+            raise SourceError(f"standard input: nothing came for {self._timeout:g} s; is the writing program stuck?")
+        return os.read(self._descriptor, size)
+
+    def close(self) -> None:
+        """Give the duplicate back; harmless when repeated."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One thing for libav to open.
+
+    Attributes:
+        url: what libav gets, or the pipe that it reads.
+        shown: the same for people, credentials masked.
+        format: libav's demuxer by name, None to probe.
+        options: libav's options for protocol and demuxer.
+        open_timeout, read_timeout: seconds, None for things that cannot stall.
+        seekable: going back and forth is worth trying.
+        live: does not wait for its reader; None to decide by what opening tells.
+        network: comes from another machine: a failing read means lost.
+    """
+
+    url: str | DeadlinePipe
+    shown: str
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    open_timeout: float | None = None
+    read_timeout: float | None = None
+    seekable: bool = True
+    live: bool | None = False
+    network: bool = False
+
+
+def open_container(target: Target) -> av.container.InputContainer:
+    """Open and probe.
+
+    Raises:
+        SourceError: one line that names the input and the way out.
+    """
+    file: str | BinaryIO = target.url  # type: ignore[assignment]  # PyAV takes anything that has read()
+    try:
+        return av.open(
+            file,
+            "r",
+            format=target.format,
+            options=dict(target.options),
+            timeout=(target.open_timeout, target.read_timeout),
+            metadata_errors="replace",
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise SourceError(_why_not(target, error)) from error
+
+
+_REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
+    (
+        (av.ExitError, av.TimeoutError),
+        "no answer within {timeout:g} s; check the address, the network and the password",
+    ),
+    (FileNotFoundError, "no such file or device"),
+    (IsADirectoryError, "is a directory"),
+    (av.HTTPUnauthorizedError, "the server wants another user name or password ({reason})"),
+    (av.HTTPForbiddenError, "refused by the server ({reason}); check user name and password"),
+    ((av.HTTPClientError, av.HTTPError), "{reason}"),
+    (PermissionError, "no permission to read it"),
+    (ConnectionRefusedError, "connection refused; is the server running on that port?"),
+    (av.ProtocolNotFoundError, "libav cannot open that kind of address here"),
+)
+"""The first type that fits tells the message."""
+
+
+def _why_not(target: Target, error: Exception) -> str:
+    for types, message in _REASONS:
+        if isinstance(error, types):
+            said = message.format(timeout=target.open_timeout or 0, reason=_reason(error))
+            return f"{target.shown}: {said}"
+    if isinstance(error, av.InvalidDataError | EOFError):
+        return _not_a_video(target)
+    unreachable = isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
+    if unreachable and target.network:
+        return f"{target.shown}: cannot be reached ({_reason(error)}); check the address"
+    return f"{target.shown}: cannot be opened ({_reason(error)})"
+
+
+def _not_a_video(target: Target) -> str:
+    if target.network:
+        return f"{target.shown}: the server sends no video that libav knows"
+    size = _size(target)
+    if size == 0:
+        return f"{target.shown}: the file is empty"
+    return f"{target.shown}: not a video, or one that was cut off before its index was written"
+
+
+def _size(target: Target) -> int | None:
+    try:
+        return Path(str(target.url).removeprefix("file:")).stat().st_size if isinstance(target.url, str) else None
+    except OSError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).splitlines()[0]
