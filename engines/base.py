@@ -56,10 +56,15 @@ class Model:
         align_corners: see `pipeline.frame.Geometry`.
         licence: terms of the weights.
         sha256: hash of the file, hexadecimal.
-        mean, std: subtracted from and divided into 0–255 RGB by the backend, or None where the
+        mean, std: subtracted from the 0–255 picture and divided into it by the backend, or None where the
             graph normalises by itself (as every model exported here does).
         layout: ``"nhwc"`` or ``"nchw"``, the graph's own input layout.
-        input_dtype: ``"uint8"`` or ``"float32"``, the graph's own input type.
+        input_dtype: ``"uint8"``, ``"float16"`` or ``"float32"``, the graph's own input type.
+        channels: ``"rgb"`` or ``"bgr"``, the order that the graph wants; the pipeline always hands over
+            RGB, ``mean`` and ``std`` are in the graph's order.
+        input_name, output_name: the tensors to feed and to read.
+        fixed_size: (height, width) where the graph takes no other size, else None.
+        quantised: the graph carries int8 quantisation (Q/DQ nodes).
     """
 
     name: str
@@ -74,6 +79,11 @@ class Model:
     std: tuple[float, float, float] | None = None
     layout: str = "nhwc"
     input_dtype: str = "uint8"
+    channels: str = "rgb"
+    input_name: str = "image"
+    output_name: str = "scores"
+    fixed_size: tuple[int, int] | None = None
+    quantised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

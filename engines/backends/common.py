@@ -1,0 +1,179 @@
+"""What every backend does the same way: checks, bookkeeping, one-line errors."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.base import EngineError, EngineInfo, Model, Session, TensorSpec
+
+KEPT_SESSIONS = 8
+"""Compiled sizes that an engine keeps: a stream that changes its size for ever must not eat the memory."""
+
+PRECISIONS = ("auto", "fp32", "fp16", "int8")
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def one_line(error: BaseException) -> str:
+    """The part of a library's message that tells a person what is wrong, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "While "))]
+    text = " ".join(telling) or " ".join(lines) or type(error).__name__
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def check_arrays(
+    image: NDArray[np.uint8], out: NDArray[np.float32], size: tuple[int, int], scores: tuple[int, int, int]
+) -> None:
+    """See that a picture and a score array are what a session was compiled for.
+
+    Raises:
+        EngineError: naming the array and what it must be.
+    """
+    _check_array("picture", image, np.dtype(np.uint8), (*size, 3))
+    _check_array("score array", out, np.dtype(np.float32), scores)
+    if not out.flags.writeable:
+        raise EngineError("the score array is read-only")
+
+
+def _check_array(what: str, array: object, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
+    wanted = f"{'×'.join(map(str, shape))} {dtype.name}"
+    if not isinstance(array, np.ndarray):
+        raise EngineError(f"the {what} is a {type(array).__name__}, not a numpy array of {wanted}")
+    if array.dtype != dtype or array.shape != shape:
+        raise EngineError(f"the {what} is {'×'.join(map(str, array.shape))} {array.dtype}, not {wanted}")
+    if not array.flags.c_contiguous:
+        raise EngineError(f"the {what} is not contiguous: pass numpy.ascontiguousarray(…) of it")
+
+
+class Quota:
+    """How many requests of one engine are unfinished, all its sessions together."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._used = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Count one request more.
+
+        Raises:
+            EngineError: the limit is reached.
+        """
+        with self._lock:
+            if self._used >= self.limit:
+                raise EngineError(
+                    f"{self._used} requests are unfinished and the engine was opened for {self.limit}: "
+                    "wait for one, or open it with more requests"
+                )
+            self._used += 1
+
+    def give(self) -> None:
+        """Count one request less."""
+        with self._lock:
+            self._used -= 1
+
+
+class FinishedRequest:
+    """The request of a backend that computes in `Session.start`."""
+
+    def __init__(self, quota: Quota) -> None:
+        self._quota: Quota | None = quota
+
+    def wait(self, timeout: float) -> None:  # noqa: ARG002 - nothing to wait for
+        """The scores are there already; see `engines.base.Request`."""
+        quota, self._quota = self._quota, None
+        if quota is not None:
+            quota.give()
+
+
+class EngineBase(ABC):
+    """A network in one backend; a backend adds `_compile` and `_free`.
+
+    Args:
+        model: the network.
+        info: what runs.
+    """
+
+    def __init__(self, model: Model, info: EngineInfo) -> None:
+        self._model = model
+        self._info = info
+        self._quota = Quota(info.requests)
+        self._sessions: OrderedDict[tuple[int, int], Session] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def model(self) -> Model:
+        """The network."""
+        return self._model
+
+    @property
+    def info(self) -> EngineInfo:
+        """What runs."""
+        return self._info
+
+    @property
+    def input(self) -> TensorSpec:
+        """N×H×W×3 bytes, whatever the graph itself wants."""
+        height, width = self._model.fixed_size or (-1, -1)
+        return TensorSpec(self._model.input_name, "uint8", (1, height, width, 3), "rgb8")
+
+    @property
+    def output(self) -> TensorSpec:
+        """N×C×h×w scores."""
+        return TensorSpec(self._model.output_name, "float32", (1, len(self._model.labels), -1, -1), "scores")
+
+    def session(self, height: int, width: int) -> Session:
+        """The network compiled for one input size; see `engines.base.Engine`."""
+        fixed = self._model.fixed_size
+        if min(height, width) < 1:
+            raise EngineError(f"an input of {width}×{height} pixels has no pixels")
+        if fixed and fixed != (height, width):
+            raise EngineError(
+                f"{self._model.name} takes {fixed[1]}×{fixed[0]} pixels only, not {width}×{height}: "
+                "export it with dynamic height and width"
+            )
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"the {self._info.backend} engine of {self._model.name} is closed")
+            key = (height, width)
+            if key not in self._sessions:
+                session = self._compile(height, width)
+                classes = session.score_shape[0]
+                if classes != len(self._model.labels):
+                    raise EngineError(
+                        f"{self._model.name} scores {classes} classes but {len(self._model.labels)} labels are given"
+                    )
+                self._sessions[key] = session
+                if len(self._sessions) > KEPT_SESSIONS:
+                    self._sessions.popitem(last=False)
+            self._sessions.move_to_end(key)
+            return self._sessions[key]
+
+    def close(self) -> None:
+        """Free everything; harmless when repeated."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._sessions.clear()
+                self._free()
+
+    @abstractmethod
+    def _compile(self, height: int, width: int) -> Session:
+        """A new session; called with the engine's lock held."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Let go of what is not in the sessions."""

@@ -1,0 +1,242 @@
+"""OpenVINO: the default on a CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.backends.common import EngineBase, Quota, available_cpus, check_arrays, one_line
+from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session
+
+DEVICE = "CPU"
+
+_log = logging.getLogger(__name__)
+
+
+class OpenVINOEngine(EngineBase):
+    """One network in OpenVINO.
+
+    Args:
+        model: the network.
+        options: how it shall run.
+
+    Raises:
+        EngineError: OpenVINO is missing, cannot read the model or cannot give the precision.
+    """
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise EngineError(f"OpenVINO cannot be loaded ({error}): pip install openvino") from error
+        core = openvino.Core()
+        hint, precision = _precision(options.precision, model, core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+        threads = options.threads or available_cpus()
+        self._properties: dict[str, Any] = {
+            # On a CPU with bf16 OpenVINO's own default is bf16, slower there and not gated on accuracy.
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            # One request shall use all threads; several shall have threads of their own, since
+            # two pictures side by side scale better than one picture cut in two.
+            "PERFORMANCE_HINT": "LATENCY" if options.requests == 1 else "THROUGHPUT",
+            "NUM_STREAMS": min(options.requests, threads),
+            # The decoder and the encoder share these cores: a pinned thread cannot step aside.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if options.cache is not None:
+            self._properties["CACHE_DIR"] = str(_own_directory(options.cache))
+        version = openvino.get_version().split("-")[0]
+        device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip()
+        super().__init__(model, EngineInfo("openvino", version, device, precision, threads, options.requests))
+        self._core: Any = core
+        self._network: Any = _read(openvino, core, model)
+
+    def _compile(self, height: int, width: int) -> Session:
+        network = self._network.clone()
+        try:
+            network.reshape({network.input(0): [1, height, width, 3]})
+            try:
+                compiled = self._core.compile_model(network, DEVICE, self._properties)
+            except RuntimeError as error:
+                if "CACHE_DIR" not in self._properties:
+                    raise
+                # A cache must never be why something does not run.
+                _log.warning("the cache of compiled models fails (%s); compiling without", one_line(error))
+                del self._properties["CACHE_DIR"]
+                compiled = self._core.compile_model(network, DEVICE, self._properties)
+            return OpenVINOSession(compiled, (height, width), self._quota)
+        except RuntimeError as error:
+            raise EngineError(
+                f"OpenVINO cannot compile {self._model.name} for {width}×{height}: {one_line(error)}"
+            ) from error
+
+    def _free(self) -> None:
+        self._network = self._core = None
+
+
+class _Lane:
+    """An infer request of OpenVINO's and the arrays that it works on while it is busy."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.arrays: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
+
+
+class OpenVINOSession:
+    """A network compiled for one input size."""
+
+    def __init__(self, compiled: Any, size: tuple[int, int], quota: Quota) -> None:
+        from openvino import Tensor
+
+        shape = tuple(int(side) for side in compiled.output(0).shape)
+        self._size = size
+        self._scores = (shape[1], shape[2], shape[3])
+        self._quota = quota
+        self._tensor: Any = Tensor
+        self._idle = deque(_Lane(compiled.create_infer_request()) for _ in range(quota.limit))
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the input, in pixels."""
+        return self._size
+
+    @property
+    def score_shape(self) -> tuple[int, int, int]:
+        """(classes, height, width) of the scores."""
+        return self._scores
+
+    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> OpenVINORequest:
+        """Begin to score a picture, read from and written into the caller's own memory; see `engines.base.Session`."""
+        check_arrays(image, out, self._size, self._scores)
+        if not image.flags.writeable:
+            image = image.copy()  # OpenVINO shares no read-only array
+        self._quota.take()
+        lane = self._idle.popleft()
+        try:
+            lane.arrays = (image, out)
+            lane.request.set_input_tensor(self._tensor(image[np.newaxis], shared_memory=True))
+            lane.request.set_output_tensor(self._tensor(out[np.newaxis], shared_memory=True))
+            lane.request.start_async()
+        except BaseException as error:
+            self._finish(lane)
+            if isinstance(error, RuntimeError):
+                raise EngineError(f"OpenVINO cannot start: {one_line(error)}") from error
+            raise
+        return OpenVINORequest(self, lane)
+
+    def _finish(self, lane: _Lane) -> None:
+        lane.arrays = None
+        self._idle.append(lane)
+        self._quota.give()
+
+
+class OpenVINORequest:
+    """One picture on its way through the network."""
+
+    def __init__(self, session: OpenVINOSession, lane: _Lane) -> None:
+        self._session = session
+        self._lane: _Lane | None = lane
+
+    def wait(self, timeout: float) -> None:
+        """Block, without the interpreter's lock, until the scores are there; see `engines.base.Request`."""
+        lane = self._lane
+        if lane is None:
+            return
+        try:
+            done = lane.request.wait_for(max(0, round(timeout * 1000)))
+        except RuntimeError as error:
+            self._lane = None
+            self._session._finish(lane)
+            raise EngineError(f"OpenVINO failed: {one_line(error)}") from error
+        if not done:
+            raise EngineError(f"OpenVINO has not finished within {timeout:g} s")
+        self._lane = None
+        self._session._finish(lane)
+
+
+def _read(openvino: Any, core: Any, model: Model) -> Any:
+    """The network with one output, uint8 N×H×W×3 in and float32 out, whatever the file has."""
+    try:
+        network = core.read_model(model.path)
+        scores = next(port for port in network.outputs if model.output_name in port.names)
+        network = openvino.Model([scores.get_node().input_value(0)], network.get_parameters(), model.name)
+        steps = openvino.preprocess.PrePostProcessor(network)
+        picture = steps.input(0)
+        if not _is_plain(model):
+            kind = openvino.Type
+            picture.tensor().set_element_type(kind.u8).set_layout(openvino.Layout("NHWC"))
+            picture.model().set_layout(openvino.Layout(model.layout.upper()))
+            work = picture.preprocess()
+            if model.input_dtype != "uint8":
+                work.convert_element_type(kind.f32)
+            if model.channels == "bgr":
+                work.reverse_channels()
+            if model.mean is not None and model.std is not None:
+                work.mean(list(model.mean)).scale(list(model.std))
+            if model.input_dtype == "float16":
+                work.convert_element_type(kind.f16)
+        steps.output(0).tensor().set_element_type(openvino.Type.f32)
+        return steps.build()
+    except StopIteration as error:
+        raise EngineError(f"{model.path} has no output {model.output_name!r}") from error
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO cannot read {model.path}: {one_line(error)}") from error
+
+
+def _is_plain(model: Model) -> bool:
+    return (model.layout, model.input_dtype, model.channels, model.mean) == ("nhwc", "uint8", "rgb", None)
+
+
+def _precision(asked: str, model: Model, capabilities: list[str]) -> tuple[str, str]:
+    """OpenVINO's precision hint, and what really runs.
+
+    Raises:
+        EngineError: the model or the processor cannot do what is asked.
+    """
+    if asked == "int8" and not model.quantised:
+        raise EngineError(f"{model.name} is not quantised: int8 needs a model exported with int8 (Q/DQ) weights")
+    if asked in ("fp32", "fp16") and model.quantised:
+        raise EngineError(f"{model.name} is quantised to int8: use its float model for {asked}")
+    if asked == "fp16":
+        if "FP16" in capabilities:
+            return "f16", "fp16"
+        if "BF16" in capabilities and _has_bf16():
+            return "bf16", "bf16"
+        raise EngineError("this CPU has no half-precision arithmetic: use precision fp32 or auto")
+    return "f32", "int8" if model.quantised else "fp32"
+
+
+def _has_bf16() -> bool:
+    """The processor itself multiplies bf16; OpenVINO also lists what it emulates, at a loss."""
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+    except OSError:
+        return True
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def _own_directory(path: Path) -> Path:
+    """A directory for compiled models that nobody else can have written into.
+
+    Raises:
+        EngineError: it cannot be made, written, or belongs to somebody else.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise EngineError(f"the model cache {path} cannot be made ({error.strerror}): choose another") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise EngineError(f"the model cache {path} cannot be written: choose another directory")
+    if hasattr(os, "geteuid") and owner != os.geteuid():
+        raise EngineError(f"the model cache {path} belongs to another user: choose a directory of your own")
+    return path
