@@ -6,13 +6,21 @@ a value that is one frame old.
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
-from types import TracebackType
-from typing import Any
+from dataclasses import asdict, dataclass
 
 _GROWTH = math.log(1.02)
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of durations in milliseconds, within 1 %."""
+
+    p50: float
+    p95: float
+    p99: float
 
 
 class LatencyHistogram:
@@ -28,21 +36,32 @@ class LatencyHistogram:
         self._bins[index] = self._bins.get(index, 0) + 1
         self._count += 1
 
-    def percentile(self, share: float) -> float | None:
-        """The duration, in milliseconds, that ``share`` (0–1) of all stay below; None if there is none."""
+    def merge(self, other: LatencyHistogram) -> None:
+        """Count all durations of another histogram too."""
+        for index, count in other._bins.items():
+            self._bins[index] = self._bins.get(index, 0) + count
+        self._count += other._count
+
+    def percentiles(self) -> Percentiles | None:
+        """The median and the tail, or None if nothing was counted."""
+        if not self._count:
+            return None
+        return Percentiles(self._percentile(0.50), self._percentile(0.95), self._percentile(0.99))
+
+    def _percentile(self, share: float) -> float:
         left = share * self._count
+        index = 0
         for index in sorted(self._bins):
             left -= self._bins[index]
             if left <= 0:
-                return round(math.exp((index + 0.5) * _GROWTH) / 1e6, 3)
-        return None
+                break
+        return round(math.exp((index + 0.5) * _GROWTH) / 1e6, 3)
 
 
 class StageMeter:
     """How busy one stage of one input is; used as a context around its work on a frame."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.frames = 0
         self.busy_ns = 0
         self._started = 0
@@ -51,7 +70,7 @@ class StageMeter:
         self._started = time.perf_counter_ns()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.busy_ns += time.perf_counter_ns() - self._started
         self.frames += 1
 
@@ -81,19 +100,34 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SinkReport:
+    """One output in the report.
+
+    Attributes:
+        name: the output, credentials masked.
+        written: frames written.
+        dropped: frames that it lost because it was too slow (live mode only).
+    """
+
+    name: str
+    written: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class InputReport:
     """One input in the report.
 
     Attributes:
         name, uri: of the input, credentials masked.
         read: pictures decoded.
-        written: pictures that reached every sink that keeps up, by sink in ``sinks``.
+        written: pictures that reached the output that got most.
         damaged: packets and frames that could not be decoded.
         unrefined: frames that passed the refinement unrefined.
-        dropped: frames dropped, by place.
-        sinks: frames written, by output.
-        latency_ms: percentiles of arrival to written (p50, p95, p99).
-        stages: by stage.
+        dropped: pictures dropped after decoding because the engine was busy (live mode only).
+        sinks: by output.
+        latency_ms: arrival to written.
+        stages: by stage, in the order in which a frame meets them.
     """
 
     name: str
@@ -102,10 +136,32 @@ class InputReport:
     written: int
     damaged: int
     unrefined: int
-    dropped: dict[str, int]
-    sinks: dict[str, int]
-    latency_ms: dict[str, float | None]
+    dropped: int
+    sinks: tuple[SinkReport, ...]
+    latency_ms: Percentiles | None
     stages: dict[str, StageReport]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """The network that ran."""
+
+    name: str
+    sha256: str
+    licence: str
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What it ran on; see `engines.base.EngineInfo`."""
+
+    backend: str
+    version: str
+    device: str
+    precision: str
+    threads: int
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +174,8 @@ class Report:
         fps: ``frames / seconds``.
         bottleneck: the stage that was busiest for the workers it has.
         interrupted: the run was asked to stop early.
-        model, engine, versions, cpus: what ran.
+        model, engine, versions: what ran.
+        cpus: processors that the run might use.
         inputs: by input.
     """
 
@@ -127,37 +184,46 @@ class Report:
     fps: float
     bottleneck: str
     interrupted: bool
-    model: dict[str, Any]
-    engine: dict[str, Any]
+    model: ModelReport
+    engine: EngineReport
     versions: dict[str, str]
     cpus: float
-    inputs: tuple[InputReport, ...] = field(default_factory=tuple)
+    inputs: tuple[InputReport, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """The whole report as plain values."""
-        return asdict(self)
+    def as_json(self) -> str:
+        """The whole report."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
     def as_text(self) -> str:
         """The short report that people read."""
+        engine = self.engine
         lines = [
             f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} FPS; bottleneck: {self.bottleneck}",
-            f"model {self.model['name']} on {self.engine['backend']} {self.engine['version']} ({self.engine['precision']})",
+            f"model {self.model.name} on {engine.backend} {engine.version} ({engine.device}, {engine.precision})",
         ]
         for one in self.inputs:
             lines.append(_input_line(one))
-            lines += [f"  {name:<9}{_stage_line(stage)}" for name, stage in one.stages.items()]
+            lines += [f"  {_short(name):<24}{_stage_line(stage)}" for name, stage in one.stages.items()]
         return "\n".join(lines)
 
 
+def _short(name: str) -> str:
+    return name if len(name) < 24 else f"…{name[-21:]}"
+
+
 def _input_line(one: InputReport) -> str:
-    losses = [f"{count} dropped at {place}" for place, count in one.dropped.items() if count]
+    parts = [f"{one.name}: {one.read} read", f"{one.written} written"]
+    if one.dropped:
+        parts.append(f"{one.dropped} dropped")
+    parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
     if one.damaged:
-        losses.append(f"{one.damaged} damaged")
+        parts.append(f"{one.damaged} damaged")
     if one.unrefined:
-        losses.append(f"{one.unrefined} unrefined")
-    latency = one.latency_ms.get("p50")
-    tail = f"; latency {latency:.0f}/{one.latency_ms['p95']:.0f}/{one.latency_ms['p99']:.0f} ms (p50/p95/p99)" if latency else ""
-    return f"{one.name}: {one.read} read, {one.written} written{''.join(', ' + loss for loss in losses)}{tail}"
+        parts.append(f"{one.unrefined} unrefined")
+    if one.latency_ms is not None:
+        times = one.latency_ms
+        parts.append(f"latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
+    return ", ".join(parts)
 
 
 def _stage_line(stage: StageReport) -> str:

@@ -1,0 +1,108 @@
+"""The stream from Python: the same machine as the command line's, without the files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, TypedDict, Unpack
+
+from pipeline.config import FLAGS, load_options
+from pipeline.flow import Buffer, Closed
+from pipeline.frame import Result
+from pipeline.options import InputOptions
+from pipeline.runner import Runner
+from pipeline.sinks.base import OutputInfo
+from pipeline.sources.base import AudioPacket
+
+
+class StreamOptions(TypedDict, total=False):
+    """Keywords of `stream`; each is the command line's flag of that name, with its default.
+
+    ``config`` is a preset's name or a YAML file; the other keywords win over it.
+    """
+
+    config: str
+    model: str
+    size: int
+    engine: str
+    precision: str
+    refine: Literal["none", "guided", "crf"]
+    crf_workers: int
+    crf_iterations: int
+    mode: Literal["auto", "live", "lossless"]
+    render: Literal["overlay", "mask", "side-by-side"]
+    alpha: float
+    classes: list[str]
+    legend: bool
+    start: float
+    duration: float
+    max_frames: int
+    loop: int
+    realtime: bool
+
+
+def stream(uri: str, **options: Unpack[StreamOptions]) -> Iterator[Result]:
+    """Segment a video frame by frame.
+
+    Frames flow ahead of the reader, a few at most; in live mode the oldest are dropped
+    where the reader is slower.  Leaving the loop early closes everything.
+
+    Args:
+        uri: what ``--input`` takes: a file, a camera, an address, ``"sample"`` …
+        **options: see `StreamOptions`.
+
+    Yields:
+        The `Result` of each frame in order: ``frame`` (the rendered planes), ``labels`` (H×W uint8),
+        ``shares`` (C floats) and ``pts`` (exact seconds).
+
+    Raises:
+        PipelineError: an input that cannot be read, a wrong option, a stage that failed.
+        EngineError: a model or engine that cannot be used.
+    """
+    given: dict[str, Any] = dict(options)
+    preset = given.pop("config", None)
+    overrides: dict[tuple[str, ...], Any] = {FLAGS[name]: value for name, value in given.items()}
+    overrides[("inputs",)] = (InputOptions(uri),)
+    results: Buffer[Result] = Buffer(2)
+    with Runner(load_options(preset, overrides), extra=(_Handover(results),)) as runner:
+        runner.start()
+        try:
+            while True:
+                try:
+                    yield results.get()
+                except Closed:
+                    break
+            runner.finish()
+        finally:
+            results.abort()
+    for loss in runner.losses:
+        raise loss
+
+
+class _Handover:
+    """A sink that hands results to the thread that iterates."""
+
+    name = "reader"
+
+    def __init__(self, results: Buffer[Result]) -> None:
+        self._results = results
+
+    def open(self, info: OutputInfo) -> None:
+        """Nothing to make ready."""
+
+    def write(self, result: Result) -> None:
+        """Wait until the reader has room."""
+        self._results.put(result)
+
+    def write_audio(self, audio: AudioPacket) -> None:
+        """Ignored: a reader of pictures gets no sound."""
+
+    def reconfigure(self, info: OutputInfo) -> None:
+        """Nothing to change: every result tells its own size."""
+
+    def close(self) -> None:
+        """No more results will come."""
+        self._results.close()
+
+    def abort(self) -> None:
+        """As `close`: the reader then learns the reason from the runner."""
+        self._results.close()

@@ -1,0 +1,44 @@
+"""What ``--list-inputs``, ``--list-models`` and ``--dry-run`` print."""
+
+from __future__ import annotations
+
+from engines import zoo
+from pipeline.runner import Runner
+from pipeline.sources import list_inputs
+
+
+def inputs() -> str:
+    """Cameras and other inputs that this machine has, a line each."""
+    return _table([(each.uri, each.description) for each in list_inputs()])
+
+
+def models() -> str:
+    """Models that can be named, a line each."""
+    rows = [
+        (entry.name, f"{len(entry.labels)} classes", entry.licence, ", ".join(entry.labels.names))
+        for entry in zoo.list_models()
+    ]
+    return _table(rows)
+
+
+def plan(runner: Runner) -> str:
+    """What a run would do."""
+    engine, model = runner.engine.info, runner.engine.model
+    rows = [
+        ("model", f"{model.name}, {len(model.labels)} classes, short side {runner.size} px"),
+        ("engine", f"{engine.backend} {engine.version} on {engine.device}, {engine.precision}"),
+        ("processors", f"{runner.plan.cpus:g}: {engine.threads} for the engine, {engine.requests} requests in flight"),
+    ]
+    for lane in runner.lanes:
+        info = lane.source.info
+        length = f", {info.frames} frames" if info.frames else ""
+        rate = f", {float(info.average_rate):.3g} FPS" if info.average_rate else ""
+        rows.append(("input", f"{info.uri}: {info.width}×{info.height} {info.format.name}{rate}{length}"))
+        rows += [("output", outlet.sink.name) for outlet in lane.outlets]
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join("  ".join(row).rstrip() for row in padded)

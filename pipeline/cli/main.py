@@ -1,0 +1,246 @@
+"""The command line of the stream."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.options import RunOptions
+    from pipeline.runner import Runner
+    from pipeline.telemetry import Report
+
+log = logging.getLogger("pipeline")
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+ENGINES = ("auto", "openvino", "onnxruntime", "tensorrt", "torch")
+
+EXAMPLES = """\
+examples:
+  %(prog)s --input street.mp4 --output overlay.mp4
+  %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
+  %(prog)s --input street.mp4 --output null --masks labels/ --start 1:30 --duration 10
+  %(prog)s --input cam0 --output - | ffplay -
+  %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
+  %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
+  %(prog)s --input frames/%%05d.png --output overlay.mp4 --model mine.onnx --classes person,car
+"""
+
+
+def entry() -> None:
+    """Console script: run and exit with its status."""
+    sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    parser = make_parser()
+    flags = parser.parse_args(arguments)
+    _set_up_logging(flags.verbose, flags.quiet)
+    # Imported after the flags are parsed: --help and a typing error need no media library.
+    from engines.base import EngineError
+    from pipeline.errors import ConfigError, PipelineError
+
+    try:
+        return _dispatch(flags)
+    except (PipelineError, EngineError) as error:
+        if flags.verbose:
+            log.exception("failed")
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our standard output is gone; say nothing more into it, also at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+class _Ordered(argparse.Action):
+    """Remembers --input, --output and --masks in the order given: an output belongs to the input before it."""
+
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *__: object) -> None:
+        namespace.places = [*(namespace.places or []), (self.dest, values)]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; its option names are a promise."""
+    parser = argparse.ArgumentParser(
+        prog="deeplab-stream" if Path(sys.argv[0]).name == "deeplab-stream" else "run_pipeline.py",
+        description="Segment video with DeepLab: overlay videos, masks and streams from files, cameras and networks.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(places=None)
+    _add_places(parser.add_argument_group("what goes in and out"))
+    _add_network(parser.add_argument_group("network"))
+    _add_picture(parser.add_argument_group("picture"))
+    _add_running(parser.add_argument_group("running"))
+    return parser
+
+
+def _add_places(group: argparse._ArgumentGroup) -> None:
+    def place(flag: str, text: str) -> None:
+        group.add_argument(flag, action=_Ordered, metavar=flag[2:].upper(), help=text)
+
+    place("--input", "video, glob, directory or pattern of images, '-', camN, /dev/videoN, URL, lavfi:GRAPH, 'sample'")
+    place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, '-', 'null'; takes {name}")
+    place("--masks", "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'")
+    group.add_argument("--config", metavar="PRESET|FILE", help="a preset by name, or a YAML file; flags win over it")
+    group.add_argument("--start", metavar="S", help="skip to this time: seconds or [HH:]MM:SS")
+    group.add_argument("--duration", metavar="S", help="stop after this much")
+    group.add_argument("--max-frames", type=int, metavar="N", help="stop after this many frames")
+    group.add_argument("--loop", type=int, metavar="N", help="play a file this many times")
+    group.add_argument("--realtime", action="store_true", default=None, help="play a file at its own pace, as a camera")
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto")
+    group.add_argument("--size", type=int, metavar="N", help="short side of the network's input; default the model's")
+    group.add_argument("--engine", choices=ENGINES, help="default auto")
+    group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="default auto")
+    group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")
+    group.add_argument("--dense-crf", action="store_true", help="the same as --refine crf")
+    group.add_argument("--crf-workers", type=int, metavar="N", help="processes that refine; default by the machine")
+    group.add_argument("--crf-iterations", type=int, metavar="N", help="mean-field iterations")
+
+
+def _add_picture(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--render", choices=("overlay", "mask", "side-by-side"), help="default overlay")
+    group.add_argument("--alpha", type=float, metavar="A", help="opacity of the overlay, 0 to 1")
+    group.add_argument("--classes", metavar="NAME,…", help="paint these classes alone")
+    group.add_argument("--legend", action=argparse.BooleanOptionalAction, default=None, help="names and shares")
+    group.add_argument("--quality", type=int, metavar="Q", help="of the overlay's encoder; lower is better (CRF scale)")
+    group.add_argument("--codec", metavar="NAME", help="encoder of the overlay, as libav names it")
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--mode", choices=("auto", "live", "lossless"), help="live drops frames, lossless waits")
+    group.add_argument("--report", metavar="FILE.json", help="write the whole report")
+    group.add_argument("--explain", metavar="DIR", help="write one frame's way through the network as pictures")
+    group.add_argument("--dry-run", action="store_true", help="open everything, say what would be done, and stop")
+    group.add_argument("--list-inputs", action="store_true", help="cameras and other inputs on this machine")
+    group.add_argument("--list-models", action="store_true", help="models by name")
+    group.add_argument("--quiet", action="store_true", help="errors alone")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="more (-vv: everything), and tracebacks")
+
+
+def make_options(flags: argparse.Namespace) -> RunOptions:
+    """The run that the flags describe.
+
+    Raises:
+        ConfigError: flags that contradict each other, or a bad preset.
+    """
+    from pipeline.cli.places import pair_up, parse_time
+    from pipeline.config import FLAGS, load_options
+
+    given = {name: getattr(flags, name) for name in FLAGS if getattr(flags, name) is not None}
+    if flags.dense_crf:
+        given["refine"] = "crf"
+    if flags.classes is not None:
+        given["classes"] = [name.strip() for name in flags.classes.split(",") if name.strip()]
+    for name in {"start", "duration"} & given.keys():
+        given[name] = parse_time(given[name], f"--{name}")
+    overrides = {FLAGS[name]: value for name, value in given.items()}
+    if flags.places:
+        overrides[("inputs",)] = pair_up(flags.places)
+    return load_options(flags.config, overrides)
+
+
+def _dispatch(flags: argparse.Namespace) -> int:
+    if flags.list_inputs or flags.list_models:
+        from pipeline.cli import listing
+
+        print(listing.inputs() if flags.list_inputs else listing.models())
+        return EXIT_OK
+    options = make_options(flags)
+    if flags.explain is not None:
+        from pipeline.cli.explain import explain
+
+        print(explain(options, Path(flags.explain)))
+        return EXIT_OK
+    from pipeline.runner import Runner
+
+    with Runner(options) as runner:
+        if flags.dry_run:
+            from pipeline.cli.listing import plan
+
+            print(plan(runner))
+            return EXIT_OK
+        return _run(runner, flags, uses_stdout=_uses_stdout(options))
+
+
+def _uses_stdout(options: RunOptions) -> bool:
+    return any("-" in (*one.outputs, *one.masks) for one in options.inputs)
+
+
+def _run(runner: Runner, flags: argparse.Namespace, *, uses_stdout: bool) -> int:
+    from pipeline.cli.progress import Progress
+
+    caught: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:  # the second one leaves at once
+            raise KeyboardInterrupt
+        runner.stop()
+
+    with _handling(on_signal), Progress(runner, shown=not flags.quiet) as progress:
+        report = runner.run(progress.update)
+    _say(report, flags, sys.stderr if uses_stdout else sys.stdout)
+    for loss in runner.losses:
+        log.error("%s", loss)
+    if runner.losses:
+        return EXIT_FAILED
+    return EXIT_INTERRUPTED if signal.SIGINT in caught else EXIT_OK
+
+
+class _handling:  # noqa: N801 - reads as a verb
+    """Replaces the handlers of SIGINT and SIGTERM for a while."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._handler = handler
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _say(report: Report, flags: argparse.Namespace, stream: Any) -> None:
+    from pipeline.errors import SinkError
+
+    damaged = sum(one.damaged for one in report.inputs)
+    if damaged:
+        log.warning("%d damaged packets or frames were passed over; the rest was processed", damaged)
+    if flags.report is not None:
+        path = Path(flags.report)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(report.as_json() + "\n", "utf-8")
+        except OSError as error:
+            raise SinkError(f"report {flags.report!r} cannot be written: {error.strerror}") from error
+    if not flags.quiet:
+        print(report.as_text(), file=stream)
+
+
+def _set_up_logging(verbose: int, quiet: bool) -> None:
+    level = logging.ERROR if quiet else (logging.INFO, logging.DEBUG)[min(verbose, 1)]
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    for name in ("pipeline", "engines"):
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,91 @@
+"""From what people type (inputs, outputs, times) to what a run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+from pipeline.errors import ConfigError
+from pipeline.options import InputOptions
+from pipeline.sources import expand_inputs, input_name
+
+
+def parse_time(text: str, flag: str) -> Fraction:
+    """Seconds from ``12.5``, ``1:30`` or ``1:02:03.5``.
+
+    Raises:
+        ConfigError: not a time.
+    """
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+        if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"{flag} {text!r} is not a time: give seconds, MM:SS or HH:MM:SS") from None
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + part
+    return seconds
+
+
+def pair_up(places: Iterable[tuple[str, str]]) -> tuple[InputOptions, ...]:
+    """Inputs with their outputs, from ``("input" | "output" | "masks", URI)`` in the order given.
+
+    An output belongs to the input before it; one with ``{name}`` belongs to every input.
+
+    Raises:
+        ConfigError: an output before any input, or several inputs that would write one file.
+    """
+    given: list[InputOptions] = []
+    common: list[tuple[str, str]] = []
+    for kind, uri in places:
+        if kind == "input":
+            given += [InputOptions(one) for one in expand_inputs([uri])]
+        elif "{name}" in uri:
+            common.append((kind, uri))
+        elif not given:
+            raise ConfigError(f"--{kind} {uri} comes before any --input: an output belongs to the input before it")
+        else:
+            given[-1] = _with(given[-1], kind, uri)
+    named = _named(given)
+    return _checked([_with_common(one, common) for one in named])
+
+
+def _with(one: InputOptions, kind: str, uri: str) -> InputOptions:
+    if kind == "masks":
+        return replace(one, masks=(*one.masks, uri))
+    return replace(one, outputs=(*one.outputs, uri))
+
+
+def _with_common(one: InputOptions, common: Sequence[tuple[str, str]]) -> InputOptions:
+    for kind, uri in common:
+        one = _with(one, kind, uri.replace("{name}", one.name or ""))
+    return one
+
+
+def _named(given: Sequence[InputOptions]) -> list[InputOptions]:
+    """Every input with a name that no other has."""
+    taken: set[str] = set()
+    named = []
+    for one in given:
+        base = name = one.name or input_name(one.uri)
+        number = 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name)
+        named.append(replace(one, name=name))
+    return named
+
+
+def _checked(inputs: Sequence[InputOptions]) -> tuple[InputOptions, ...]:
+    seen: set[str] = set()
+    for one in inputs:
+        if not one.outputs and not one.masks:
+            several = "; {name} in --output serves all inputs" if len(inputs) > 1 else ""
+            raise ConfigError(f"--input {one.uri} has no output: name one with --output or --masks{several}")
+        for uri in (*one.outputs, *one.masks):
+            if uri in seen and uri != "null":
+                raise ConfigError(f"two outputs would write {uri}: give each its own name, or put {{name}} into it")
+            seen.add(uri)
+    return tuple(inputs)

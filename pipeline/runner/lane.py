@@ -1,0 +1,246 @@
+"""The way of one input's frames: read → prepare → (engine) → label → render → outlets.
+
+Frames keep their order, every buffer between two threads is bounded, and the slots bound
+what is in flight.  A method that says "Thread" runs in one of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from engines.base import Engine
+from pipeline.errors import PipelineError, SourceError, StageError
+from pipeline.flow import Buffer, Closed, Crew, WorkerPool
+from pipeline.frame import Frame, Result
+from pipeline.runner.epoch import Epoch
+from pipeline.runner.outlet import Delivery, Outlet
+from pipeline.sinks.base import OutputInfo
+from pipeline.sources.base import AudioPacket, Decoded, Source
+from pipeline.stages.render import Renderer
+from pipeline.stages.upsample import upsample_argmax
+from pipeline.telemetry import StageMeter
+
+AHEAD = 2
+"""Decoded pictures that wait for a slot."""
+
+REFINE_TIMEOUT_S = 120.0
+"""A frame whose refinement takes longer has hung; ten exact CRF iterations on a 4K frame take a minute."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A frame on its way, and the slot that holds it."""
+
+    epoch: Epoch
+    slot: int
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOptions:
+    """How a lane is dimensioned.
+
+    Attributes:
+        size: short side of the network's input, in pixels.
+        slots: frames in flight between prepare and render.
+        live: drop the oldest frame where something is slow, instead of waiting.
+    """
+
+    size: int
+    slots: int
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaneMeters:
+    """How busy each of a lane's stages is."""
+
+    decode: StageMeter
+    prepare: StageMeter
+    infer: StageMeter
+    upsample: StageMeter
+    refine: StageMeter
+    render: StageMeter
+
+    @classmethod
+    def new(cls) -> LaneMeters:
+        """All at zero."""
+        return cls(*(StageMeter() for _ in range(6)))
+
+
+class Lane:
+    """One input on its way to its outlets.
+
+    Args:
+        source: opened.
+        outlets: where results go.
+        engine: shared by all lanes.
+        pool: refining workers shared by all lanes, or None.
+        renderer: paints the results, or None where no sink shows pictures.
+        options: see `LaneOptions`.
+        crew: the run's threads, told of every buffer that is waited on.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        outlets: tuple[Outlet, ...],
+        *,
+        engine: Engine,
+        pool: WorkerPool | None,
+        renderer: Renderer | None,
+        options: LaneOptions,
+        crew: Crew,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self.source = source
+        self.outlets = outlets
+        self.meters = LaneMeters.new()
+        self.lost: SourceError | None = None
+        self.unrefined = 0
+        self.dropped = 0
+        self._engine = engine
+        self._pool = pool
+        self._renderer = renderer
+        self._options = options
+        self._crew = crew
+        self._stopping = stopping
+        self.decoded: Buffer[Decoded] = Buffer(AHEAD, "oldest" if options.live else "never", self._count_drop)
+        # None is the end: the engine serves all lanes and learns from it that this one is done.
+        self.ready: Buffer[Ticket | None] = Buffer(options.slots + 1)
+        self.scored: Buffer[Ticket] = Buffer(options.slots + 1)
+        crew.watch(self.decoded, self.ready, self.scored, *(outlet.buffer for outlet in outlets))
+
+    def _count_drop(self, _: Decoded) -> None:
+        self.dropped += 1
+
+    def read(self) -> None:
+        """Thread: decode until the end, a stop, or the loss of the stream.
+
+        A loss is kept in `lost`: what came before it is finished first.
+        """
+        items = self.source.read()
+        try:
+            began = time.perf_counter()
+            while not self._stopping() and (item := next(items, None)) is not None:
+                if isinstance(item, AudioPacket):
+                    for outlet in self.outlets:
+                        outlet.buffer.put(item)
+                    continue
+                self.meters.decode.add(time.perf_counter() - began)
+                self.decoded.put(item)
+                began = time.perf_counter()
+        except SourceError as error:
+            self.lost = error
+        finally:
+            self.source.close()
+            self.decoded.close()
+
+    def prepare(self) -> None:
+        """Thread: give each picture a slot, and make the network's input in it."""
+        epoch: Epoch | None = None
+        expected = 0
+        try:
+            while True:
+                decoded = self.decoded.get()
+                frame = decoded.frame
+                if epoch is None or not epoch.takes(frame):
+                    if epoch is not None:
+                        epoch.drain()
+                    epoch = self._open_epoch(frame)
+                number = epoch.free.get()
+                with self._stage("prepare", frame, self.meters.prepare):
+                    loaded = epoch.load(number, decoded)
+                if frame.index != expected:
+                    loaded = replace(loaded, discontinuity=True)
+                expected = frame.index + 1
+                self.ready.put(Ticket(epoch, number, loaded))
+        except Closed:
+            self.ready.put(None)
+            if epoch is not None:
+                epoch.drain()
+
+    def _open_epoch(self, frame: Frame) -> Epoch:
+        shown = (frame.height, frame.width)
+        if self._renderer is not None:
+            shown = self._renderer.output_size(*shown)
+        stream = replace(
+            self.source.info,
+            height=frame.height,
+            width=frame.width,
+            format=frame.format,
+            colour=frame.colour.resolved(frame.height),
+            sample_aspect_ratio=frame.sample_aspect_ratio,
+        )
+        model = self._engine.model
+        info = OutputInfo(stream, *shown, model.labels, model.name, model.sha256)
+        options = self._options
+        epoch = Epoch.open(frame, self._engine, size=options.size, slots=options.slots, pool=self._pool, info=info)
+        self._crew.watch(epoch.free)
+        return epoch
+
+    @property
+    def read_frames(self) -> int:
+        """Pictures decoded so far."""
+        return self.meters.decode.frames
+
+    def submit(self, ticket: Ticket) -> None:
+        """Take a frame back from the engine; never waits, since there is room for every slot."""
+        if ticket.epoch.refining is not None:
+            ticket.epoch.refining.submit(ticket.slot)
+        self.scored.put(ticket)
+
+    def finish(self) -> None:
+        """Thread: turn scores into labels, paint, hand to the outlets, and free the slot."""
+        try:
+            while True:
+                ticket = self.scored.get()
+                delivery = Delivery(self._result(ticket), ticket.epoch.info)
+                ticket.epoch.free.put(ticket.slot)
+                for outlet in self.outlets:
+                    outlet.buffer.put(delivery)
+        except Closed:
+            for outlet in self.outlets:
+                outlet.buffer.close()
+
+    def _result(self, ticket: Ticket) -> Result:
+        epoch, frame = ticket.epoch, ticket.frame
+        slot = epoch.ring[ticket.slot]
+        refined = epoch.refining is not None and self._collect_refined(epoch)
+        if refined:
+            counts = np.bincount(slot.labels.reshape(-1), minlength=slot.scores.shape[0])
+        else:
+            with self._stage("upsample", frame, self.meters.upsample):
+                _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
+        with self._stage("render", frame, self.meters.render):
+            if self._renderer is None:
+                y, u, v = (plane.copy() for plane in frame.planes)
+                painted = replace(frame, planes=(y, u, v))
+            else:
+                painted = self._renderer.render(frame, slot.labels, counts)
+        shares = tuple((counts / slot.labels.size).tolist())
+        return Result(painted, slot.labels.copy(), shares, refined=refined or epoch.refining is None)
+
+    def _collect_refined(self, epoch: Epoch) -> bool:
+        assert epoch.refining is not None
+        outcome = epoch.refining.next(REFINE_TIMEOUT_S)
+        self.meters.refine.add(outcome.busy_s)
+        self.unrefined += not outcome.refined
+        return outcome.refined
+
+    @contextmanager
+    def _stage(self, name: str, frame: Frame, meter: StageMeter) -> Iterator[None]:
+        """Time a stage's work on a frame, and say where it was if it fails."""
+        try:
+            with meter:
+                yield
+        except (PipelineError, Closed):
+            raise
+        except Exception as error:
+            message = f"{frame.source}, frame {frame.index}: {name} failed: {error}"
+            raise StageError(message, stage=name, index=frame.index) from error

@@ -1,0 +1,222 @@
+"""A run: open everything, let it flow, close everything, and say what happened."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engines import zoo
+from engines.backends import open_engine
+from engines.base import Engine, EngineOptions
+from pipeline.cpu import CpuPlan, available_cpus, divide
+from pipeline.errors import PipelineError
+from pipeline.flow import Crew, WorkerPool
+from pipeline.options import InputOptions, RunOptions
+from pipeline.runner.inference import Inference
+from pipeline.runner.lane import Lane, LaneOptions
+from pipeline.runner.outlet import Outlet
+from pipeline.runner.report import make_report
+from pipeline.sinks import open_masks, open_output
+from pipeline.sinks.base import Sink
+from pipeline.sources import open_source
+from pipeline.sources.base import Source
+from pipeline.stages.refine import worker_pool
+from pipeline.stages.render import Renderer
+from pipeline.telemetry import Report
+
+log = logging.getLogger(__name__)
+
+JOIN_TIMEOUT_S = 150.0
+"""How long threads may take to end: longer than the longest wait inside any of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """One input, its source opened and its sinks named."""
+
+    source: Source
+    sinks: tuple[Sink, ...]
+    shows_pictures: bool
+
+
+class Runner:
+    """One run over any number of inputs; a context manager that leaves nothing behind.
+
+    Opening does everything that can be refused before the first frame flows: model, engine,
+    inputs, and names of outputs.
+
+    Args:
+        options: what to do.
+        extra: sinks for the first input besides those that ``options`` names.
+
+    Raises:
+        PipelineError: an input or output that cannot be used.
+        EngineError: a model or engine that cannot be used.
+    """
+
+    def __init__(self, options: RunOptions, *, extra: Sequence[Sink] = ()) -> None:
+        if not options.inputs:
+            raise PipelineError("no input: name one with --input (try --input sample)")
+        self._options = options
+        self._stop = threading.Event()
+        self._crew = Crew()
+        self._pool: WorkerPool | None = None
+        self._engine: Engine | None = None
+        self._sources: list[Source] = []
+        self._began = self._ended = 0.0
+        try:
+            self._open(options, tuple(extra))
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, options: RunOptions, extra: tuple[Sink, ...]) -> None:
+        # Outputs are named before anything is opened: a typing error there costs no waiting.
+        sinks = [_sinks(one, options) for one in options.inputs]
+        model = zoo.load_model(options.model.name)
+        opened = [
+            self._open_input(one, some + (extra if number == 0 else ()), options)
+            for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
+        ]
+        live = options.mode == "live" or (options.mode == "auto" and any(each.source.info.live for each in opened))
+        self.plan: CpuPlan = divide(
+            available_cpus(), crf_workers=options.refine.workers if options.refine.kind != "none" else None, live=live
+        )
+        engine_options = EngineOptions(
+            precision=options.engine.precision,
+            threads=self.plan.engine_threads,
+            requests=self.plan.engine_requests,
+            cache=zoo.cache_dir("compiled"),
+        )
+        self._engine = open_engine(model, options.engine.name, engine_options)
+        self._pool = worker_pool(options.refine, self.plan)
+        if self._pool is not None:
+            self._crew.watch(self._pool)
+        self.lanes = tuple(self._lane(each, live) for each in opened)
+        self._inference = Inference(self.lanes, self._engine.info.requests)
+        self._crew.watch(*self._inference.buffers)
+
+    def _open_input(self, one: InputOptions, sinks: tuple[Sink, ...], options: RunOptions) -> _Opened:
+        source = open_source(one.uri, options.source, one.name)
+        self._sources.append(source)
+        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks))
+
+    def _lane(self, opened: _Opened, live: bool) -> Lane:
+        assert self._engine is not None
+        options, labels = self._options, self._engine.model.labels
+        # One frame in each request, in each refining worker, and one on either side of each.
+        slots = self._engine.info.requests + 4 + (self.plan.crf_workers + 1 if self._pool else 0)
+        return Lane(
+            opened.source,
+            tuple(Outlet(sink, live=live, failed=lambda: self._crew.failed) for sink in opened.sinks),
+            engine=self._engine,
+            pool=self._pool,
+            renderer=Renderer(labels, options.render) if opened.shows_pictures else None,
+            options=LaneOptions(size=self.size, slots=slots, live=live),
+            crew=self._crew,
+            stopping=self._stop.is_set,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network."""
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def size(self) -> int:
+        """Short side of the network's input, in pixels."""
+        return self._options.model.size or self.engine.model.size
+
+    @property
+    def frames(self) -> int:
+        """Frames that have been labelled so far, over all inputs."""
+        return sum(lane.meters.render.frames for lane in self.lanes)
+
+    def start(self) -> None:
+        """Let the frames flow."""
+        self._began = time.monotonic()
+        for lane in self.lanes:
+            name = lane.source.info.name
+            for outlet in lane.outlets:
+                self._crew.start(f"{name} → {outlet.sink.name}", outlet.run)
+            self._crew.start(f"{name} label", lane.finish)
+        self._crew.start("collect", self._inference.collect)
+        self._crew.start("infer", self._inference.start)
+        for lane in self.lanes:
+            name = lane.source.info.name
+            self._crew.start(f"{name} prepare", lane.prepare)
+            self._crew.start(f"{name} read", lane.read)
+
+    def stop(self) -> None:
+        """Read no more; what is in flight is finished.  Safe in a signal handler."""
+        self._stop.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether the run has ended, after at most ``timeout`` seconds."""
+        return self._crew.wait(timeout)
+
+    def run(self, on_tick: Callable[[], None] = lambda: None, tick: float = 0.1) -> Report:
+        """Start, wait to the end while calling ``on_tick`` every ``tick`` seconds, and report.
+
+        Raises:
+            PipelineError, EngineError: as from `finish`.
+        """
+        self.start()
+        while not self.wait(tick):
+            on_tick()
+        on_tick()
+        return self.finish()
+
+    def finish(self) -> Report:
+        """Wait for the files to be closed and make the report.
+
+        Raises:
+            StageError, SinkError: what went wrong first.
+            SourceError: an input that was lost; what came before it has been written.
+        """
+        self._crew.join(JOIN_TIMEOUT_S)
+        self._ended = time.monotonic()
+        for lane in self.lanes:
+            if lane.lost is not None and not lane.read_frames:
+                raise lane.lost
+        return self.report()
+
+    @property
+    def losses(self) -> tuple[PipelineError, ...]:
+        """Inputs that ended before their time, after frames had come."""
+        return tuple(lane.lost for lane in self.lanes if lane.lost is not None)
+
+    def report(self) -> Report:
+        """What has happened so far."""
+        seconds = (self._ended or time.monotonic()) - self._began
+        return make_report(self.lanes, self.engine, self.plan, seconds, interrupted=self._stop.is_set())
+
+    def close(self) -> None:
+        """End every thread and process and give everything back; harmless when repeated."""
+        self._stop.set()
+        self._crew.stop()
+        try:
+            self._crew.join(10.0)
+        except BaseException as error:  # `finish` has told whoever waits for it
+            log.debug("while closing: %s", error)
+        for source in self._sources:
+            source.close()
+        if self._pool is not None:
+            self._pool.close(5.0)
+        if self._engine is not None:
+            self._engine.close()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
+    outputs = tuple(open_output(uri, options.video) for uri in one.outputs)
+    return outputs + tuple(open_masks(uri) for uri in one.masks)
