@@ -8,6 +8,16 @@ from pathlib import Path
 
 _ROOT = Path("/")
 
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)
+
 
 def available_memory(root: Path = _ROOT) -> int | None:
     """Bytes that may still be taken: what the machine has left and the control groups allow.
@@ -86,3 +96,11 @@ def affinity(pid: int = 0) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(pid))
     return os.cpu_count() or 1
+
+
+def child_environment(threads: int = 1) -> dict[str, str]:
+    """Variables that keep numerical libraries in a child process to so many threads.
+
+    They are read when the library is loaded, so they must be there before the child's first import.
+    """
+    return dict.fromkeys(_THREAD_VARIABLES, str(threads))

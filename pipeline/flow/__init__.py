@@ -2,5 +2,18 @@
 
 from pipeline.flow.buffer import Buffer, BufferStats, Closed, FairReader
 from pipeline.flow.crew import Crew
+from pipeline.flow.lane import Lane, Outcome
+from pipeline.flow.pool import PoolStats, WorkerPool, WorkerSpec
 
-__all__ = ["Buffer", "BufferStats", "Closed", "Crew", "FairReader"]
+__all__ = [
+    "Buffer",
+    "BufferStats",
+    "Closed",
+    "Crew",
+    "FairReader",
+    "Lane",
+    "Outcome",
+    "PoolStats",
+    "WorkerPool",
+    "WorkerSpec",
+]

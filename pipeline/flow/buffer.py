@@ -35,7 +35,7 @@ class BufferStats:
     dropped: int
 
 
-class _Gauge:
+class Gauge:
     """Time-weighted mean and maximum of a depth."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -46,6 +46,7 @@ class _Gauge:
         self.max = 0
 
     def set(self, depth: int) -> None:
+        """The depth has just become this."""
         now = self._clock()
         self._area += self._depth * (now - self._changed)
         self._changed = now
@@ -54,6 +55,7 @@ class _Gauge:
 
     @property
     def mean(self) -> float:
+        """Average since the beginning."""
         now = self._clock()
         area = self._area + self._depth * (now - self._changed)
         return area / (now - self._began) if now > self._began else float(self._depth)
@@ -85,7 +87,7 @@ class Buffer(Generic[T]):
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._closed = False
-        self._gauge = _Gauge(clock)
+        self._gauge = Gauge(clock)
         self._put = self._dropped = 0
         self._watchers: tuple[Callable[[], None], ...] = ()
 
