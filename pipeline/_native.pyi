@@ -29,3 +29,20 @@ def yuv_to_rgb(
     out: NDArray[np.uint8],
 ) -> None:
     """Fill ``out`` (H×W×3) by the 3×4 affine ``matrix`` from samples to levels; chroma is repeated."""
+
+def overlay(
+    y: NDArray[np.uint8] | NDArray[np.uint16],
+    u: NDArray[np.uint8] | NDArray[np.uint16],
+    v: NDArray[np.uint8] | NDArray[np.uint16],
+    shift_x: int,
+    shift_y: int,
+    labels: NDArray[np.uint8],
+    paint: NDArray[np.uint32],
+    out_y: NDArray[np.uint8] | NDArray[np.uint16],
+    out_u: NDArray[np.uint8] | NDArray[np.uint16],
+    out_v: NDArray[np.uint8] | NDArray[np.uint16],
+) -> None:
+    """Lay colours over planes: ``sample · keep + add`` of the pixel's label, rows (keep, add Y, U, V) of ``paint``.
+
+    ``paint`` is 256×4 in units of 1/256 (8-bit samples) or 1/16384 (10-bit in uint16).
+    """

@@ -49,10 +49,37 @@ void yuv_to_rgb(const In &y, const In &u, const In &v, int shift_x, int shift_y,
     is_wide(y) ? run(uint16_t{}) : run(uint8_t{});
 }
 
+void overlay(const In &y, const In &u, const In &v, int shift_x, int shift_y, const In &labels, const In &paint,
+             const Out &out_y, const Out &out_u, const Out &out_v) {
+    const auto label = arrays::plane<const uint8_t>(labels, "labels");
+    const uint32_t *words = arrays::pointer<const uint32_t>(paint, "paint", 2, 2);
+    arrays::need_shape(paint, "paint", {256, 4});
+    planes::Paint table[256];
+    for (int i = 0; i < 256; ++i) table[i] = {words[4 * i], {words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]}};
+    const auto run = [&](auto sample) {
+        using T = decltype(sample);
+        const uint32_t most = planes::one<T>() * (sizeof(T) == 1 ? 255u : 1023u);
+        for (const auto &entry : table)
+            if (entry.keep > planes::one<T>() || entry.add[0] > most || entry.add[1] > most || entry.add[2] > most)
+                refuse("paint", "holds more than one whole colour");
+        const auto from = take_picture<const T>(y, u, v, shift_x, shift_y);
+        const auto to = take_picture<T>(out_y, out_u, out_v, shift_x, shift_y);
+        if (to.height != from.height || to.width != from.width) refuse("out", "does not have the picture's size");
+        if (label.height != from.height || label.width != from.width)
+            refuse("labels", "do not have the picture's size");
+        nb::gil_scoped_release unlocked;
+        planes::overlay<T>(from, label.data, label.stride, table, to);
+    };
+    is_wide(y) ? run(uint16_t{}) : run(uint8_t{});
+}
+
 }  // namespace
 
 void bind_planes(nb::module_ &m) {
     using namespace nb::literals;
     m.def("yuv_to_rgb", &yuv_to_rgb, "y"_a.noconvert(), "u"_a.noconvert(), "v"_a.noconvert(), "shift_x"_a, "shift_y"_a,
           "matrix"_a.noconvert(), "out"_a.noconvert());
+    m.def("overlay", &overlay, "y"_a.noconvert(), "u"_a.noconvert(), "v"_a.noconvert(), "shift_x"_a, "shift_y"_a,
+          "labels"_a.noconvert(), "paint"_a.noconvert(), "out_y"_a.noconvert(), "out_u"_a.noconvert(),
+          "out_v"_a.noconvert());
 }

@@ -28,4 +28,20 @@ struct ToRgb {  // levels 0–255 from samples: R = luma·Y + rv·V + offset[0],
 template <typename T>
 void to_rgb(const Picture<const T> &picture, const ToRgb &map, uint8_t *out, ptrdiff_t stride);
 
+// How a label's colour is laid over the samples below: sample · keep + add, in units of 1 / one<T>().
+struct Paint {
+    uint32_t keep, add[3];
+};
+
+template <typename T>
+constexpr uint32_t one() {  // 8-bit products must fit 16 bits; 10-bit ones deserve finer alphas
+    return sizeof(T) == 1 ? 1u << 8 : 1u << 14;
+}
+
+// Lays the labels' colours (`paint`, 256 of them) over the picture; a chroma sample takes the mean of
+// what the pixels that it covers would do to it.  `to` has the size of `from` and lies elsewhere.
+template <typename T>
+void overlay(const Picture<const T> &from, const uint8_t *labels, ptrdiff_t label_stride, const Paint *paint,
+             const Picture<T> &to);
+
 }  // namespace planes
