@@ -15,8 +15,8 @@ import av
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
 from pipeline.sources.base import AudioPacket, Decoded, StreamInfo
-from pipeline.sources.demux import Demuxer
-from pipeline.sources.pictures import MAX_PIXELS, Picture, Upright, plane_views
+from pipeline.sources.demux import Demuxer, muxer_template
+from pipeline.sources.pictures import MAX_PIXELS, Picture, Upright, pixel_aspect, plane_views
 from pipeline.sources.target import Target
 from pipeline.sources.timestamps import Timestamps
 
@@ -77,7 +77,7 @@ class AvSource:
         self._size: tuple[int, int] | None = None
         try:
             self._prepare_codec(threads)
-            self._sample_aspect_ratio = _ratio(self._demuxer.video.sample_aspect_ratio)
+            self._sample_aspect_ratio = pixel_aspect(self._demuxer.video.sample_aspect_ratio)
             self._begin(start)
             self._info = self._describe(start)
         except BaseException:
@@ -234,7 +234,7 @@ class AvSource:
     def _frame(self, picture: Picture, arrival: _Arrival, pts: Fraction) -> Frame:
         size = (picture.picture.width, picture.picture.height)
         if self._size is not None and size != self._size:
-            self._sample_aspect_ratio = _ratio(self._codec.sample_aspect_ratio)
+            self._sample_aspect_ratio = pixel_aspect(self._codec.sample_aspect_ratio)
         self._size = size
         ratio = self._sample_aspect_ratio
         index, self._index = self._index, self._index + 1
@@ -296,10 +296,5 @@ class AvSource:
             duration=self._demuxer.duration,
             frames=video.frames or None,
             live=self._demuxer.live,
-            audio=self._demuxer.audio,
+            audio=muxer_template(self._demuxer.audio) if self._demuxer.audio is not None else None,
         )
-
-
-def _ratio(ratio: Fraction | None) -> Fraction:
-    """A pixel aspect ratio that can be meant, else 1."""
-    return ratio if ratio and Fraction(1, 10) < ratio < 10 else Fraction(1)

@@ -41,8 +41,8 @@ class SourceOptions:
         ConfigError: a value that makes no sense.
     """
 
-    start: float = 0.0
-    duration: float | None = None
+    start: float | Fraction = 0
+    duration: float | Fraction | None = None
     max_frames: int | None = None
     loop: int = 1
     realtime: bool = False
@@ -86,8 +86,7 @@ class StreamInfo:
         duration: seconds, or None where unknown or endless.
         frames: number of frames expected (for progress only), or None.
         live: the source does not wait for its reader.
-        audio: the audio stream to copy (its template for a muxer), or None; it may be looked into
-            only while the source is open.
+        audio: a template of the audio stream for a muxer, which outlives the source, or None.
     """
 
     name: str

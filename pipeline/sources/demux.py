@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import select
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 from typing import cast
 
 import av
@@ -14,6 +18,7 @@ from av.format import Flags
 from av.stream import Discard, Disposition
 
 from pipeline.errors import SourceError
+from pipeline.sources import libav_log
 from pipeline.sources.pictures import MAX_PIXELS, MAX_SIDE
 from pipeline.sources.target import DeadlinePipe, Target, open_container
 
@@ -40,7 +45,8 @@ class Demuxer:
         except BaseException:
             self.close()
             raise
-        self.audio = self.container.streams.audio[0] if audio and self.container.streams.audio else None
+        self.audio = _audio_stream(self.container, target.shown) if audio else None
+        self._camera = _camera_descriptor(target) if target.format == "v4l2" else None
         self.tick = self.video.time_base or Fraction(1, 1_000_000)
         for stream in self.container.streams:
             if stream not in (self.video, self.audio):
@@ -85,9 +91,10 @@ class Demuxer:
         while failures < MAX_FAILURES:
             reader = self.container.demux(*streams)
             try:
-                for packet in reader:
+                while self._ready() and (packet := next(reader, None)) is not None:
                     arrived = time.monotonic_ns()
                     failures = 0
+                    libav_log.relay()
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
                         yield packet, arrived  # type: ignore[misc]
                 break
@@ -102,6 +109,17 @@ class Demuxer:
             _log.warning("%s: %d reads failed one after the other; taken as the end", self.target.shown, failures)
         if self.live and self.target.network:
             raise SourceError(f"{self.target.shown}: lost, the stream ended")
+
+    def _ready(self) -> bool:
+        """Wait until a camera has a picture: libav would wait for it without end.
+
+        Raises:
+            SourceError: it gave nothing in time.
+        """
+        timeout = self.target.read_timeout
+        if self._camera is not None and not select.select([self._camera], [], [], timeout)[0]:
+            raise SourceError(f"{self.target.shown}: lost, the camera gave no picture for {timeout or 0:g} s")
+        return True
 
     def _lost(self, error: av.FFmpegError) -> str:
         if isinstance(error, av.ExitError | av.TimeoutError):
@@ -123,6 +141,36 @@ class Demuxer:
         self.container.close()
         if isinstance(self.target.url, DeadlinePipe):
             self.target.url.close()
+
+
+def muxer_template(stream: av.AudioStream) -> av.AudioStream:
+    """A stream like ``stream`` that outlives its container, for `OutputContainer.add_stream_from_template`.
+
+    libav frees a container's streams when it is closed, and PyAV's objects would point at nothing.
+    """
+    # This muxer takes every codec; nothing is ever written.
+    holder = av.open(io.BytesIO(), "w", format="framecrc")
+    return holder.add_stream_from_template(stream)
+
+
+def _camera_descriptor(target: Target) -> int | None:
+    """The descriptor through which libav reads the device; PyAV does not tell it."""
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if link.readlink() == Path(str(target.url)):
+                return int(link.name)
+    return None
+
+
+def _audio_stream(container: InputContainer, shown: str) -> av.AudioStream | None:
+    if not container.streams.audio:
+        return None
+    stream = container.streams.audio[0]
+    codec: object = stream.codec_context
+    if codec is None:
+        _log.warning("%s: its audio codec is unknown to this build of libav; the audio is left out", shown)
+        return None
+    return stream
 
 
 def _video_stream(container: InputContainer, shown: str) -> av.VideoStream:

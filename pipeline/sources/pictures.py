@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from typing import Generic, TypeVar, cast
 
@@ -55,6 +56,11 @@ def plane_views(picture: av.VideoFrame, pixel_format: PixelFormat) -> tuple[Plan
         view.flags.writeable = False  # decoders predict from the same memory
         views.append(view)
     return views[0], views[1], views[2]
+
+
+def pixel_aspect(ratio: Fraction | None) -> Fraction:
+    """Width : height of a pixel as tagged; 1 where nothing, or nothing that can be meant, is tagged."""
+    return ratio if ratio and Fraction(1, 10) < ratio < 10 else Fraction(1)
 
 
 @cache

@@ -5,26 +5,28 @@ from __future__ import annotations
 import errno
 import os
 import select
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import av
+from av.container import InputContainer
 
 from pipeline.errors import SourceError
 
 
 class DeadlinePipe:
-    """Standard input as libav reads it, with a deadline for silence.
+    """A pipe as libav reads it, with a deadline for silence.
 
     libav's own ``pipe:`` protocol blocks without end when the writer stalls.
     """
 
-    def __init__(self, descriptor: int, timeout: float) -> None:
+    def __init__(self, descriptor: int, timeout: float, name: str) -> None:
         """Read from a duplicate of ``descriptor``; more than ``timeout`` seconds of silence is an error."""
         self._descriptor = os.dup(descriptor)
         self._timeout = timeout
-        self.name = "standard input"
+        self.name = name
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes; empty at the end.
@@ -33,7 +35,9 @@ class DeadlinePipe:
             SourceError: nothing came in time.
         """
         if os.name == "posix" and not select.select([self._descriptor], [], [], self._timeout)[0]:
-            raise SourceError(f"standard input: nothing came for {self._timeout:g} s; is the writing program stuck?")
+            raise SourceError(
+                f"{self.name}: nothing came for {self._timeout:g} s; is the program stuck that writes it?"
+            )
         return os.read(self._descriptor, size)
 
     def close(self) -> None:
@@ -69,13 +73,22 @@ class Target:
     network: bool = False
 
 
-def open_container(target: Target) -> av.container.InputContainer:
+def open_container(target: Target) -> InputContainer:
     """Open and probe.
 
     Raises:
         SourceError: one line that names the input and the way out.
     """
     file: str | BinaryIO = target.url  # type: ignore[assignment]  # PyAV takes anything that has read()
+    with ExitStack() as undo:
+        if isinstance(target.url, DeadlinePipe):
+            undo.callback(target.url.close)
+        container = _open(file, target)
+        undo.pop_all()
+        return container
+
+
+def _open(file: str | BinaryIO, target: Target) -> InputContainer:
     try:
         return av.open(
             file,

