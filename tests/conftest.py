@@ -43,5 +43,7 @@ def data() -> Path:
 def no_error_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail the test if anything logs an ERROR."""
     yield
-    errors = [r.getMessage() for phase in ("setup", "call") for r in caplog.get_records(phase) if r.levelno >= logging.ERROR]
+    errors = [
+        r.getMessage() for phase in ("setup", "call") for r in caplog.get_records(phase) if r.levelno >= logging.ERROR
+    ]
     assert not errors, errors

@@ -69,7 +69,7 @@ class Inference:
                 request = ticket.epoch.session.start(slot.image, slot.scores)
             except EngineError as error:
                 raise _failed(ticket, error) from error
-            self._started.put(_Started(ticket.lane, ticket, request, began))
+            self._started.put(_Started(self._lanes[index], ticket, request, began))
         self._started.close()
 
     def collect(self) -> None:

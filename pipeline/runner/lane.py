@@ -192,7 +192,7 @@ class Lane:
     def submit(self, ticket: Ticket) -> None:
         """Take a frame back from the engine; never waits, since there is room for every slot."""
         if ticket.epoch.refining is not None:
-            ticket.epoch.refining.submit(ticket.slot)
+            ticket.epoch.refining.submit(ticket.slot, ticket.frame.index)
         self.scored.put(ticket)
 
     def finish(self) -> None:

@@ -22,9 +22,7 @@ from pipeline.telemetry import (
 )
 
 
-def make_report(
-    lanes: Sequence[Lane], engine: Engine, plan: CpuPlan, seconds: float, *, interrupted: bool
-) -> Report:
+def make_report(lanes: Sequence[Lane], engine: Engine, plan: CpuPlan, seconds: float, *, interrupted: bool) -> Report:
     """What a run did in ``seconds`` of wall time."""
     inputs = tuple(_input(lane, seconds) for lane in lanes)
     frames = sum(one.written for one in inputs)
