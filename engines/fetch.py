@@ -1,0 +1,338 @@
+"""Downloads that survive bad networks: resumed, verified, atomic, one at a time.
+
+A file grows as ``NAME.part`` beside its place (``NAME.part.tag`` remembers which version of the
+server's file that is) and gets its name only when it is whole and its hash is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.message
+import fcntl
+import hashlib
+import http.client
+import logging
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from engines.base import EngineError
+
+CHUNK_BYTES = 1 << 16
+MAX_BYTES = 4 << 30
+"""Longest file that is taken: beyond any weights, before any disk."""
+
+TRIES_WITHOUT_PROGRESS = 3
+PAUSE_S = 0.5
+LOCK_POLL_S = 0.1
+USER_AGENT = "deeplab-stream"
+
+_log = logging.getLogger(__name__)
+
+
+class FetchError(EngineError):
+    """A file that cannot be had; the message is one line and names the address."""
+
+
+class _LostError(Exception):
+    """The connection failed in a way that another try may mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a download may take.
+
+    Attributes:
+        silence_s: longest wait for a connection, and for the next byte.
+        total_s: longest time for everything, waiting for another process included.
+    """
+
+    silence_s: float = 30.0
+    total_s: float = 3600.0
+
+
+def fetch(
+    url: str, target: Path, *, sha256: str | None, patience: Patience | None = None, progress: bool = True
+) -> Path:
+    """Download a file unless it is there.
+
+    Proxies are taken from the environment (``https_proxy``, ``no_proxy`` …).
+
+    Args:
+        url: http or https address.
+        target: where the file shall be; its directory is made.
+        sha256: hash that the file must have, hexadecimal.  None: the hash of the first download is
+            recorded in ``NAME.sha256`` beside the file, and any later one must agree with it.
+        patience: how long it may take.
+        progress: show a progress bar where there is a terminal.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        FetchError: the network, the server or the disk fails, or the hash is wrong (what was downloaded
+            is deleted then).
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise FetchError(f"{_public(url)} is no http or https address")
+    patience = patience or Patience()
+    job = _Job(url, target, sha256 or _recorded(target), patience, time.monotonic() + patience.total_s, progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target, job.deadline):
+            if not job.present():
+                job.run()
+                if sha256 is None:
+                    _record(target)
+    except OSError as error:
+        raise FetchError(
+            f"cannot write {target}: {error.strerror or error}; make room or choose another directory"
+        ) from error
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One file to download."""
+
+    url: str
+    target: Path
+    sha256: str | None
+    patience: Patience
+    deadline: float
+    progress: bool
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(self.target.name + ".part")
+
+    @property
+    def tag(self) -> Path:
+        return self.target.with_name(self.target.name + ".part.tag")
+
+    def present(self) -> bool:
+        """Whether the file is there and right; a wrong one is deleted."""
+        if not self.target.exists():
+            return False
+        if self.sha256 is None or _hash(self.target) == self.sha256:
+            return True
+        _log.warning("%s is damaged (its hash is wrong): fetching it again", self.target)
+        self.target.unlink()
+        return False
+
+    def run(self) -> None:
+        """Download, verify, rename."""
+        resumed = self._download()
+        actual = _hash(self.part)
+        if resumed and self.sha256 and actual != self.sha256:
+            self._discard()  # two versions of the file may have been joined: once more, in one piece
+            self._download()
+            actual = _hash(self.part)
+        if self.sha256 and actual != self.sha256:
+            self._discard()
+            raise FetchError(
+                f"{_public(self.url)} has the SHA-256 {actual}, not {self.sha256} as it should: deleted; "
+                "the file there was changed, or something on the way changes files"
+            )
+        self.tag.unlink(missing_ok=True)
+        self.part.replace(self.target)
+
+    def _discard(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.tag.unlink(missing_ok=True)
+
+    def _download(self) -> bool:
+        """Bring the part to its whole length; whether it continued an earlier one."""
+        resumed = self.part.exists()
+        failures = 0
+        bar: tqdm[Any]
+        with tqdm(
+            desc=self.target.name, unit="B", unit_scale=True, leave=False, disable=None if self.progress else True
+        ) as bar:
+            while True:
+                before = _size(self.part)
+                try:
+                    self._request(bar)
+                    return resumed
+                except _LostError as error:
+                    failures = 0 if _size(self.part) > before else failures + 1
+                    if failures >= TRIES_WITHOUT_PROGRESS or time.monotonic() + PAUSE_S > self.deadline:
+                        raise FetchError(f"cannot fetch {_public(self.url)}: {error}") from error
+                    time.sleep(PAUSE_S)
+                    resumed = True
+
+    def _request(self, bar: tqdm[Any]) -> None:
+        """One request for what is missing."""
+        have, tag = _size(self.part), _read(self.tag)
+        if have and not (tag or self.sha256):
+            have = 0  # nothing would tell if the server's file were another one by now
+        # A proxy or server that compresses would make the ranges meaningless.
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if tag:
+                headers["If-Range"] = tag
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(self.url, headers=headers), timeout=self._timeout()
+            ) as response:
+                start = have if response.status == 206 else 0
+                if response.status == 206 and not _continues(response.headers, have):
+                    raise _LostError("the server sent another part than was asked for")
+                self._store(response, start, bar)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416 and have:
+                self._discard()  # the part is longer than the file, or the whole of it: begin again
+                raise _LostError("the server refuses to continue the download") from error
+            if error.code in (408, 429, 500, 502, 503, 504):
+                raise _LostError(f"HTTP {error.code} {error.reason}") from error
+            raise FetchError(f"cannot fetch {_public(self.url)}: HTTP {error.code} {error.reason}") from error
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+            raise _LostError(_reason(error)) from error
+
+    def _store(self, response: http.client.HTTPResponse, start: int, bar: tqdm[Any]) -> None:
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length and length.isdigit() else None
+        if (total or 0) > MAX_BYTES:
+            raise FetchError(f"{_public(self.url)} is {total} bytes long: more than any model")
+        if start == 0:
+            self._discard()
+            validator = _validator(response.headers)
+            if validator:
+                self.tag.write_text(validator, encoding="utf-8")
+        bar.total = total
+        bar.n = start
+        bar.refresh()
+        with self.part.open("ab") as file:
+            got = start + self._copy(response, file, bar)
+            file.flush()
+            os.fsync(file.fileno())
+        if total is not None and got < total:
+            raise _LostError(f"the connection broke after {got} of {total} bytes")
+
+    def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, bar: tqdm[Any]) -> int:
+        got = 0
+        # read1 returns what has arrived: what was got before a connection breaks is kept.
+        while chunk := response.read1(CHUNK_BYTES):
+            file.write(chunk)
+            got += len(chunk)
+            bar.update(len(chunk))
+            if got > MAX_BYTES:
+                raise FetchError(f"{_public(self.url)} does not end: more than any model")
+            if time.monotonic() > self.deadline:
+                raise FetchError(
+                    f"{_public(self.url)} is too slow: {self.patience.total_s:g} s are over; "
+                    "the next try continues where this one ended"
+                )
+        return got
+
+    def _timeout(self) -> float:
+        return max(0.1, min(self.patience.silence_s, self.deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _locked(target: Path, deadline: float) -> Iterator[None]:
+    """One process at a time; the kernel lets go of the lock of a process that dies."""
+    with target.with_name(target.name + ".lock").open("ab") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    _log.info("another process is fetching %s; waiting for it", target.name)
+                    told = True
+                if time.monotonic() > deadline:
+                    raise FetchError(f"another process is still fetching {target}") from None
+                time.sleep(LOCK_POLL_S)
+        yield  # closing the file unlocks it
+
+
+def resolvable(url: str, timeout: float) -> bool:
+    """Whether the host to connect to for an address (a proxy's, if there is one) has a known address.
+
+    The C library's resolver knows no timeout and can take half a minute offline, hence a process of its own.
+    """
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        host = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}").hostname or ""
+    command = [sys.executable, "-c", "import socket, sys; socket.getaddrinfo(sys.argv[1], 443)", host]
+    try:
+        return subprocess.run(command, timeout=timeout, capture_output=True, check=False).returncode == 0
+    except (subprocess.TimeoutExpired, OSError):
+        return False
+
+
+def _continues(headers: email.message.Message, start: int) -> bool:
+    match = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return match is not None and int(match[1]) == start
+
+
+def _validator(headers: email.message.Message) -> str:
+    """What tells versions of a file apart: a strong ETag, else the date; weak ones fit no range."""
+    tag: str = headers.get("ETag", "")
+    return tag if tag.startswith('"') else str(headers.get("Last-Modified", ""))
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "no answer in time (offline, or behind a proxy that https_proxy does not name?)"
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{cause.strerror} (offline, or behind a proxy that https_proxy does not name?)"
+    return " ".join(str(cause).split()) or type(cause).__name__
+
+
+def _recorded(target: Path) -> str | None:
+    """The hash that the first download of this file had."""
+    words = _read(target.with_name(target.name + ".sha256")).split()
+    return words[0] if words else None
+
+
+def _record(target: Path) -> None:
+    record = target.with_name(target.name + ".sha256")
+    if not record.exists():
+        actual = _hash(target)
+        record.write_text(f"{actual}  {target.name}\n", encoding="utf-8")
+        _log.warning("nobody has published a hash of %s; recorded that of this first download: %s", target.name, actual)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def _public(url: str) -> str:
+    """An address without the user's name and password."""
+    parts = urllib.parse.urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
