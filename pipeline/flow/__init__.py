@@ -2,7 +2,7 @@
 
 from pipeline.flow.buffer import Buffer, BufferStats, Closed, FairReader
 from pipeline.flow.crew import Crew
-from pipeline.flow.lane import Lane, Outcome
+from pipeline.flow.lane import Outcome, PoolLane
 from pipeline.flow.pool import PoolStats, WorkerPool, WorkerSpec
 
 __all__ = [
@@ -11,8 +11,8 @@ __all__ = [
     "Closed",
     "Crew",
     "FairReader",
-    "Lane",
     "Outcome",
+    "PoolLane",
     "PoolStats",
     "WorkerPool",
     "WorkerSpec",

@@ -41,7 +41,7 @@ class Outcome:
 class Task:
     """A job on its way; guarded by the pool's lock."""
 
-    lane: Lane
+    lane: PoolLane
     slot: int
     index: int
     deaths: int = 0
@@ -54,10 +54,10 @@ class Task:
         return self.outcome is not None or self.failure is not None
 
 
-class Lane:
+class PoolLane:
     """Made by `WorkerPool.lane`; one thread may submit and another wait for outcomes."""
 
-    def __init__(self, number: int, ring: Ring, pool: LanePool) -> None:
+    def __init__(self, number: int, ring: Ring, pool: Owner) -> None:
         self.number = number
         # A copy, so that workers which are replaced later can map the ring as long as the lane is open.
         self._fd = os.dup(ring.fd)
@@ -66,10 +66,16 @@ class Lane:
         self._news = threading.Condition(pool.lock)
         self._order: deque[Task] = deque()
         self._closed = False
+        self._submitted = 0
         self.pending: deque[Task] = deque()
 
-    def submit(self, slot: int, index: int) -> None:
+    def submit(self, slot: int, index: int | None = None) -> None:
         """Queue a slot for the workers; never waits, since there are only so many slots.
+
+        Args:
+            slot: number of the slot.
+            index: index of its frame, for outcomes and errors; counted from 0 over the lane's jobs
+                where it is not given.
 
         Raises:
             Closed: the lane or the pool has ended.
@@ -81,7 +87,8 @@ class Lane:
                 raise Closed
             if not 0 <= slot < self._attach.count:
                 raise ValueError(f"slot {slot} is not in a ring of {self._attach.count}")
-            task = Task(self, slot, index)
+            task = Task(self, slot, self._submitted if index is None else index)
+            self._submitted += 1
             self._order.append(task)
             self.pending.append(task)
             self._pool.dispatch()
@@ -156,7 +163,7 @@ class Lane:
             self._pool.forget(self)
 
 
-class LanePool(Protocol):
+class Owner(Protocol):
     """The side of the pool that its lanes see; all but `lock` is called with the lock held."""
 
     @property
@@ -170,7 +177,7 @@ class LanePool(Protocol):
     def dispatch(self) -> None:
         """Give waiting jobs to idle workers."""
 
-    def forget(self, lane: Lane) -> None:
+    def forget(self, lane: PoolLane) -> None:
         """The lane is over."""
 
     def raise_failure(self) -> None:

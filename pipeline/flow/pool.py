@@ -22,7 +22,7 @@ from typing import Protocol
 from pipeline.errors import PipelineError
 from pipeline.flow import logs
 from pipeline.flow.buffer import Closed, Gauge
-from pipeline.flow.lane import Lane, Outcome, Task, as_error
+from pipeline.flow.lane import Outcome, PoolLane, Task, as_error
 from pipeline.flow.staff import Staff, Worker
 from pipeline.flow.wire import Detach, Done, Failed, Job, Ready, Setup
 from pipeline.slots import Ring
@@ -95,7 +95,7 @@ class WorkerPool:
         self._failure: PipelineError | None = None
         self._ended = False
         self._changed = threading.Condition(self.lock)
-        self._lanes: list[Lane] = []
+        self._lanes: list[PoolLane] = []
         self._numbers = itertools.count(1)
         self._turn = 0
         self._done = self._unrefined = self._deaths = self._stillborn = 0
@@ -109,7 +109,7 @@ class WorkerPool:
 
     # ---- for the caller
 
-    def lane(self, ring: Ring) -> Lane:
+    def lane(self, ring: Ring) -> PoolLane:
         """A way through the pool for the slots of one ring, in order; lanes are served in turn.
 
         Raises:
@@ -120,7 +120,7 @@ class WorkerPool:
             self.raise_failure()
             if self._ended:
                 raise Closed
-            lane = Lane(next(self._numbers), ring, self)
+            lane = PoolLane(next(self._numbers), ring, self)
             self._lanes.append(lane)
             for worker in self._staff.live.values():
                 lane.introduce(partial(self._staff.send, worker))
@@ -189,7 +189,7 @@ class WorkerPool:
             self._staff.send(worker, Job(task.lane.number, task.slot, task.index))
         self._measure()
 
-    def forget(self, lane: Lane) -> None:
+    def forget(self, lane: PoolLane) -> None:
         """The lane is over: the workers let go of its ring."""
         self._lanes.remove(lane)
         for worker in self._staff.live.values():

@@ -25,7 +25,7 @@ class Jobs:
 
     kind: str
     folder: str = ""
-    target: str = "pool_jobs:open_job"
+    target: str = "tests.pipeline.pool_jobs:open_job"
 
     @property
     def path(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import random
@@ -18,29 +17,24 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, PipelineError, StageError
-from pipeline.flow import Closed, Lane, Outcome, WorkerPool, WorkerSpec
+from pipeline.flow import Closed, Outcome, PoolLane, WorkerPool
 from pipeline.flow.lane import as_error
 from pipeline.flow.wire import Failed
 from pipeline.frame import FORMATS, Colour, Geometry
 from pipeline.slots import Ring, SlotLayout
+from tests.pipeline.pool_jobs import Jobs
 
 pytestmark = [
     pytest.mark.timeout(30),
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 
-HERE = str(Path(__file__).parent)
+ROOT = str(Path(__file__).parents[2])
 PATIENCE = 10.0
 
 
-@pytest.fixture(autouse=True)
-def _workers_find_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(HERE)
-
-
-def jobs(kind: str, folder: Path | str = "") -> WorkerSpec:
-    spec: WorkerSpec = importlib.import_module("pool_jobs").Jobs(kind, str(folder))
-    return spec
+def jobs(kind: str, folder: Path | str = "") -> Jobs:
+    return Jobs(kind, str(folder))
 
 
 def ring_of(count: int, height: int = 36, width: int = 64) -> Ring:
@@ -71,7 +65,7 @@ def descriptors() -> list[str]:
     return sorted(entry.name for entry in Path("/proc/self/fd").iterdir())
 
 
-def stream(lane: Lane, ring: Ring, frames: int, after: Callable[[int], None] = lambda _: None) -> list[Outcome]:
+def stream(lane: PoolLane, ring: Ring, frames: int, after: Callable[[int], None] = lambda _: None) -> list[Outcome]:
     """Send frames through a lane as the pipeline does: a slot is used again when its frame has come out."""
     free = list(range(len(ring)))
     outcomes: list[Outcome] = []
@@ -307,7 +301,7 @@ PARENT = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_pool import jobs, ring_of, until
+from tests.pipeline.test_pool import jobs, ring_of, until
 from pipeline.flow import WorkerPool
 marks = Path(sys.argv[2])
 ring = ring_of(2)
@@ -328,7 +322,7 @@ time.sleep(60)
 def test_no_orphan_when_the_parent_is_killed(heir: str, tmp_path: Path) -> None:
     """Also when a forked child of the parent keeps copies of its sockets open."""
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, HERE, str(tmp_path), heir], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, ROOT, str(tmp_path), heir], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         *pids, child = (int(word) for word in parent.stdout.readline().split())
@@ -383,7 +377,7 @@ def test_workers_that_never_come_alive_end_the_run() -> None:
 
 
 def test_a_module_that_starts_threads_is_not_imported_before_the_fork() -> None:
-    spec = importlib.import_module("pool_jobs").Jobs("threads", target="pool_jobs_threads:open_job")
+    spec = Jobs("threads", target="tests.pipeline.pool_jobs_threads:open_job")
     with ring_of(1) as ring, WorkerPool(1, spec) as pool:
         lane = pool.lane(ring)
         lane.submit(0, 0)
@@ -441,7 +435,7 @@ def test_a_worker_killed_inside_a_log_write_stops_nobody(caplog: pytest.LogCaptu
 CHATTER = """
 import logging, os, random, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_pool import jobs, ring_of, stream
+from tests.pipeline.test_pool import jobs, ring_of, stream
 from pipeline.flow import WorkerPool
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(processName)s %(name)s %(message).30s")
 chance = random.Random(3)
@@ -462,7 +456,7 @@ sys.exit(0)  # without closing anything, and with workers that write
 
 def test_the_parent_exits_in_time_whatever_the_workers_were_writing() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", CHATTER, HERE], capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", CHATTER, ROOT], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     heard = {line.split(" worker.jobs ")[1] for line in done.stdout.splitlines() if " worker.jobs " in line}
