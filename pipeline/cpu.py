@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 _ROOT = Path("/")
@@ -17,6 +19,10 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
 )
+
+
+_MAX_REQUESTS = 8
+"""More pictures in the engine at once gain nothing and cost a slot each."""
 
 
 def available_memory(root: Path = _ROOT) -> int | None:
@@ -104,3 +110,74 @@ def child_environment(threads: int = 1) -> dict[str, str]:
     They are read when the library is loaded, so they must be there before the child's first import.
     """
     return dict.fromkeys(_THREAD_VARIABLES, str(threads))
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPlan:
+    """Who gets which part of the processor.
+
+    Attributes:
+        cpus: how many there are to divide.
+        engine_threads: threads of the engine, all requests together.
+        engine_requests: pictures in the engine at once.
+        decode_threads: threads of each decoder.
+        encode_threads: threads of each encoder.
+        crf_workers: processes that refine; 0 if nothing is refined.
+    """
+
+    cpus: int
+    engine_threads: int
+    engine_requests: int
+    decode_threads: int
+    encode_threads: int
+    crf_workers: int
+
+
+def divide(cpus: int, crf_workers: int | None, live: bool) -> CpuPlan:
+    """Divide the processor among the parts of a run.
+
+    A file wants throughput: one picture for each engine thread, so that none waits for
+    another inside a layer.  A live stream wants its one picture soon: all threads on it.
+    Refinement by a CRF costs many times what the network does, so it gets most of the
+    processor, and the network a thread or two.
+
+    Args:
+        cpus: how many there are, see `available_cpus`.
+        crf_workers: how many processes refine, 0 to choose here, None if nothing is refined.
+        live: the stream does not wait.
+    """
+    if cpus < 1:
+        raise ValueError(f"there is at least one processor, not {cpus}")
+    workers = 0 if crf_workers is None else crf_workers or _workers(cpus)
+    engine = max(1, cpus - workers)
+    return CpuPlan(
+        cpus=cpus,
+        engine_threads=engine,
+        engine_requests=1 if live else min(engine, _MAX_REQUESTS),
+        decode_threads=1 if cpus <= 2 or live else min(4, cpus // 2),  # frame threads delay a live stream
+        encode_threads=min(8, cpus),
+        crf_workers=workers,
+    )
+
+
+def _workers(cpus: int) -> int:
+    """Three quarters of the processors; all of two."""
+    return cpus - cpus // 4
+
+
+def available_cpus(root: Path = _ROOT) -> int:
+    """CPUs that this process may keep busy: what its affinity and its control groups' quotas allow.
+
+    A quota of one and a half counts as two: rounding down would leave half of one idle.
+    """
+    quotas = [quota for folder in _group_folders(root, "cpu") if (quota := _quota(folder)) is not None]
+    return max(1, min([affinity(), *(ceil(quota) for quota in quotas)]))
+
+
+def _quota(folder: Path) -> float | None:
+    words = _read(folder / "cpu.max").split()  # version 2: "150000 100000" or "max 100000"
+    if len(words) != 2:
+        words = [_read(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]  # "-1": none
+    if not all(word.isdigit() for word in words) or int(words[1]) == 0:
+        return None
+    return int(words[0]) / int(words[1])

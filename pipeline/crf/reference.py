@@ -1,0 +1,59 @@
+"""The reference: pydensecrf, which holds the GIL and one core for as long as it takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydensecrf.densecrf as pydensecrf
+
+from pipeline.crf.parameters import CRFParameters
+from pipeline.crf.scores import unary_energy
+from pipeline.frame import Float32, UInt8
+
+_NORMALIZATIONS = {"symmetric": pydensecrf.NORMALIZE_SYMMETRIC, "after": pydensecrf.NORMALIZE_AFTER}
+
+_MAX_KEY = 32000
+"""pydensecrf keeps lattice coordinates in 16 bits and does not notice when they run over."""
+
+
+class Reference:
+    """pydensecrf for pictures of one size."""
+
+    def __init__(self, height: int, width: int, classes: int, parameters: CRFParameters) -> None:
+        """Check that the parameters fit; pydensecrf itself keeps nothing from picture to picture.
+
+        Raises:
+            ValueError: a standard deviation so small that pydensecrf's lattice would overflow.
+        """
+        _check_lattice("pos_xy", (height - 1 + width - 1) / parameters.pos_xy, 2)
+        colours = 3 * 255 / parameters.bi_rgb
+        _check_lattice("bi_xy and bi_rgb", (height - 1 + width - 1) / parameters.bi_xy + colours, 5)
+        self._size = (height, width)
+        self._classes = classes
+        self._parameters = parameters
+
+    def marginals(self, image: UInt8, logits: Float32, iterations: int) -> Float32:
+        """See `pipeline.crf.dense.Backend`."""
+        height, width = self._size
+        parameters = self._parameters
+        normalization = _NORMALIZATIONS[parameters.normalization]
+        field = pydensecrf.DenseCRF2D(width, height, self._classes)
+        field.setUnaryEnergy(np.ascontiguousarray(unary_energy(logits).reshape(self._classes, -1)))
+        field.addPairwiseGaussian(sxy=parameters.pos_xy, compat=parameters.pos_w, normalization=normalization)
+        field.addPairwiseBilateral(
+            sxy=parameters.bi_xy,
+            srgb=parameters.bi_rgb,
+            rgbim=image,
+            compat=parameters.bi_w,
+            normalization=normalization,
+        )
+        found = np.array(field.inference(iterations), np.float32)
+        return found.reshape(self._classes, height, width)
+
+
+def _check_lattice(names: str, extent: float, dimensions: int) -> None:
+    """Refuse features that reach ``extent`` standard deviations, summed over the axes.
+
+    The lattice's coordinates are at most (d + 1)·√⅔ times that.
+    """
+    if extent * (dimensions + 1) * (2 / 3) ** 0.5 > _MAX_KEY:
+        raise ValueError(f"{names}: too small for this picture, pydensecrf's lattice would overflow")
