@@ -15,8 +15,8 @@ def inputs() -> str:
 def models() -> str:
     """Models that can be named, a line each."""
     rows = [
-        (entry.name, f"{len(entry.labels)} classes", entry.licence, ", ".join(entry.labels.names))
-        for entry in zoo.list_models()
+        (one.entry.name, f"{len(one.entry.labels)} classes", one.place, one.entry.licence, one.entry.about)
+        for one in zoo.list_models()
     ]
     return _table(rows)
 

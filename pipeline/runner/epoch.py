@@ -12,8 +12,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from engines.base import Engine, Session
-from pipeline.flow import Buffer, WorkerPool
-from pipeline.flow import Lane as RefiningLane
+from pipeline.flow import Buffer, PoolLane, WorkerPool
 from pipeline.frame import Frame, Geometry
 from pipeline.sinks.base import OutputInfo
 from pipeline.slots import Ring, SlotLayout
@@ -39,7 +38,7 @@ class Epoch:
     session: Session
     ring: Ring
     free: Buffer[int]
-    refining: RefiningLane | None
+    refining: PoolLane | None
     info: OutputInfo
     reformatter: VideoReformatter
 

@@ -89,7 +89,7 @@ class Runner:
             precision=options.engine.precision,
             threads=self.plan.engine_threads,
             requests=self.plan.engine_requests,
-            cache=zoo.cache_dir("compiled"),
+            cache=zoo.compiled_cache(),
         )
         self._engine = open_engine(model, options.engine.name, engine_options)
         self._pool = worker_pool(options.refine, self.plan)

@@ -1,0 +1,194 @@
+"""What the pipeline is measured against: one process each, ``python -m benchmarks.contenders NAME CLIP OUT``.
+
+Each prints one line of JSON: frames, wall seconds and processor seconds of the loop alone,
+start-up and compilation left out for all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from engines import zoo
+from engines.backends import open_engine
+from engines.base import EngineOptions
+from pipeline.cpu import available_cpus
+from pipeline.frame import Geometry
+from pipeline.sinks.encoders import DEFAULT_QUALITY
+
+ALPHA = 0.5
+X264 = {"preset": "veryfast", "crf": f"{DEFAULT_QUALITY:g}"}
+"""What the pipeline's own encoder is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One contender's loop.
+
+    Attributes:
+        frames: frames processed.
+        wall: seconds from the first frame asked for to the last byte written.
+        cpu: processor seconds of the whole process over the same time.
+    """
+
+    frames: int
+    wall: float
+    cpu: float
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.frames / self.wall
+
+
+def timed(loop: Callable[[], int]) -> Timing:
+    """Run ``loop``, which returns how many frames it processed."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    frames = loop()
+    return Timing(frames, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def street_geometry(height: int, width: int) -> Geometry:
+    """Where the model sees a frame: the same for all contenders."""
+    model = zoo.load_model("street")
+    return Geometry.fit(height, width, size=model.size, multiple=model.output_stride)
+
+
+class _Encoder:
+    """H.264 by libx264 through PyAV, as the pipeline's sink does it."""
+
+    def __init__(self, path: str, height: int, width: int, threads: int = 0) -> None:
+        self._output = av.open(path, "w")
+        self._stream = self._output.add_stream("libx264", rate=25, options=X264)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        self._stream.codec_context.thread_count = threads
+        self._stream.codec_context.time_base = Fraction(1, 25)
+        self._count = 0
+
+    def write(self, picture: av.VideoFrame) -> None:
+        picture.pts, picture.time_base = self._count, Fraction(1, 25)
+        self._count += 1
+        self._output.mux(self._stream.encode(picture))
+
+    def close(self) -> None:
+        self._output.mux(self._stream.encode(None))
+        self._output.close()
+
+
+def usual(clip: str, out: str) -> Timing:
+    """The loop that everybody writes: cv2 → torch eager → interpolate → argmax → cv2 blend → encode."""
+    import cv2
+    import torch
+    from engines.backends.torch import open_module
+
+    model = zoo.load_model("street")
+    net = open_module(model).to(memory_format=torch.channels_last)
+    palette = np.array(model.labels.palette, np.uint8)[:, ::-1]
+    capture = cv2.VideoCapture(clip)
+    width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    geometry = street_geometry(height, width)
+    encoder = _Encoder(out, height, width)
+
+    def step(frame: np.ndarray) -> None:
+        rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        image = cv2.resize(rgb, (geometry.input_width, geometry.input_height))
+        scores = net(torch.from_numpy(image)[None])
+        full = torch.nn.functional.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+        labels = full.argmax(1)[0].numpy().astype(np.uint8)
+        blended = cv2.addWeighted(frame, 1 - ALPHA, palette[labels], ALPHA, 0)
+        encoder.write(av.VideoFrame.from_ndarray(blended, "bgr24").reformat(format="yuv420p"))
+
+    def loop() -> int:
+        frames = 0
+        with torch.inference_mode():
+            while True:
+                there, frame = capture.read()
+                if not there:
+                    break
+                step(frame)
+                frames += 1
+        encoder.close()
+        return frames
+
+    return timed(loop)
+
+
+def serial(clip: str, out: str) -> Timing:
+    """A competent serial loop: PyAV → OpenVINO on all cores → cv2 resize a class, running maximum → blend → encode."""
+    import cv2
+
+    model = zoo.load_model("street")
+    engine = open_engine(model, "openvino", EngineOptions(threads=int(available_cpus()), requests=1))
+    palette = np.array(model.labels.palette, np.uint8)
+    source = av.open(clip)
+    source.streams.video[0].thread_type = "AUTO"
+    first = source.streams.video[0]
+    height, width = first.height, first.width
+    geometry = street_geometry(height, width)
+    session = engine.session(geometry.input_height, geometry.input_width)
+    scores = np.empty(session.score_shape, np.float32)
+    encoder = _Encoder(out, height, width)
+    best, mask = np.empty((height, width), np.float32), np.empty((height, width), bool)
+    labels = np.empty((height, width), np.uint8)
+
+    def step(picture: av.VideoFrame) -> None:
+        image = picture.to_ndarray(width=geometry.input_width, height=geometry.input_height, format="rgb24")
+        session.start(np.ascontiguousarray(image), scores).wait(60)
+        labels.fill(0)
+        best.fill(-np.inf)
+        for index, plane in enumerate(scores):
+            full = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+            np.greater(full, best, out=mask)
+            labels[mask] = index
+            np.maximum(best, full, out=best)
+        rgb = picture.to_ndarray(format="rgb24")
+        blended = cv2.addWeighted(rgb, 1 - ALPHA, palette[labels], ALPHA, 0)
+        encoder.write(av.VideoFrame.from_ndarray(blended, "rgb24").reformat(format="yuv420p"))
+
+    def loop() -> int:
+        frames = 0
+        for picture in source.decode(video=0):
+            step(picture)
+            frames += 1
+        encoder.close()
+        return frames
+
+    return timed(loop)
+
+
+def _parts(clip: str) -> Iterator[av.VideoFrame]:
+    with av.open(clip) as source:
+        source.streams.video[0].codec_context.thread_count = 1
+        yield from source.decode(video=0)
+
+
+def ours(clip: str, out: str) -> Timing:
+    """The pipeline from its command line; its processor seconds are those of the whole process."""
+    report = Path(out).with_suffix(".json")
+    command = [sys.executable, "run_pipeline.py", "--input", clip, "--output", out, "--model", "street", "--no-legend"]
+    subprocess.run([*command, "--quiet", "--report", str(report)], check=True)
+    told = json.loads(report.read_text())
+    return Timing(told["frames"], told["seconds"], 0.0)
+
+
+CONTENDERS: dict[str, Callable[[str, str], Timing]] = {"ours": ours, "serial": serial, "usual": usual}
+
+
+def measure(name: str, clip: Path, out: Path) -> Timing:
+    """Run a contender in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.contenders", name, str(clip), str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800)
+    return Timing(**json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(CONTENDERS[sys.argv[1]](sys.argv[2], sys.argv[3]))))

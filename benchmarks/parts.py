@@ -1,0 +1,118 @@
+"""What the parts of the stream cost alone, in processor seconds: the sum is the floor of any pipeline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from engines import zoo
+from engines.backends import open_engine
+from engines.base import EngineOptions
+from pipeline.frame import Frame, Geometry, Result
+from pipeline.sinks import VideoOptions, open_output
+from pipeline.sinks.base import OutputInfo
+from pipeline.sources import AudioPacket, Decoded, SourceOptions, open_source
+from pipeline.stages.prepare import prepare
+from pipeline.stages.render import Renderer, RenderOptions
+from pipeline.stages.upsample import upsample_argmax
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part's cost.
+
+    Attributes:
+        name: decode, prepare, engine, upsample, render or encode.
+        cpu_ms: processor milliseconds a frame, over all threads.
+    """
+
+    name: str
+    cpu_ms: float
+
+
+class _Meter:
+    """Processor time of the whole process over a block, divided by its frames."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+
+    def time(self, name: str, frames: int, began: float) -> None:
+        self.parts.append(Part(name, (time.process_time() - began) * 1e3 / frames))
+
+
+def measure_parts(clip: Path, out: Path, frames: int) -> list[Part]:
+    """Run each part alone over the same frames, with what the others gave it.
+
+    Args:
+        clip: the video.
+        out: where to encode to.
+        frames: how many frames of it.
+    """
+    meter = _Meter()
+    began = time.process_time()
+    decoded = _decode(clip, frames)
+    meter.time("decode", frames, began)
+    info = decoded[0].frame
+    model = zoo.load_model("street")
+    geometry = Geometry.fit(info.height, info.width, size=model.size, multiple=model.output_stride)
+
+    image = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
+    reformatter = VideoReformatter()
+    began = time.process_time()
+    for item in decoded:
+        prepare(item.picture, geometry, image, item.frame.colour, reformatter)
+    meter.time("prepare", frames, began)
+
+    # One thread alone: what the network costs without anybody to wait for.
+    engine = open_engine(model, "openvino", EngineOptions(threads=1, requests=1))
+    session = engine.session(*image.shape[:2])
+    scores = np.empty(session.score_shape, np.float32)
+    session.start(image, scores).wait(60)
+    timed = min(frames, 60)
+    began = time.process_time()
+    for _ in range(timed):
+        session.start(image, scores).wait(60)
+    meter.time("engine", timed, began)
+    engine.close()
+
+    began = time.process_time()
+    for _ in decoded:
+        labels, counts = upsample_argmax(scores, geometry)
+    meter.time("upsample", frames, began)
+
+    renderer = Renderer(model.labels, RenderOptions(legend=False))
+    began = time.process_time()
+    for item in decoded:
+        renderer.render(item.frame, labels, counts)
+    meter.time("render", frames, began)
+
+    painted = [renderer.render(item.frame, labels, counts) for item in decoded]
+    began = time.process_time()
+    _encode(painted, labels, clip, out)
+    meter.time("encode", frames, began)
+    return meter.parts
+
+
+def _decode(clip: Path, frames: int) -> list[Decoded]:
+    source = open_source(str(clip), SourceOptions(max_frames=frames, audio=False))
+    try:
+        return [item for item in source.read() if not isinstance(item, AudioPacket)]
+    finally:
+        source.close()
+
+
+def _encode(painted: Iterable[Frame], labels: np.ndarray, clip: Path, out: Path) -> None:
+    source = open_source(str(clip))
+    source.close()
+    model = zoo.load_model("street")
+    info = source.info
+    sink = open_output(str(out), VideoOptions(threads=1))
+    sink.open(OutputInfo(info, info.height, info.width, model.labels, model.name, model.sha256))
+    for frame in painted:
+        sink.write(Result(frame, labels, ()))
+    sink.close()

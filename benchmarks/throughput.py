@@ -1,0 +1,88 @@
+"""Frames a second on a 640×360 file with `street`, against the floor and against real peers.
+
+    python -m benchmarks.throughput --json out/throughput.json
+
+The floor is the processor time of decode, prepare, engine, upsample, render and encode, each alone,
+divided by the processors.  The peers are the loop that everybody writes (cv2, torch) and a competent
+serial loop (PyAV, OpenVINO, cv2); see `benchmarks.contenders`.  Rounds alternate, so that a machine
+whose speed drifts does not favour anybody; ratios are taken within a round and their median is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.clip import make_clip
+from benchmarks.contenders import Timing, measure
+from benchmarks.machine import describe
+from benchmarks.parts import Part, measure_parts
+from pipeline.cpu import available_cpus
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", default="ours,serial,usual", help="comma-separated")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        clip = make_clip(Path(folder) / "clip.mp4", flags.frames)
+        out = Path(folder) / "out.mp4"
+        rounds: list[tuple[list[Part], dict[str, Timing]]] = []
+        for _ in range(flags.rounds):
+            parts = measure_parts(clip, out, flags.frames)
+            rounds.append((parts, {name: measure(name, clip, out) for name in flags.contenders.split(",")}))
+    cpus = available_cpus()
+    figures = summarise(rounds, cpus)
+    print(table(figures))
+    if flags.json:
+        flags.json.parent.mkdir(parents=True, exist_ok=True)
+        raw = [
+            {"parts": [asdict(p) for p in parts], "runs": {n: asdict(t) for n, t in runs.items()}}
+            for parts, runs in rounds
+        ]
+        flags.json.write_text(json.dumps({"machine": describe(), **figures, "rounds": raw}, indent=2) + "\n")
+
+
+def summarise(rounds: list[tuple[list[Part], dict[str, Timing]]], cpus: float) -> dict[str, object]:
+    """Medians over the rounds, of figures and of ratios within a round."""
+    median = statistics.median
+    names = [part.name for part in rounds[0][0]]
+    parts = {name: median(_cost(parts, name) for parts, _ in rounds) for name in names}
+    ideal = [1e3 * cpus / sum(part.cpu_ms for part in parts) for parts, _ in rounds]
+    runs = list(rounds[0][1])
+    fps = {name: median(timings[name].fps for _, timings in rounds) for name in runs}
+    ratios = {
+        f"ours / {name}": median(timings["ours"].fps / timings[name].fps for _, timings in rounds)
+        for name in runs
+        if name != "ours"
+    }
+    share = median(timings["ours"].fps / best for (_, timings), best in zip(rounds, ideal, strict=True))
+    return {"parts_ms": parts, "ideal_fps": median(ideal), "fps": fps, "ours / ideal": share, **ratios}
+
+
+def _cost(parts: list[Part], name: str) -> float:
+    return next(part.cpu_ms for part in parts if part.name == name)
+
+
+def table(figures: dict[str, object]) -> str:
+    """The figures for people."""
+    lines = [f"{'part':<12}{'CPU ms a frame':>16}"]
+    parts, fps = figures["parts_ms"], figures["fps"]
+    assert isinstance(parts, dict) and isinstance(fps, dict)
+    lines += [f"{name:<12}{cost:>16.2f}" for name, cost in parts.items()]
+    lines += ["", f"{'loop':<12}{'FPS':>16}", f"{'ideal':<12}{figures['ideal_fps']:>16.1f}"]
+    lines += [f"{name:<12}{value:>16.1f}" for name, value in fps.items()]
+    lines += ["", *(f"{key:<16}{value:>12.2f}" for key, value in figures.items() if "/" in key)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
