@@ -73,6 +73,20 @@ void overlay(const In &y, const In &u, const In &v, int shift_x, int shift_y, co
     is_wide(y) ? run(uint16_t{}) : run(uint8_t{});
 }
 
+void composite(const Out &plane, const In &keep, const In &add) {
+    const auto run = [&](auto sample) {
+        using T = decltype(sample);
+        const auto on = arrays::plane<T>(plane, "plane");
+        const auto *k = arrays::pointer<const uint16_t>(keep, "keep", 2, 2);
+        const auto *a = arrays::pointer<const uint32_t>(add, "add", 2, 2);
+        arrays::need_shape(keep, "keep", {size_t(on.height), size_t(on.width)});
+        arrays::need_shape(add, "add", {size_t(on.height), size_t(on.width)});
+        nb::gil_scoped_release unlocked;
+        planes::composite<T>(on.data, on.stride, on.height, on.width, k, a);
+    };
+    plane.dtype() == nb::dtype<uint16_t>() ? run(uint16_t{}) : run(uint8_t{});
+}
+
 }  // namespace
 
 void bind_planes(nb::module_ &m) {
@@ -82,4 +96,5 @@ void bind_planes(nb::module_ &m) {
     m.def("overlay", &overlay, "y"_a.noconvert(), "u"_a.noconvert(), "v"_a.noconvert(), "shift_x"_a, "shift_y"_a,
           "labels"_a.noconvert(), "paint"_a.noconvert(), "out_y"_a.noconvert(), "out_u"_a.noconvert(),
           "out_v"_a.noconvert());
+    m.def("composite", &composite, "plane"_a.noconvert(), "keep"_a.noconvert(), "add"_a.noconvert());
 }

@@ -55,11 +55,20 @@ void winners(const In &scores, const Out &out) {
     if (!finite) throw nb::value_error(kNotFinite);
 }
 
+void count(const In &labels, const Out &counts) {
+    const auto from = arrays::plane<const uint8_t>(labels, "labels");
+    int64_t *to = arrays::pointer<int64_t>(counts, "counts", 1, 1);
+    arrays::need_shape(counts, "counts", {256});
+    nb::gil_scoped_release unlocked;
+    upsample::count(from.data, from.stride, from.height, from.width, to);
+}
+
 }  // namespace
 
 void bind_upsample(nb::module_ &m) {
     using namespace nb::literals;
     m.def("upsample_argmax", &argmax, "scores"_a.noconvert(), "scale_y"_a, "offset_y"_a, "scale_x"_a, "offset_x"_a,
           "out"_a.noconvert(), "counts"_a.noconvert(), "begin"_a, "end"_a);
+    m.def("count_labels", &count, "labels"_a.noconvert(), "counts"_a.noconvert());
     m.def("coarse_winners", &winners, "scores"_a.noconvert(), "out"_a.noconvert());
 }

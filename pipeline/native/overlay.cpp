@@ -117,7 +117,39 @@ void overlay16(const Picture<const uint16_t> &from, const uint8_t *labels, ptrdi
     by_layout(from, labels, stride, paint, to);
 }
 
+template <typename T>
+INLINE void composite_rows(T *plane, ptrdiff_t stride, int height, int width, const uint16_t *keep,
+                           const uint32_t *add) {
+    for (int y = 0; y < height; ++y, plane += stride, keep += width, add += width) {
+        T *RESTRICT row = plane;
+        const uint16_t *RESTRICT k = keep;
+        const uint32_t *RESTRICT a = add;
+        for (int x = 0; x < width; ++x) row[x] = T((row[x] * uint32_t(k[x]) + a[x] + one<T>() / 2) >> kShift<T>);
+    }
+}
+
+MULTIVERSION
+void composite8(uint8_t *plane, ptrdiff_t stride, int height, int width, const uint16_t *keep, const uint32_t *add) {
+    composite_rows(plane, stride, height, width, keep, add);
+}
+
+MULTIVERSION
+void composite16(uint16_t *plane, ptrdiff_t stride, int height, int width, const uint16_t *keep, const uint32_t *add) {
+    composite_rows(plane, stride, height, width, keep, add);
+}
+
 }  // namespace
+
+template <typename T>
+void composite(T *plane, ptrdiff_t stride, int height, int width, const uint16_t *keep, const uint32_t *add) {
+    if constexpr (sizeof(T) == 1)
+        composite8(plane, stride, height, width, keep, add);
+    else
+        composite16(plane, stride, height, width, keep, add);
+}
+
+template void composite(uint8_t *, ptrdiff_t, int, int, const uint16_t *, const uint32_t *);
+template void composite(uint16_t *, ptrdiff_t, int, int, const uint16_t *, const uint32_t *);
 
 template <typename T>
 void overlay(const Picture<const T> &from, const uint8_t *labels, ptrdiff_t label_stride, const Paint *paint,

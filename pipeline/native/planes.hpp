@@ -44,4 +44,8 @@ template <typename T>
 void overlay(const Picture<const T> &from, const uint8_t *labels, ptrdiff_t label_stride, const Paint *paint,
              const Picture<T> &to);
 
+// A sprite laid over one plane, in place: sample · keep + add in units of 1 / one<T>().
+template <typename T>
+void composite(T *plane, ptrdiff_t stride, int height, int width, const uint16_t *keep, const uint32_t *add);
+
 }  // namespace planes

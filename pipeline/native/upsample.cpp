@@ -212,4 +212,14 @@ bool winners(const Scores &scores, uint8_t *out) {
     return largest < kLimit;
 }
 
+void count(const uint8_t *labels, int64_t stride, int height, int width, int64_t *counts) {
+    // Four tables: neighbours mostly share a label, and one counter would wait for itself.
+    std::vector<int64_t> tables(4 * 256);
+    for (int y = 0; y < height; ++y) {
+        const uint8_t *row = labels + y * stride;
+        for (int x = 0; x < width; ++x) ++tables[(x & 3) * 256 + row[x]];
+    }
+    for (int i = 0; i < 4 * 256; ++i) counts[i & 255] += tables[i];
+}
+
 }  // namespace upsample

@@ -22,4 +22,7 @@ bool argmax(const Scores &scores, Map y, Map x, int begin, int end, int width, u
 // The best class of every score cell (height × width); false as above.
 bool winners(const Scores &scores, uint8_t *out);
 
+// Pixels a label, added to `counts` (256).
+void count(const uint8_t *labels, int64_t stride, int height, int width, int64_t *counts);
+
 }  // namespace upsample

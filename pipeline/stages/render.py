@@ -18,6 +18,7 @@ from pipeline import _native
 from pipeline.errors import ConfigError
 from pipeline.frame import Colour, Frame, PixelFormat, Plane, UInt8
 from pipeline.stages.colour import rgb_to_yuv
+from pipeline.stages.legend import Legend
 from pipeline.stages.upsample import Counts
 
 Mode = Literal["overlay", "mask", "side-by-side"]
@@ -53,7 +54,7 @@ class RenderOptions:
 
 
 class Renderer:
-    """Paints one stream's results; holds the palettes in the stream's own sample values."""
+    """Paints one stream's results, in their order; holds its palettes and its legend."""
 
     def __init__(self, labels: LabelSet, options: RenderOptions | None = None) -> None:
         """Decide what is shown.
@@ -66,8 +67,9 @@ class Renderer:
             ConfigError: a class that is shown has a name that the labels do not know.
         """
         self._options = options or RenderOptions()
-        self._labels = labels
+        self._classes = len(labels)
         self._shown = _shown(labels, self._options)
+        self._legend = Legend(self._listed(labels)) if self._options.legend else None
         self._paints: dict[tuple[Colour, int], NDArray[np.uint32]] = {}
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
@@ -80,21 +82,23 @@ class Renderer:
             return height, 2 * (width + width % 2)
         return height, width
 
-    def render(self, frame: Frame, labels: UInt8, counts: Counts) -> Frame:  # noqa: ARG002
+    def render(self, frame: Frame, labels: UInt8, counts: Counts) -> Frame:
         """Paint one frame.
 
         Args:
             frame: the picture as decoded; it is not changed.
             labels: H×W uint8 at the frame's size; a value that is no class is not shown.
-            counts: pixels a class, as `pipeline.stages.upsample.upsample_argmax` gives them.
+            counts: C pixels a class, as `pipeline.stages.upsample.upsample_argmax` gives them.
 
         Returns:
             The frame with new planes of its own, rows contiguous, of `output_size`, and its
             colour's matrix decided (`Colour.resolved`).
 
         Raises:
-            ValueError: planes or labels of a wrong shape, type or layout.
+            ValueError: planes, labels or counts of a wrong shape, type or layout.
         """
+        if counts.shape != (self._classes,):
+            raise ValueError(f"counts are {counts.shape}, not one for each of {self._classes} classes")
         colour = frame.colour.resolved(frame.height)
         height, width = self.output_size(frame.height, frame.width)
         planes = new_planes(frame.format, height, width)
@@ -106,7 +110,14 @@ class Renderer:
         _native.overlay(*frame.planes, *shifts, labels, paint, *half)
         if half is not planes and frame.width % 2:
             _repeat_column(planes, width - 1)
+        if self._legend is not None:
+            self._legend.draw(half, frame.format, colour, counts / labels.size, frame.pts)
         return replace(frame, planes=planes, colour=colour)
+
+    def _listed(self, labels: LabelSet) -> dict[int, tuple[str, RGB]]:
+        """The classes that the legend may name: what is shown, but for an unasked background."""
+        unasked = labels.background if self._options.classes is None else None
+        return {index: (labels.names[index], rgb) for index, rgb in self._shown.items() if index != unasked}
 
     def _place_beside(self, frame: Frame, planes: Planes) -> Planes:
         """Copy the picture to the left, and give views of the picture's size to the right."""

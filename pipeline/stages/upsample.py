@@ -49,6 +49,17 @@ def upsample_argmax(scores: Float32, geometry: Geometry, out: UInt8 | None = Non
     return out, counts
 
 
+def class_counts(labels: UInt8, classes: int) -> Counts:
+    """The number of pixels a class, C int64, of H×W uint8 labels; values that are no class are left out.
+
+    Raises:
+        ValueError: wrong shape, type or layout.
+    """
+    counts = np.zeros(256, np.int64)
+    _native.count_labels(labels, counts)
+    return counts[:classes]
+
+
 def coarse_winners(scores: Float32) -> UInt8:
     """The best class of every score cell: h×w uint8 from C×h×w float32 scores.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline import _native
 from pipeline.frame import Geometry
-from pipeline.stages.upsample import alive_classes, coarse_winners, upsample_argmax
+from pipeline.stages.upsample import alive_classes, class_counts, coarse_winners, upsample_argmax
 
 
 def reference_scores(scores: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -172,3 +172,12 @@ def test_other_threads_run_meanwhile() -> None:
         done.wait(0.001)
     thread.join()
     assert ticks > 3
+
+
+def test_class_counts() -> None:
+    labels = np.random.default_rng(6).integers(0, 30, (37, 61)).astype(np.uint8)
+    assert np.array_equal(class_counts(labels, 21), np.bincount(labels.ravel(), minlength=30)[:21])
+    assert np.array_equal(class_counts(labels[:, 3:40], 30), np.bincount(labels[:, 3:40].ravel(), minlength=30))
+    for bad in (labels.astype(np.int64), labels[:, ::2], labels[0]):
+        with pytest.raises(ValueError):
+            class_counts(bad, 21)
