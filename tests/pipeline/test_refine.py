@@ -1,0 +1,119 @@
+"""Refining in worker processes: the same labels as the same arithmetic done here."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.cpu import divide
+from pipeline.crf import CRFParameters, DenseCRF
+from pipeline.errors import ConfigError, StageError
+from pipeline.flow import WorkerPool
+from pipeline.frame import FORMATS, Colour, Geometry
+from pipeline.slots import Ring, Slot, SlotLayout
+from pipeline.stages.prepare import to_rgb
+from pipeline.stages.refine import RefineSpec, frame_of, open_refiner, worker_pool
+from tests.conftest import absent
+
+pytestmark = pytest.mark.timeout(30)
+
+FEW = CRFParameters(3, 3, 4, 30, 10, iterations=2)
+
+
+@dataclass(frozen=True)
+class Choice:
+    kind: str = "crf"
+    crf: CRFParameters = field(default_factory=lambda: FEW)
+
+
+@pytest.fixture
+def _pydensecrf() -> None:
+    if importlib.util.find_spec("pydensecrf") is None:
+        absent("pydensecrf (extra crf-reference)")
+
+
+def ring_of(name: str = "yuv420p", count: int = 4) -> Ring:
+    geometry = Geometry.fit(45, 79, size=32, multiple=8)
+    scores = (5, geometry.input_height // 8, geometry.input_width // 8)
+    return Ring(SlotLayout(FORMATS[name], Colour(6), 45, 79, geometry, scores), count)
+
+
+def fill(slot: Slot, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    top = 1 << slot.layout.format.depth
+    for plane in slot.planes:
+        plane[:] = rng.integers(top // 4, top // 2, plane.shape)
+        plane[:, plane.shape[1] // 2 :] += top // 4
+    slot.scores[:] = rng.normal(0, 2, slot.scores.shape)
+    slot.labels[:] = 200
+
+
+def expected(slot: Slot) -> np.ndarray:
+    rgb = to_rgb(frame_of(slot, 0))
+    crf = DenseCRF(slot.layout.height, slot.layout.width, slot.layout.score_shape[0], FEW)
+    return crf.labels(rgb, slot.scores.copy(), geometry=slot.geometry)
+
+
+@pytest.mark.usefixtures("_pydensecrf")
+@pytest.mark.parametrize("name", ["yuv420p", "yuv422p10le"])
+def test_workers_write_the_labels_into_the_slots(name: str) -> None:
+    with ring_of(name) as ring, ring_of("yuv444p", 1) as other, WorkerPool(2, RefineSpec("crf", FEW)) as pool:
+        lane, second = pool.lane(ring), pool.lane(other)
+        for slot in ring:
+            fill(slot, slot.index)
+            lane.submit(slot.index, slot.index)
+        fill(other[0], 99)
+        second.submit(0, 0)  # another layout for the same workers
+        for slot in ring:
+            outcome = lane.next(20)
+            assert (outcome.slot, outcome.refined, outcome.value) == (slot.index, True, None)
+            np.testing.assert_array_equal(slot.labels, expected(slot))
+        assert second.next(20).refined
+        np.testing.assert_array_equal(other[0].labels, expected(other[0]))
+        if sys.platform == "linux":
+            for pid in pool.pids:
+                assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+
+
+@pytest.mark.usefixtures("_pydensecrf")
+def test_scores_that_are_not_finite_are_an_error_with_the_frame() -> None:
+    with ring_of() as ring, WorkerPool(1, RefineSpec("crf", FEW)) as pool:
+        fill(ring[2], 2)
+        ring[2].scores[0, 0, 0] = np.nan
+        lane = pool.lane(ring)
+        lane.submit(2, 17)
+        with pytest.raises(StageError, match="refine failed on frame 17: ValueError: logits contain NaN"):
+            lane.next(20)
+
+
+def test_the_choice_decides() -> None:
+    plan = divide(2, 1, live=False)
+    assert worker_pool(Choice("none"), plan) is None
+    with pytest.raises(ConfigError, match="'magic' is unknown: choose from guided, crf"):
+        worker_pool(Choice("magic"), plan)
+
+
+@pytest.mark.usefixtures("_pydensecrf")
+def test_the_plan_says_how_many_workers() -> None:
+    pool = worker_pool(Choice(), divide(4, 3, live=False))
+    assert pool is not None
+    with pool:
+        assert pool.workers == 3
+
+
+def test_a_missing_extra_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.crf.dense.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="crf-reference"):
+        worker_pool(Choice(), divide(2, 1, live=False))
+
+
+def test_the_specification_travels() -> None:
+    spec = RefineSpec("crf", FEW)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert callable(open_refiner(spec))
