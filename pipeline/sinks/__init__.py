@@ -91,7 +91,12 @@ def open_masks(uri: str) -> Sink:
 
 
 def _is_directory(uri: str) -> bool:
-    return "://" not in uri and (uri.endswith(("/", os.sep)) or Path(uri).is_dir())
+    if "://" in uri or uri.endswith(("/", os.sep)):
+        return "://" not in uri
+    try:
+        return bool(uri) and Path(uri).is_dir()
+    except OSError:  # no permission to look: opening will say so
+        return False
 
 
 def _beside(path: Path, uri: str, info: OutputInfo) -> Target:

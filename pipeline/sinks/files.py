@@ -89,7 +89,7 @@ def commit(*targets: Target) -> None:
         for target in targets:
             target.publish()
     except SinkError:
-        for target in targets:
+        for target in reversed(targets):  # the first made the directories
             target.discard()
         raise
 

@@ -93,8 +93,6 @@ class ImageSink:
 
     def open(self, info: OutputInfo) -> None:
         """Make the directory and see that files can be made in it."""
-        if self._names.single and (info.stream.frames or 1) > 1:
-            raise self._too_many()
         self._written = []
         try:
             self._made = make_directory(self._names.directory)

@@ -18,7 +18,7 @@ from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)
 _LAYOUT = "gray"
-_SLICES = 4  # of the encoder's options: more threads have nothing to do
+_THREADS = 4  # FFV1 makes four slices of pictures of usual sizes: more threads would have nothing to do
 
 Targets = tuple[Target, Target | None]
 """Where a segment's video goes, and its lines (None for nowhere)."""
@@ -38,7 +38,7 @@ class _Segment:
         encoder = encoder_named("ffv1")
         self._canvas = Canvas(width, height, _LAYOUT)
         coding = Coding(
-            encoder, encoder.options(None), picture, info.stream.time_base, info.stream.average_rate, _SLICES
+            encoder, encoder.options(None), picture, info.stream.time_base, info.stream.average_rate, _THREADS
         )
         self._muxer = Muxer(targets[0], "matroska", coding, prompt=prompt)
         self._say(records.header(info, height, width, number))
@@ -135,7 +135,7 @@ class MaskVideoSink:
             return
         try:
             self._segment.finish()
-            commit(*(target for pair in self._targets for target in pair if target is not None))
+            commit(*self._all())
         except SinkError:
             self.abort()
             raise
@@ -143,11 +143,14 @@ class MaskVideoSink:
 
     def abort(self) -> None:
         """Remove what was written, all segments."""
-        for target in (target for pair in self._targets for target in pair if target is not None):
+        for target in reversed(self._all()):  # the first made the directories
             target.discard()
         if self._segment is not None:
             self._segment.abandon()
         self._forget()
+
+    def _all(self) -> list[Target]:
+        return [target for pair in self._targets for target in pair if target is not None]
 
     def _forget(self) -> None:
         self._info = self._segment = None

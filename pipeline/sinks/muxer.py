@@ -75,7 +75,8 @@ class Muxer:
         self._target = target
         self._time_base = coding.time_base
         rate = plausible_rate(coding.rate)
-        self._nominal = round(1 / rate / coding.time_base) if rate else None
+        self._nominal = _ticks(1 / rate, coding.time_base) if rate else None
+        self._length = self._nominal or _ticks(1 / _ASSUMED_RATE, coding.time_base)
         self._last = -_ENDLESS
         self._last_audio = -_ENDLESS
         self._warned_of_audio = False
@@ -125,19 +126,24 @@ class Muxer:
         tick = round(pts / self._time_base)
         if tick <= self._last:  # one bad time must not end the run; muxers refuse any that does not rise
             tick = self._last + 1
-        # Containers take a frame's duration from the next frame's time: this counts for the last one.
-        length = self._nominal
-        if length is None:
-            length = tick - self._last if self._last > -_ENDLESS else round(1 / _ASSUMED_RATE / self._time_base)
+        if self._nominal is not None:
+            self._length = self._nominal
+        elif self._last > -_ENDLESS:
+            self._length = tick - self._last
         self._last = tick
         picture.pts = tick
         picture.time_base = self._time_base
-        picture.duration = length
         with self._translated("the encoder"):
             if self._aspect is not None:
                 self._aspect.vpush(picture)
                 picture = self._aspect.vpull()
-            self._container.mux(self._video.encode(picture))
+            self._encode(picture)
+
+    def _encode(self, picture: av.VideoFrame | None) -> None:
+        for packet in self._video.encode(picture):
+            # Containers end a frame where the next begins; this tells the end of the last one.
+            packet.duration = self._length
+            self._container.mux(packet)
 
     def write_audio(self, packet: av.Packet[Any]) -> None:
         """Copy one packet; ignored where the container has no audio stream.
@@ -165,11 +171,15 @@ class Muxer:
             SinkError: as `write`.
         """
         with self._translated("the encoder"):
-            self._container.mux(self._video.encode(None))
+            self._encode(None)
             self._container.close()
 
     def abandon(self) -> None:
         """Let go of encoder and container; the target should be discarded before."""
+        # An encoder's threads may wait for Python's lock to log a line, and freeing the encoder
+        # waits for them with that lock held: so let them come to rest first.
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._video.encode(None)
         with suppress(av.FFmpegError, OSError, ValueError):
             self._container.close()
 
@@ -183,6 +193,10 @@ class Muxer:
         self._target.check()
 
 
+def _ticks(seconds: Fraction, time_base: Fraction) -> int:
+    return max(1, round(seconds / time_base))
+
+
 def _options(container: str, prompt: bool) -> dict[str, str]:
     # Audio may begin before zero (encoder priming).  MP4 and MOV keep that; Matroska would shift
     # both streams instead, although its blocks can lie before their cluster.
@@ -190,7 +204,8 @@ def _options(container: str, prompt: bool) -> dict[str, str]:
     # No `movflags=faststart`: it writes the whole file twice at the end, for the sake of players
     # on the web that cannot ask for a part of a file.
     options = {"avoid_negative_ts": "disabled"} if container in ("matroska", "webm") else {}
-    return options | ({"flush_packets": "1"} if prompt else {})
+    # Matroska would collect a second of packets in a cluster; a cluster for each is 13 bytes more.
+    return options | ({"flush_packets": "1", "cluster_time_limit": "0"} if prompt else {})
 
 
 def _holds(container: str, audio: av.AudioStream) -> bool:

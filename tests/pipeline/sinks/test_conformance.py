@@ -1,0 +1,336 @@
+"""What every sink must do; a new one joins by a line in KINDS."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.errors import SinkError
+from pipeline.frame import Frame
+from pipeline.sinks import files, open_masks, open_output
+from pipeline.sinks.base import Sink
+from tests.pipeline.sinks.made import TAKES, Take, decode, plane, tree, write
+from tests.pipeline.sinks.test_rle import straightforward_decode
+
+Array = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """What a reader found: times where the kind keeps them, labels or 8-bit luma by frame."""
+
+    pts: list[Fraction] | None
+    pictures: list[Array]
+
+
+def read_video(path: Path) -> ReadBack:
+    frames = decode(path)
+    grays = [luma(frame) for frame in frames]
+    return ReadBack([frame.pts * frame.time_base for frame in frames], grays)
+
+
+def luma(frame: av.VideoFrame) -> Array:
+    """Luma in 8 bits, by the format's own range."""
+    ten = frame.format.name.endswith("10le")
+    return (plane(frame, 0, np.dtype(np.uint16)) >> 2).astype(np.uint8) if ten else plane(frame, 0, np.dtype(np.uint8))
+
+
+def read_masks(path: Path) -> ReadBack:
+    frames = decode(path)
+    lines = [json.loads(line) for line in Path(f"{path}.jsonl").read_text().splitlines()]
+    exact = [Fraction(*line["pts"]) for line in lines[1:]]
+    for frame, pts in zip(frames, exact, strict=True):
+        assert abs(frame.pts * frame.time_base - pts) <= frame.time_base / 2
+    return ReadBack(exact, [frame.to_ndarray() for frame in frames])
+
+
+def read_pictures(path: Path) -> ReadBack:
+    folder = path if path.is_dir() else path.parent
+    found = []
+    for file in sorted(folder.iterdir()):
+        with Image.open(file) as image:
+            found.append(np.array(image if image.mode == "P" else image.convert("L")))
+    return ReadBack(None, found)
+
+
+def read_lines(path: Path) -> ReadBack:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    pictures = []
+    for line in lines[1:]:
+        labels: Array = np.full((lines[0]["height"], lines[0]["width"]), 255, np.uint8)
+        for one in line["annotations"]:
+            mask = straightforward_decode(one["segmentation"]["counts"], one["segmentation"]["size"])
+            labels[mask] = one["category_id"]
+        pictures.append(labels)
+    return ReadBack([Fraction(*line["pts"]) for line in lines[1:]], pictures)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of output.
+
+    Attributes:
+        name: what to open.
+        opener: `open_output` or `open_masks`.
+        read: reads it back.
+        tick: its times are exact to half of this, in seconds (None: no times).
+        at_once: files get their names as they come, each whole.
+    """
+
+    name: str
+    opener: Callable[[str], Sink]
+    read: Callable[[Path], ReadBack]
+    tick: Fraction | None = None
+    at_once: bool = False
+
+    def open(self, folder: Path) -> Sink:
+        return self.opener(f"{folder}/{self.name}")
+
+
+EXACT = Fraction(0)
+MILLI = Fraction(1, 1000)
+KINDS = (
+    Kind("new/out.mp4", open_output, read_video, EXACT),
+    Kind("out.mov", open_output, read_video, EXACT),
+    Kind("out.mkv", open_output, read_video, MILLI),
+    Kind("out.webm", open_output, read_video, MILLI),
+    Kind("frames/", open_output, read_pictures, at_once=True),
+    Kind("new/frames/f%04d.jpg", open_output, read_pictures, at_once=True),
+    Kind("masks.mkv", open_masks, read_masks, EXACT),
+    Kind("new/masks/", open_masks, read_pictures, at_once=True),
+    Kind("masks.jsonl", open_masks, read_lines, EXACT),
+)
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+takes = pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged")]
+
+
+@kinds
+@takes
+def test_what_comes_in_comes_out(kind: Kind, take: Take, tmp_path: Path) -> None:
+    sink = kind.open(tmp_path)
+    assert sink.name == f"{tmp_path}/{kind.name}"
+    assert tree(tmp_path) == [], "nothing is made before open"
+    write(sink, take)
+    found = kind.read(tmp_path / kind.name)
+    assert len(found.pictures) == len(take.ticks)
+    if kind.tick is not None:
+        assert found.pts is not None
+        assert all(abs(a - b) <= kind.tick / 2 for a, b in zip(found.pts, take.pts, strict=True)), found.pts
+    for picture, result in zip(found.pictures, take.results(), strict=True):
+        if kind.opener is open_masks:
+            np.testing.assert_array_equal(picture, result.labels)
+        else:
+            # Neighbours in time differ by 5 levels.
+            assert abs(float(middle(picture).mean()) - expected(kind, result.frame)) < 2
+
+
+def middle(picture: NDArray[Any]) -> NDArray[Any]:
+    """Without a quarter at each side, where padding and scaling would tell."""
+    h, w = picture.shape
+    return picture[h // 4 : h - h // 4, w // 4 : w - w // 4]
+
+
+def expected(kind: Kind, frame: Frame) -> float:
+    """Mean of the middle: luma as it is in a video, the gray of its RGB in a picture file."""
+    levels = [float(middle(p).mean()) / (1 << (frame.format.depth - 8)) for p in frame.planes]
+    if not kind.at_once:
+        return levels[0]
+    full = frame.colour.full_range
+    y = levels[0] if full else (levels[0] - 16) * 255 / 219
+    u, v = ((level - 128) * (1 if full else 255 / 224) for level in levels[1:])
+    kr, kb = frame.colour.luma_weights
+    red, blue = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
+    green = (y - kr * red - kb * blue) / (1 - kr - kb)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+@kinds
+def test_abort_leaves_nothing(kind: Kind, tmp_path: Path) -> None:
+    sink = kind.open(tmp_path)
+    sink.open(TAKES[0].info())
+    for result in TAKES[0].results():
+        sink.write(result)
+    sink.abort()
+    sink.abort()
+    assert tree(tmp_path) == []
+
+
+@kinds
+def test_abort_before_open_and_close_before_open_do_nothing(kind: Kind, tmp_path: Path) -> None:
+    sink = kind.open(tmp_path)
+    sink.abort()
+    sink.close()
+    assert tree(tmp_path) == []
+
+
+@kinds
+def test_nothing_has_its_final_name_before_it_is_whole(kind: Kind, tmp_path: Path) -> None:
+    sink = kind.open(tmp_path)
+    sink.open(TAKES[0].info())
+    for result in TAKES[0].results():
+        sink.write(result)
+        visible = [path for path in tmp_path.rglob("[!.]*") if path.is_file()]
+        assert len(visible) == (result.index + 1 if kind.at_once else 0)
+    sink.close()
+    assert (tmp_path / kind.name).exists() or kind.at_once
+    assert not [path for path in tree(tmp_path) if Path(path).name.startswith(".")]
+
+
+@kinds
+def test_closing_again_or_aborting_after_it_changes_nothing(kind: Kind, tmp_path: Path) -> None:
+    sink = kind.open(tmp_path)
+    write(sink, TAKES[0])
+    before = tree(tmp_path)
+    sink.close()
+    sink.abort()
+    assert tree(tmp_path) == before
+
+
+@kinds
+def test_an_interrupted_run_leaves_what_came_so_far(kind: Kind, tmp_path: Path) -> None:
+    sink = kind.open(tmp_path)
+    sink.open(TAKES[1].info())
+    for index in range(3):
+        sink.write(TAKES[1].result(index))
+    sink.close()
+    assert len(kind.read(tmp_path / kind.name).pictures) == 3
+
+
+@kinds
+def test_without_a_frame_there_is_no_file_but_a_warning(
+    kind: Kind, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = kind.open(tmp_path)
+    sink.open(TAKES[0].info())
+    with caplog.at_level(logging.WARNING):
+        sink.close()
+    assert tree(tmp_path) == []
+    assert "nothing is written" in caplog.text
+
+
+@kinds
+def test_a_full_disk_is_told_once_in_one_line_and_leaves_nothing(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 900
+
+    def full(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = real(descriptor, data[:room])
+        room -= taken
+        return taken
+
+    real = os.write
+    monkeypatch.setattr(files.os, "write", full)
+    sink = kind.open(tmp_path)
+    with pytest.raises(SinkError) as raised:
+        write(sink, TAKES[0])
+    sink.abort()
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"{tmp_path}/{kind.name} cannot be written: the disk is full")
+    assert tree(tmp_path) == []
+
+
+@kinds
+def test_a_directory_that_goes_away_is_an_error_without_remains(kind: Kind, tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    sink = kind.open(folder)
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    folder.rename(tmp_path / "away")
+    if kind.at_once:  # the next file makes it again
+        sink.close()
+        return
+    with pytest.raises(SinkError, match="directory does not exist any more"):
+        sink.close()
+    sink.abort()
+    assert not folder.exists()
+
+
+@kinds
+def test_a_file_in_the_way_of_the_directory_is_refused(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    sink = kind.open(tmp_path / "file")
+    with pytest.raises(SinkError, match="is a file, not a directory"):
+        sink.open(TAKES[0].info())
+    assert tree(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[Path]:
+    """A directory in which the process may create nothing, and may not look either."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        inner = folder / "locked"
+        inner.mkdir(mode=0)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65534)
+        yield inner
+        if root:
+            os.seteuid(0)
+        inner.chmod(0o755)
+        assert tree(inner) == []
+
+
+@kinds
+def test_no_permission_is_refused_at_open(kind: Kind, locked: Path) -> None:
+    sink = kind.open(locked)
+    with pytest.raises(SinkError, match="permission denied"):
+        sink.open(TAKES[0].info())
+
+
+@kinds
+def test_what_was_there_is_replaced(kind: Kind, tmp_path: Path) -> None:
+    write(kind.open(tmp_path), TAKES[1])
+    write(kind.open(tmp_path), TAKES[0])
+    found = kind.read(tmp_path / kind.name)
+    assert found.pictures[0].shape == (48, 64)
+
+
+@kinds
+def test_what_was_there_outlives_an_aborted_run(kind: Kind, tmp_path: Path) -> None:
+    if kind.at_once:
+        pytest.skip("files that were written over are gone")
+    write(kind.open(tmp_path), TAKES[0])
+    before = (tmp_path / kind.name).read_bytes()
+    sink = kind.open(tmp_path)
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    sink.abort()
+    assert (tmp_path / kind.name).read_bytes() == before
+
+
+@kinds
+def test_no_descriptor_and_no_thread_stays(kind: Kind, tmp_path: Path) -> None:
+    def load() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
+
+    write(kind.open(tmp_path), TAKES[0])
+    before = load()
+    for number in range(3):
+        write(kind.open(tmp_path / str(number)), TAKES[0])
+        sink = kind.open(tmp_path / "aborted")
+        sink.open(TAKES[0].info())
+        sink.write(TAKES[0].result(0))
+        sink.abort()
+        del sink
+    assert load() == before

@@ -1,0 +1,117 @@
+"""Pictures in files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.errors import ConfigError, SinkError
+from pipeline.frame import FORMATS, Colour, Frame
+from pipeline.sinks import VideoOptions, open_output
+from tests.pipeline.sinks.made import TAKES, Take, ffprobe, tree, write
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
+
+
+@pytest.mark.parametrize("layout", sorted(FORMATS))
+@pytest.mark.parametrize("colour", [Colour(1), Colour(6, True), Colour(9)], ids=["709", "601 full", "2020"])
+def test_colours_are_those_of_the_frames_matrix_and_range(layout: str, colour: Colour, tmp_path: Path) -> None:
+    rgb = np.array([200.0, 80.0, 40.0])
+    take = Take("flat", 31, 45, layout, colour, ticks=(0,))
+    frame = flat(rgb, take)
+    sink = open_output(f"{tmp_path}/p.png")
+    sink.open(take.info())
+    sink.write(replace(take.result(0), frame=frame))
+    sink.close()
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.size == (45, 31)
+        assert abs(np.array(image).astype(float) - rgb).max() <= 2
+
+
+def flat(rgb: np.ndarray, take: Take) -> Frame:
+    kr, kb = take.colour.luma_weights
+    luma = kr * rgb[0] + (1 - kr - kb) * rgb[1] + kb * rgb[2]
+    blue, red = (rgb[2] - luma) / (2 * (1 - kb)), (rgb[0] - luma) / (2 * (1 - kr))
+    full = take.colour.full_range
+    levels = (
+        (luma, blue + 128, red + 128) if full else (luma * 219 / 255 + 16, *(c * 224 / 255 + 128 for c in (blue, red)))
+    )
+    layout = FORMATS[take.layout]
+    unit = 1 << (layout.depth - 8)
+    shapes = layout.plane_shapes(take.height, take.width)
+    y, u, v = (np.full(s, round(c * unit), layout.dtype) for s, c in zip(shapes, levels, strict=True))
+    return replace(take.result(0).frame, planes=(y, u, v))
+
+
+def test_a_single_name_holds_a_single_picture(tmp_path: Path) -> None:
+    sink = open_output(str(tmp_path / "cat.png"))
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    with pytest.raises(SinkError, match=r"name it cat_%06d\.png"):
+        sink.write(TAKES[0].result(1))
+    sink.abort()
+    assert tree(tmp_path) == []
+    write(open_output(str(tmp_path / "cat.png")), replace(TAKES[0], ticks=(0,)))
+    assert tree(tmp_path) == ["cat.png"]
+
+
+def test_sizes_may_change(tmp_path: Path) -> None:
+    sink = open_output(f"{tmp_path}/f/")
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    small = TAKES[1].smaller()
+    sink.reconfigure(small.info())
+    sink.write(small.result(1))
+    sink.write(TAKES[0].result(2))
+    sink.close()
+    sizes = []
+    for name in tree(tmp_path / "f"):
+        with Image.open(tmp_path / "f" / name) as image:
+            sizes.append(image.size)
+    assert sizes == [(64, 48), (small.width, small.height), (64, 48)]
+
+
+def test_ffmpeg_reads_the_sequence_and_its_aspect(tmp_path: Path) -> None:
+    write(open_output(f"{tmp_path}/f/"), replace(TAKES[0], aspect=Fraction(4, 3)))
+    answer = ffprobe(
+        f"{tmp_path}/f/frame_%06d.png", "stream=codec_name,width,height,sample_aspect_ratio", "-count_frames"
+    )
+    assert answer["streams"][0]["codec_name"] == "png"
+    assert answer["streams"][0]["sample_aspect_ratio"] == "4:3"
+
+
+def test_an_aborted_run_leaves_other_peoples_files(tmp_path: Path) -> None:
+    (tmp_path / "frame_000099.png").write_text("mine")
+    sink = open_output(f"{tmp_path}/")
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    sink.abort()
+    assert tree(tmp_path) == ["frame_000099.png"]
+
+
+def test_a_percent_sign_in_the_name(tmp_path: Path) -> None:
+    write(open_output(f"{tmp_path}/50%%_%02d.png"), replace(TAKES[0], ticks=(0, 1)))
+    assert tree(tmp_path) == ["50%_00.png", "50%_01.png"]
+
+
+@pytest.mark.parametrize("name", ["a_%d_%d.png", "a_%s.png", "50%.jpg"])
+def test_names_that_make_no_sense(name: str) -> None:
+    with pytest.raises(ConfigError, match="%06d"):
+        open_output(name)
+
+
+def test_jpeg_quality_is_on_the_common_scale(tmp_path: Path) -> None:
+    errors = []
+    for quality in (0, 20, 40):
+        path = tmp_path / f"{quality}.jpg"
+        write(open_output(str(path), VideoOptions(quality=quality)), replace(TAKES[0], ticks=(0,)))
+        write(open_output(str(path.with_suffix(".png"))), replace(TAKES[0], ticks=(0,)))
+        with Image.open(path) as jpeg, Image.open(path.with_suffix(".png")) as png:
+            errors.append(float(np.abs(np.array(jpeg).astype(float) - np.array(png)).mean()))
+    assert errors[0] < errors[1] < errors[2]
+    assert errors[1] < 2
