@@ -198,6 +198,8 @@ def _normalisation(
             return None, None
         guessed.append("mean and std of ImageNet")
         return IMAGENET_MEAN, IMAGENET_STD
+    if source.dtype == "uint8":
+        raise ModelError(f"{notes.where}mean and std are given, but the graph takes bytes and must normalise itself")
     mean = notes.triple("mean") if "mean" in notes.values else (0.0, 0.0, 0.0)
     std = notes.triple("std") if "std" in notes.values else (1.0, 1.0, 1.0)
     if min(std) <= 0:

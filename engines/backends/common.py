@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,16 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor as it calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or "CPU"
 
 
 def one_line(error: BaseException) -> str:
@@ -55,6 +67,42 @@ def _check_array(what: str, array: object, dtype: np.dtype[np.generic], shape: t
         raise EngineError(f"the {what} is {'×'.join(map(str, array.shape))} {array.dtype}, not {wanted}")
     if not array.flags.c_contiguous:
         raise EngineError(f"the {what} is not contiguous: pass numpy.ascontiguousarray(…) of it")
+
+
+def prepare(image: NDArray[np.uint8], model: Model) -> NDArray[np.generic]:
+    """A picture as the graph takes it, for backends that cannot put this into the graph.
+
+    Args:
+        image: H×W×3 uint8 RGB, contiguous.
+        model: the network; where it takes such bytes itself the result is a view of ``image``.
+
+    Returns:
+        1×H×W×3 or 1×3×H×W of the graph's type, contiguous.
+    """
+    batch: NDArray[np.generic] = image[np.newaxis]
+    if model.channels == "bgr":
+        batch = batch[..., ::-1]
+    if model.input_dtype != "uint8":
+        batch = batch.astype(np.float32)
+        if model.mean is not None and model.std is not None:
+            batch = (batch - np.array(model.mean, np.float32)) / np.array(model.std, np.float32)
+        batch = batch.astype(model.input_dtype)
+    if model.layout == "nchw":
+        batch = batch.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(batch)
+
+
+def arithmetic(asked: str, model: Model) -> str:
+    """``"int8"`` or ``"fp32"``: what a CPU backend runs a model in unless half precision was asked.
+
+    Raises:
+        EngineError: the model's weights are not of the kind asked for.
+    """
+    if asked == "int8" and not model.quantised:
+        raise EngineError(f"{model.name} is not quantised: int8 needs a model exported with int8 (Q/DQ) weights")
+    if asked in ("fp32", "fp16") and model.quantised:
+        raise EngineError(f"{model.name} is quantised to int8: use its float model for {asked}")
+    return "int8" if model.quantised else "fp32"
 
 
 class Quota:

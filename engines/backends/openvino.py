@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.backends.common import EngineBase, Quota, available_cpus, check_arrays, one_line
+from engines.backends.common import EngineBase, Quota, arithmetic, available_cpus, check_arrays, one_line
 from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session
 
 DEVICE = "CPU"
@@ -200,17 +200,14 @@ def _precision(asked: str, model: Model, capabilities: list[str]) -> tuple[str, 
     Raises:
         EngineError: the model or the processor cannot do what is asked.
     """
-    if asked == "int8" and not model.quantised:
-        raise EngineError(f"{model.name} is not quantised: int8 needs a model exported with int8 (Q/DQ) weights")
-    if asked in ("fp32", "fp16") and model.quantised:
-        raise EngineError(f"{model.name} is quantised to int8: use its float model for {asked}")
+    kind = arithmetic(asked, model)
     if asked == "fp16":
         if "FP16" in capabilities:
             return "f16", "fp16"
         if "BF16" in capabilities and _has_bf16():
             return "bf16", "bf16"
         raise EngineError("this CPU has no half-precision arithmetic: use precision fp32 or auto")
-    return "f32", "int8" if model.quantised else "fp32"
+    return "f32", kind
 
 
 def _has_bf16() -> bool:

@@ -1,0 +1,215 @@
+"""An interpreter of ONNX graphs in torch: an independent opinion on what a graph computes.
+
+It knows the operators of the networks exported and converted here and of common segmentation networks
+(opset 13 and later), one line or a few each, written from the operators' specification
+(https://onnx.ai/onnx/operators/) and not for speed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+from torch.nn import functional as F
+
+from engines.base import ModelError
+
+Attributes = dict[str, Any]
+Operator = Callable[..., Tensor]
+
+
+class TorchGraph:
+    """A graph that maps one picture to one tensor of scores.
+
+    Args:
+        path: the ONNX file.
+        output: name of the tensor to compute.
+
+    Raises:
+        ModelError: the file is unreadable or has an operator that is not known here.
+    """
+
+    def __init__(self, path: Path, output: str) -> None:
+        try:
+            graph = onnx.load(str(path)).graph
+        except Exception as error:  # protobuf's own exceptions are private to it
+            raise ModelError(f"{path} is no ONNX model: {error}") from error
+        self._output = output
+        self._constants = {item.name: _tensor(item) for item in graph.initializer}
+        (self._input,) = (value.name for value in graph.input if value.name not in self._constants)
+        self._steps = []
+        for node in graph.node:
+            attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+            if node.op_type == "Constant":
+                self._constants[node.output[0]] = _constant(attributes)
+                continue
+            if node.op_type not in OPERATORS or len(node.output) != 1:
+                raise ModelError(f"{path}: the torch engine does not know the operator {node.op_type}")
+            self._steps.append((OPERATORS[node.op_type], attributes, tuple(node.input), node.output[0]))
+        self._readers = Counter(name for step in self._steps for name in step[2])
+        self._readers[output] += 1
+
+    @torch.inference_mode()
+    def __call__(self, picture: Tensor) -> Tensor:
+        """The scores of a picture, in the graph's own layout."""
+        values: dict[str, Tensor] = {self._input: picture}
+        left = self._readers.copy()
+        for operator, attributes, names, target in self._steps:
+            operands = [self._constants[n] if n in self._constants else values[n] if n else None for n in names]
+            values[target] = operator(attributes, *operands)
+            for name in names:
+                left[name] -= 1
+                if not left[name]:
+                    values.pop(name, None)
+        return values[self._output]
+
+
+def _tensor(item: onnx.TensorProto) -> Tensor:
+    return torch.from_numpy(numpy_helper.to_array(item).copy())
+
+
+def _constant(attributes: Attributes) -> Tensor:
+    if "value" in attributes:
+        return _tensor(attributes["value"])
+    return torch.tensor(next(iter(attributes.values())))
+
+
+def _sides(values: Tensor) -> list[int]:
+    return [int(value) for value in values.reshape(-1)]
+
+
+def _paddings(a: Attributes, x: Tensor) -> Tensor:
+    """``x`` with the zero padding of a convolution, which may be uneven."""
+    if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        raise ValueError(f"auto_pad {a['auto_pad'].decode()} is not known here")
+    top, left, bottom, right = a.get("pads", (0, 0, 0, 0))
+    return F.pad(x, (left, right, top, bottom)) if any((top, left, bottom, right)) else x
+
+
+def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    strides, dilations = a.get("strides", (1, 1)), a.get("dilations", (1, 1))
+    return F.conv2d(_paddings(a, x), weight, bias, tuple(strides), 0, tuple(dilations), a.get("group", 1))
+
+
+def _max_pool(a: Attributes, x: Tensor) -> Tensor:
+    top, left, bottom, right = a.get("pads", (0, 0, 0, 0))
+    x = F.pad(x, (left, right, top, bottom), value=-torch.inf)
+    return F.max_pool2d(x, a["kernel_shape"], a.get("strides", (1, 1)), ceil_mode=bool(a.get("ceil_mode", 0)))
+
+
+def _clip(_: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    return x.clamp(None if low is None else low, None if high is None else high)
+
+
+def _divide(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
+    return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+
+
+def _reduce_mean(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    over = _sides(axes) if axes is not None else list(a.get("axes", range(x.ndim)))
+    return x.mean(over, keepdim=bool(a.get("keepdims", 1)))
+
+
+def _cast(a: Attributes, x: Tensor) -> Tensor:
+    return x.to(getattr(torch, onnx.helper.tensor_dtype_to_np_dtype(a["to"]).name))
+
+
+def _slice(_: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor | None = None) -> Tensor:
+    jumps = _sides(steps) if steps is not None else [1] * starts.numel()
+    where = [slice(None)] * x.ndim
+    for start, end, axis, step in zip(_sides(starts), _sides(ends), _sides(axes), jumps, strict=True):
+        where[axis] = slice(start, end, step)
+    return x[tuple(where)]
+
+
+def _reshape(_: Attributes, x: Tensor, shape: Tensor) -> Tensor:
+    return x.reshape([x.shape[i] if side == 0 else side for i, side in enumerate(_sides(shape))])
+
+
+def _squeeze(_: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    return x.squeeze() if axes is None else x.squeeze(_sides(axes))
+
+
+def _unsqueeze(_: Attributes, x: Tensor, axes: Tensor) -> Tensor:
+    for axis in sorted(_sides(axes)):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _gather(a: Attributes, x: Tensor, indices: Tensor) -> Tensor:
+    taken = x.index_select(a.get("axis", 0), indices.reshape(-1).long())
+    return taken.reshape(*indices.shape, *x.shape[1:]) if a.get("axis", 0) == 0 else taken
+
+
+def _resize(
+    a: Attributes, x: Tensor, _roi: Any = None, scales: Tensor | None = None, sizes: Tensor | None = None
+) -> Tensor:
+    mode, how = a.get("mode", b"nearest").decode(), a.get("coordinate_transformation_mode", b"half_pixel").decode()
+    if mode == "linear" and how in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        options: dict[str, Any] = {"mode": "bilinear", "align_corners": how == "align_corners"}
+    elif mode == "nearest" and how == "asymmetric" and a.get("nearest_mode", b"") == b"floor":
+        options = {"mode": "nearest"}
+    else:
+        raise ValueError(f"Resize {mode} {how} is not known here")
+    if sizes is not None and sizes.numel():
+        return F.interpolate(x, size=_sides(sizes)[2:], **options)
+    assert scales is not None
+    return F.interpolate(x, scale_factor=[float(scale) for scale in scales[2:]], **options)
+
+
+def _quantize(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    limits = torch.iinfo(zero.dtype)
+    steps = torch.round(x / _along(a, x, scale)) + _along(a, x, zero).float()
+    return steps.clamp(limits.min, limits.max).to(zero.dtype)
+
+
+def _dequantize(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    shift = 0 if zero is None else _along(a, x, zero).float()
+    return (x.float() - shift) * _along(a, x, scale)
+
+
+def _along(a: Attributes, x: Tensor, values: Tensor) -> Tensor:
+    """One value, or one for each index of the quantisation's axis, ready to broadcast."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * x.ndim
+    shape[a.get("axis", 1)] = -1
+    return values.reshape(shape)
+
+
+OPERATORS: dict[str, Operator] = {
+    "Add": lambda _, x, y: x + y,
+    "BatchNormalization": lambda a, x, g, b, m, v: F.batch_norm(x, m, v, g, b, eps=a.get("epsilon", 1e-5)),
+    "Cast": _cast,
+    "Clip": _clip,
+    "Concat": lambda a, *parts: torch.cat(parts, a["axis"]),
+    "Conv": _conv,
+    "DequantizeLinear": _dequantize,
+    "Div": _divide,
+    "Expand": lambda _, x, shape: x * torch.ones(_sides(shape), dtype=x.dtype),
+    "Gather": _gather,
+    "GlobalAveragePool": lambda _, x: x.mean((2, 3), keepdim=True),
+    "Identity": lambda _, x: x,
+    "MaxPool": _max_pool,
+    "Mul": lambda _, x, y: x * y,
+    "QuantizeLinear": _quantize,
+    "ReduceMean": _reduce_mean,
+    "Relu": lambda _, x: x.relu(),
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Shape": lambda a, x: torch.tensor(x.shape[a.get("start", 0) : a.get("end")], dtype=torch.int64),
+    "Sigmoid": lambda _, x: x.sigmoid(),
+    "Slice": _slice,
+    "Softmax": lambda a, x: x.softmax(a.get("axis", -1)),
+    "Squeeze": _squeeze,
+    "Sub": lambda _, x, y: x - y,
+    "Transpose": lambda a, x: x.permute(*a["perm"]),
+    "Unsqueeze": _unsqueeze,
+}
+"""What is known: each takes the node's attributes and its operands."""

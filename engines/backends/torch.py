@@ -1,0 +1,101 @@
+"""torch: the reference that other engines are measured against, not a fast one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.backends.common import (
+    EngineBase,
+    FinishedRequest,
+    Quota,
+    arithmetic,
+    available_cpus,
+    check_arrays,
+    cpu_name,
+    one_line,
+    prepare,
+)
+from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session
+
+try:
+    import torch
+
+    from engines.backends.onnx_in_torch import TorchGraph
+except ImportError as error:
+    raise EngineError(
+        f"the torch engine needs torch and onnx ({error}): pip install torch onnx, or use --engine auto"
+    ) from error
+
+
+class TorchEngine(EngineBase):
+    """One network, its ONNX graph interpreted with torch's operators in float32.
+
+    Args:
+        model: the network.
+        options: how it shall run; ``threads`` sets torch's threads for the whole process.
+
+    Raises:
+        EngineError: torch cannot run the model or give the precision.
+    """
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        precision = arithmetic(options.precision, model)
+        if options.precision == "fp16":
+            raise EngineError("the torch engine is a float32 reference: use precision fp32 or auto")
+        threads = options.threads or available_cpus()
+        torch.set_num_threads(threads)
+        self._graph: TorchGraph | None = TorchGraph(model.path, model.output_name)
+        device = cpu_name()
+        super().__init__(model, EngineInfo("torch", torch.__version__, device, precision, threads, options.requests))
+
+    def _compile(self, height: int, width: int) -> Session:
+        assert self._graph
+        return TorchSession(self._graph, self._model, (height, width), self._quota)
+
+    def _free(self) -> None:
+        self._graph = None
+
+
+class TorchSession:
+    """A network at one input size; `start` computes before it returns."""
+
+    def __init__(self, graph: TorchGraph, model: Model, size: tuple[int, int], quota: Quota) -> None:
+        self._graph = graph
+        self._model = model
+        self._size = size
+        self._quota = quota
+        shape = self._run(np.zeros((*size, 3), np.uint8)).shape
+        self._scores = (shape[1], shape[2], shape[3])
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the input, in pixels."""
+        return self._size
+
+    @property
+    def score_shape(self) -> tuple[int, int, int]:
+        """(classes, height, width) of the scores."""
+        return self._scores
+
+    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
+        """Score a picture; see `engines.base.Session`."""
+        check_arrays(image, out, self._size, self._scores)
+        self._quota.take()
+        try:
+            np.copyto(out, self._run(image)[0])
+        except BaseException:
+            self._quota.give()
+            raise
+        return FinishedRequest(self._quota)
+
+    def _run(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        picture = prepare(image, self._model)
+        if not picture.flags.writeable:
+            picture = picture.copy()  # torch warns of read-only memory
+        try:
+            scores = self._graph(torch.from_numpy(picture))
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            height, width = self._size
+            raise EngineError(f"torch cannot run {self._model.name} at {width}×{height}: {one_line(error)}") from error
+        return scores.float().numpy()
