@@ -20,7 +20,7 @@ from pipeline.slots import Ring, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.prepare import prepare, to_rgb
-from pipeline.stages.refine import refine_slot
+from pipeline.stages.refine import RefineSpec, open_refiner
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import alive_classes, coarse_winners, upsample_argmax
 
@@ -94,7 +94,7 @@ def _panels(decoded: Decoded, engine: Engine, options: RunOptions) -> Iterator[t
     upsample_argmax(slot.scores, geometry, slot.labels)
     yield "upsampled labels", palette[slot.labels]
     if options.refine.kind != "none":
-        refine_slot(options.refine, slot)
+        open_refiner(RefineSpec(options.refine.kind, options.refine.crf))(slot, 0)
         yield f"refined by {options.refine.kind}", palette[slot.labels]
     yield "overlay", _overlay(frame, slot.labels, model.labels, options)
 

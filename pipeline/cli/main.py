@@ -155,7 +155,7 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
         given[name] = parse_time(given[name], f"--{name}")
     overrides = {FLAGS[name]: value for name, value in given.items()}
     if flags.places:
-        overrides[("inputs",)] = pair_up(flags.places)
+        overrides[("inputs",)] = pair_up(flags.places, may_write_nothing=flags.explain is not None)
     return load_options(flags.config, overrides)
 
 

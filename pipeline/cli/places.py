@@ -29,10 +29,14 @@ def parse_time(text: str, flag: str) -> Fraction:
     return seconds
 
 
-def pair_up(places: Iterable[tuple[str, str]]) -> tuple[InputOptions, ...]:
+def pair_up(places: Iterable[tuple[str, str]], *, may_write_nothing: bool = False) -> tuple[InputOptions, ...]:
     """Inputs with their outputs, from ``("input" | "output" | "masks", URI)`` in the order given.
 
     An output belongs to the input before it; one with ``{name}`` belongs to every input.
+
+    Args:
+        places: what was typed.
+        may_write_nothing: inputs without outputs are welcome.
 
     Raises:
         ConfigError: an output before any input, or several inputs that would write one file.
@@ -49,7 +53,7 @@ def pair_up(places: Iterable[tuple[str, str]]) -> tuple[InputOptions, ...]:
         else:
             given[-1] = _with(given[-1], kind, uri)
     named = _named(given)
-    return _checked([_with_common(one, common) for one in named])
+    return _checked([_with_common(one, common) for one in named], may_write_nothing)
 
 
 def _with(one: InputOptions, kind: str, uri: str) -> InputOptions:
@@ -78,10 +82,10 @@ def _named(given: Sequence[InputOptions]) -> list[InputOptions]:
     return named
 
 
-def _checked(inputs: Sequence[InputOptions]) -> tuple[InputOptions, ...]:
+def _checked(inputs: Sequence[InputOptions], may_write_nothing: bool) -> tuple[InputOptions, ...]:
     seen: set[str] = set()
     for one in inputs:
-        if not one.outputs and not one.masks:
+        if not (one.outputs or one.masks or may_write_nothing):
             several = "; {name} in --output serves all inputs" if len(inputs) > 1 else ""
             raise ConfigError(f"--input {one.uri} has no output: name one with --output or --masks{several}")
         for uri in (*one.outputs, *one.masks):

@@ -82,9 +82,8 @@ class Runner:
             for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
         ]
         live = options.mode == "live" or (options.mode == "auto" and any(each.source.info.live for each in opened))
-        self.plan: CpuPlan = divide(
-            available_cpus(), crf_workers=options.refine.workers if options.refine.kind != "none" else None, live=live
-        )
+        workers = None if options.refine.kind == "none" else options.refine.workers
+        self.plan: CpuPlan = divide(available_cpus(), workers, live)
         engine_options = EngineOptions(
             precision=options.engine.precision,
             threads=self.plan.engine_threads,
@@ -107,8 +106,9 @@ class Runner:
     def _lane(self, opened: _Opened, live: bool) -> Lane:
         assert self._engine is not None
         options, labels = self._options, self._engine.model.labels
-        # One frame in each request, in each refining worker, and one on either side of each.
-        slots = self._engine.info.requests + 4 + (self.plan.crf_workers + 1 if self._pool else 0)
+        # One frame in each request and refining worker, and some on either side of them: as few as keep
+        # everybody busy where frames may be dropped, since those that wait in a slot grow old.
+        slots = self._engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
         return Lane(
             opened.source,
             tuple(Outlet(sink, live=live, failed=lambda: self._crew.failed) for sink in opened.sinks),
