@@ -26,7 +26,6 @@ MAX_BROKEN = 1000
 """Packets that may fail to decode one after the other before the stream is given up."""
 
 _FULL_HD = 1920 * 1088
-_NOMINAL_RATE = Fraction(25)
 _SLACK = Fraction(1, 2)
 
 
@@ -161,11 +160,8 @@ class AvSource:
         self._landed: Fraction | None = None
         self._last: Fraction | None = None
         self._upright: Upright[tuple[_Arrival, Fraction]] = Upright(deinterlace=self._deinterlace)
-        rate = None
-        if self._demuxer.untimed:
-            rate = self._demuxer.video.average_rate or self._demuxer.video.guessed_rate or _NOMINAL_RATE
         self._stamps: Timestamps[tuple[av.VideoFrame, _Arrival]] = Timestamps(
-            self._demuxer.tick, rate=rate, patient=not self._demuxer.live
+            self._demuxer.tick, rate=self._demuxer.rate, patient=not self._demuxer.live
         )
         self._items = self._play()
         self._primed = []
@@ -270,7 +266,7 @@ class AvSource:
     def _look_for_cut(self) -> None:
         """Warn of a file that ends well before the end that it announces."""
         duration = self._demuxer.duration
-        if duration is None or self._last is None or self._demuxer.untimed:
+        if duration is None or self._last is None or self._demuxer.rate:
             return
         end, announced = self._last, self._demuxer.start + duration
         if end + _SLACK < announced and end + duration / 20 < announced:
@@ -291,7 +287,7 @@ class AvSource:
             colour=first.colour,
             sample_aspect_ratio=first.sample_aspect_ratio,
             time_base=self._demuxer.tick,
-            average_rate=video.average_rate or None,
+            average_rate=self._demuxer.rate or video.average_rate or None,
             start=self._demuxer.start if start else first.pts,
             duration=self._demuxer.duration,
             frames=video.frames or None,

@@ -24,6 +24,8 @@ from pipeline.sources.target import DeadlinePipe, Target, open_container
 
 _log = logging.getLogger(__name__)
 
+_NOMINAL_RATE = Fraction(25)
+
 MAX_FAILURES = 100
 """Reads that may fail one after the other before a file counts as ended."""
 
@@ -33,6 +35,9 @@ class Demuxer:
 
     def __init__(self, target: Target, *, audio: bool) -> None:
         """Open, and choose the best video stream and, if asked, the first audio stream.
+
+        Sets `tick`, the resolution of the pictures' times in seconds, and `rate`, which is None
+        except for containers that have no times at all (raw H.264 and the like).
 
         Raises:
             SourceError: cannot be opened, or holds no video that can be decoded.
@@ -48,6 +53,11 @@ class Demuxer:
         self.audio = _audio_stream(self.container, target.shown) if audio else None
         self._camera = _camera_descriptor(target) if target.format == "v4l2" else None
         self.tick = self.video.time_base or Fraction(1, 1_000_000)
+        self.rate: Fraction | None = None
+        if self.container.format.flags & cast(int, Flags.no_timestamps.value):
+            # The average is a default here; the guess heeds what the codec itself tells.
+            self.rate = self.video.guessed_rate or self.video.average_rate or _NOMINAL_RATE
+            self.tick = 1 / self.rate
         for stream in self.container.streams:
             if stream not in (self.video, self.audio):
                 stream.discard = Discard.all
@@ -58,11 +68,6 @@ class Demuxer:
         if self.target.live is None:
             return self.container.duration is None and self.container.size <= 0
         return self.target.live
-
-    @property
-    def untimed(self) -> bool:
-        """The container has no times at all (raw H.264 and the like)."""
-        return bool(self.container.format.flags & cast(int, Flags.no_timestamps.value))
 
     @property
     def start(self) -> Fraction:
@@ -76,9 +81,12 @@ class Demuxer:
             return None
         if self.video.duration:
             return self.video.duration * self.tick
-        if self.container.duration and self.container.duration > 0:
-            return Fraction(self.container.duration, 1_000_000)
-        return None
+        if not self.container.duration or self.container.duration < 0:
+            return None
+        duration = Fraction(self.container.duration, 1_000_000)
+        # Matroska tells when the last stream ends, not how long it is.
+        late = "matroska" in self.container.format.name and 0 < self.start < duration
+        return duration - self.start if late else duration
 
     def packets(self) -> Iterator[tuple[av.Packet[av.VideoStream] | av.Packet[av.AudioStream], int]]:
         """Packets in file order, each with the monotonic nanoseconds of its arrival.
@@ -128,7 +136,7 @@ class Demuxer:
 
     def seek(self, moment: Fraction) -> bool:
         """Go to a keyframe at or before ``moment`` seconds; False where the input cannot."""
-        if not self.target.seekable or self.live or self.untimed:
+        if not self.target.seekable or self.live or self.rate:
             return False
         try:
             self.container.seek(int(moment / self.tick), stream=self.video)

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 from av.codec.context import CodecContext
@@ -169,7 +170,7 @@ class ImageSource:
         turn = _turn(data)
         decoder = self._decoders.get(codec) or self._new_decoder(codec)
         try:
-            frames = decoder.decode(av.Packet(data))
+            frames = decoder.decode(_packet(data))
         except av.FFmpegError as error:
             self._decoders.pop(codec, None)  # what a broken image left in it must not reach the next
             raise SourceError(f"cannot be decoded as {codec} ({error.strerror})") from error
@@ -186,6 +187,14 @@ class ImageSource:
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
         self._decoders[codec] = decoder
         return decoder
+
+
+def _packet(data: bytes) -> av.Packet[Any]:
+    """The image as a packet that depends on no other; libav adds the last picture to a PNG without that mark."""
+    packet = av.Packet(len(data))  # allocated by libav, with the padding that it reads
+    packet.update(data)
+    packet.is_keyframe = True
+    return packet
 
 
 def _turn(data: bytes) -> tuple[str, ...]:

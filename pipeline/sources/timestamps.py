@@ -91,7 +91,7 @@ class Timestamps(Generic[T]):
         pts = self._rising(stamp)
         if pts != stamp:
             self.repaired += 1
-        elif self._last is not None:
+        elif self._last is not None and pts - self._last <= FORWARD:
             self._step = pts - self._last
         if span:
             self._step = span
