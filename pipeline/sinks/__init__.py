@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.errors import ConfigError, SinkError
+from pipeline.errors import ConfigError
 from pipeline.sinks.base import OutputInfo, Sink
 from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions
-from pipeline.sinks.files import PartFile, StandardOutput, Target
+from pipeline.sinks.files import PartFile, StandardOutput, Target, refuse_input
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
@@ -100,12 +100,7 @@ def _is_directory(uri: str) -> bool:
 
 
 def _beside(path: Path, uri: str, info: OutputInfo) -> Target:
-    try:
-        same = path.samefile(info.stream.uri)
-    except (OSError, ValueError):
-        same = False
-    if same:
-        raise SinkError(f"{uri} is the input itself: give the output another name")
+    refuse_input(uri, path, info.stream.uri)
     return PartFile(path, uri)
 
 

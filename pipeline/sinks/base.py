@@ -1,7 +1,8 @@
 """What every sink promises.
 
 A sink is driven by one thread of its own: `open` once, then `write` (and `write_audio`) in
-order, `reconfigure` when the picture changes, and in the end either `close` or `abort`.
+order, `reconfigure` when the picture changes, and in the end either `close` or `abort`.  After an
+error it takes no more results: `abort` it.  A sink owns no thread; the media library's encoders may.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Sink(Protocol):
         """The output as the user named it, credentials masked."""
 
     def open(self, info: OutputInfo) -> None:
-        """Make ready; nothing appears under the final name yet.
+        """Make ready: make missing directories, start encoders; nothing has its final name yet.
 
         Raises:
             SinkError: cannot be written, unknown container, refused codec.
@@ -57,17 +58,27 @@ class Sink(Protocol):
         """
 
     def write_audio(self, audio: AudioPacket) -> None:
-        """Take one audio packet; a sink without audio ignores it."""
+        """Take one audio packet, which is shared as results are; a sink without audio ignores it.
+
+        Raises:
+            SinkError: as `write`.
+        """
 
     def reconfigure(self, info: OutputInfo) -> None:
         """The pictures after this have another size or format (see the sink for what it does)."""
 
     def close(self) -> None:
-        """Finish: flush, close, rename to the final name.
+        """Finish: flush, close, rename over the final name; also of a run that ends early.
+
+        Harmless when repeated or never opened.  Without a single result nothing is written, and a
+        warning logged.
 
         Raises:
             SinkError: as `write`.
         """
 
     def abort(self) -> None:
-        """Give up: nothing is left under the final name nor beside it; harmless when repeated."""
+        """Give up: nothing of this run is left under the final name nor beside it, nor a directory made for it.
+
+        Never raises; harmless when repeated, never opened, or closed already (then everything stays).
+        """

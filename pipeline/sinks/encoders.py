@@ -140,26 +140,32 @@ def encoder_named(name: str) -> Encoder:
     wanted = {"h265": "hevc", "x264": "h264", "x265": "hevc"}.get(name.lower(), name.lower())
     for encoder in ENCODERS:
         if wanted in (encoder.name, encoder.alias):
-            try:
-                av.Codec(encoder.name, "w")
-            except UnknownCodecError:
-                raise ConfigError(f"codec {name}: the installed PyAV was built without {encoder.name}") from None
+            if not _is_built(encoder.name):
+                raise ConfigError(f"codec {name}: the installed PyAV was built without {encoder.name}")
             return encoder
     raise ConfigError(f"codec {name} is unknown: choose from {', '.join(e.alias for e in ENCODERS)}")
 
 
 def encoder_for(container: str, codec: str | None) -> Encoder:
-    """The encoder for a container: the named one, or its default.
+    """The encoder for a container: the named one, or the first of its own that PyAV was built with.
 
     Raises:
         ConfigError: unknown codec, or the container cannot hold it.
     """
     choices = CONTAINERS[container]
-    encoder = encoder_named(codec or choices[0])
+    encoder = encoder_named(codec or next(filter(_is_built, choices), choices[0]))
     if encoder.name not in choices:
-        able = ", ".join(encoder_named(c).alias for c in choices)
+        able = ", ".join(e.alias for e in ENCODERS if e.name in choices)
         raise ConfigError(f"codec {codec}: {container} cannot hold it here, choose from {able}, or write .mkv")
     return encoder
+
+
+def _is_built(name: str) -> bool:
+    try:
+        av.Codec(name, "w")
+    except UnknownCodecError:
+        return False
+    return True
 
 
 def nearest_format(wanted: PixelFormat, available: tuple[PixelFormat, ...]) -> PixelFormat:

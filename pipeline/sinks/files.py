@@ -268,6 +268,29 @@ def _lead_to_standard_error(descriptor: int) -> None:
         os.close(nowhere)
 
 
+def refuse_input(name: str, path: Path, uri: str) -> None:
+    """See that an output does not write over what the input is read from.
+
+    Args:
+        name: how messages call the output.
+        path: the file it would write, or the directory it would fill.
+        uri: the input.
+
+    Raises:
+        SinkError: both are the same file, or pictures are read from that directory.
+    """
+    source = Path(uri)
+    if any(sign in source.name for sign in "%*?["):  # a sequence of pictures
+        source = source.parent
+    try:
+        same = path.samefile(source)
+    except (OSError, ValueError):
+        same = False
+    if same:
+        what = "the directory that the input is read from" if path.is_dir() else "the input itself"
+        raise SinkError(f"{name} is {what}: choose another")
+
+
 def make_directory(directory: Path) -> list[Path]:
     """Make a directory and its parents; the ones that were missing, outermost first.
 

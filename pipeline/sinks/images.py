@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Frame, Result
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, remove_directories
+from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, refuse_input, remove_directories
 from pipeline.sinks.picture import Canvas, range_code, scaler_matrix
 from pipeline.sources.base import AudioPacket
 
@@ -94,6 +94,7 @@ class ImageSink:
     def open(self, info: OutputInfo) -> None:
         """Make the directory and see that files can be made in it."""
         self._written = []
+        refuse_input(self._name, self._names.path(0) if self._names.single else self._names.directory, info.stream.uri)
         try:
             self._made = make_directory(self._names.directory)
             PartFile(self._names.path(0), self._name).discard()
@@ -110,7 +111,10 @@ class ImageSink:
             raise SinkError(f"{self._name} is not open")
         if self._names.single and self._written:
             raise self._too_many()
-        data = self._coder.encode(result, self._info)
+        try:
+            data = self._coder.encode(result, self._info)
+        except (av.FFmpegError, OSError, ValueError) as error:  # larger than the format can hold
+            raise cannot_write(f"{self._name} ({result.frame.width}×{result.frame.height})", error) from error
         target = PartFile(self._names.path(result.index), self._name)
         target.write(data)
         commit(target)

@@ -115,3 +115,33 @@ def test_jpeg_quality_is_on_the_common_scale(tmp_path: Path) -> None:
             errors.append(float(np.abs(np.array(jpeg).astype(float) - np.array(png)).mean()))
     assert errors[0] < errors[1] < errors[2]
     assert errors[1] < 2
+
+
+@pytest.mark.parametrize(("source", "output"), [
+    ("p", "p/"), ("p/", "p/x_%04d.jpg"), ("p/%03d.png", "p/"), ("p/*.png", "p/"), ("p/a.png", "p/a.png"),
+])  # fmt: skip
+def test_the_input_pictures_are_safe(source: str, output: str, tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.png").write_text("precious")
+    sink = open_output(f"{tmp_path}/{output}")
+    with pytest.raises(SinkError, match="choose another"):
+        sink.open(TAKES[0].info(uri=f"{tmp_path}/{source}"))
+    sink.abort()
+    assert tree(tmp_path / "p") == ["a.png"]
+
+
+def test_beside_a_single_input_picture_there_is_room(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_text("mine")
+    take = replace(TAKES[0], ticks=(0,))
+    write(open_output(f"{tmp_path}/cat-overlay.jpg"), take, info=take.info(uri=f"{tmp_path}/cat.jpg"))
+    assert tree(tmp_path) == ["cat-overlay.jpg", "cat.jpg"]
+
+
+def test_a_picture_too_large_for_jpeg_is_one_line(tmp_path: Path) -> None:
+    take = Take("wide", 2, 70000, ticks=(0,))
+    sink = open_output(f"{tmp_path}/a.jpg")
+    with pytest.raises(SinkError, match="70000×2") as raised:
+        write(sink, take)
+    sink.abort()
+    assert "\n" not in str(raised.value)
+    assert tree(tmp_path) == []

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import FORMATS, Colour, Frame, Result
-from pipeline.sinks import VideoOptions, open_output
+from pipeline.sinks import VideoOptions, encoders, open_output
 from pipeline.sources.base import AudioPacket
 from tests.conftest import need_program
 from tests.pipeline.sinks.made import BT709, TAKES, Take, decode, ffprobe, plane, write
@@ -255,6 +255,14 @@ def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="is the input itself"):
         sink.open(TAKES[0].info(uri=str(path)))
     assert path.read_bytes() == b"precious"
+
+
+def test_another_build_of_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(encoders, "_is_built", lambda name: name not in ("libx264", "libx265"))
+    write(open_output(str(tmp_path / "a.mp4")), TAKES[0])
+    assert probe(tmp_path / "a.mp4")[0]["codec_name"] == "vp9"
+    with pytest.raises(ConfigError, match="built without libx264"):
+        open_output(str(tmp_path / "a.mp4"), VideoOptions(codec="h264"))
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
