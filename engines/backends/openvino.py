@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -16,6 +17,9 @@ from engines.backends.common import EngineBase, Quota, arithmetic, available_cpu
 from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session
 
 DEVICE = "CPU"
+
+KEPT_BLOBS = 32
+"""Compiled models that stay in the cache: one a model, size, precision and OpenVINO, 10 MB or so each."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class OpenVINOEngine(EngineBase):
         }
         if options.cache is not None:
             self._properties["CACHE_DIR"] = str(_own_directory(options.cache))
+            _prune(options.cache)
         version = openvino.get_version().split("-")[0]
         device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip()
         super().__init__(model, EngineInfo("openvino", version, device, precision, threads, options.requests))
@@ -237,3 +242,14 @@ def _own_directory(path: Path) -> Path:
     if hasattr(os, "geteuid") and owner != os.geteuid():
         raise EngineError(f"the model cache {path} belongs to another user: choose a directory of your own")
     return path
+
+
+def _prune(path: Path) -> None:
+    """Remove the oldest compiled models beyond `KEPT_BLOBS`; another process may do the same."""
+    aged = []
+    for blob in path.glob("*.blob"):
+        with contextlib.suppress(OSError):
+            aged.append((blob.stat().st_mtime, blob))
+    for _, blob in sorted(aged)[:-KEPT_BLOBS]:
+        with contextlib.suppress(OSError):
+            blob.unlink()

@@ -1,0 +1,152 @@
+"""What only one backend has, and the choice among them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.backends import open_engine
+from engines.base import EngineError, EngineOptions, Model
+from tests.engines.support import (
+    open_engine_for,
+    picture,
+    score,
+)
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def test_openvino_keeps_compiled_models_and_survives_damaged_ones(models: dict[str, Model], tmp_path: Path) -> None:
+    cache = tmp_path / "deep" / "cache"
+    options = EngineOptions(threads=1, cache=cache)
+    image = picture((96, 128))
+
+    def run() -> np.ndarray:
+        with open_engine_for(models["street"], "openvino", options) as engine:
+            return score(engine.session(96, 128), image)
+
+    first = run()
+    (blob,) = cache.glob("*.blob")
+    assert (cache.stat().st_mode & 0o777) == 0o700
+    stamp = blob.stat().st_mtime_ns
+    assert (run() == first).all()
+    assert blob.stat().st_mtime_ns == stamp, "compiled again"
+    blob.chmod(0o600)
+    blob.write_bytes(blob.read_bytes()[:1000])
+    assert (run() == first).all()
+
+
+def test_openvino_cache_of_others_is_refused(
+    models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineError, match=r"model cache .*file/cache cannot be made \(Not a directory\)"):
+        open_engine(models["street"], "openvino", EngineOptions(cache=tmp_path / "file" / "cache"))
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(EngineError, match="belongs to another user"):
+        open_engine(models["street"], "openvino", EngineOptions(cache=tmp_path))
+
+
+def test_openvino_cache_does_not_grow_for_ever(models: dict[str, Model], tmp_path: Path) -> None:
+    for index in range(50):
+        blob = tmp_path / f"{index}.blob"
+        blob.write_bytes(b"")
+        os.utime(blob, (index, index))
+    open_engine(models["street"], "openvino", EngineOptions(cache=tmp_path)).close()
+    assert {blob.name for blob in tmp_path.glob("*.blob")} == {f"{index}.blob" for index in range(18, 50)}
+
+
+def test_openvino_half_precision_only_where_the_processor_has_it(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import engines.backends.openvino as backend
+
+    assert backend._precision("auto", models["street"], ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("fp16", models["street"], ["FP16", "FP32"]) == ("f16", "fp16")
+    monkeypatch.setattr(backend, "_has_bf16", lambda: True)
+    assert backend._precision("fp16", models["street"], ["BF16", "FP32"]) == ("bf16", "bf16")
+    monkeypatch.setattr(backend, "_has_bf16", lambda: False)  # OpenVINO lists it, but would emulate it
+    with pytest.raises(EngineError, match="no half-precision arithmetic"):
+        backend._precision("fp16", models["street"], ["BF16", "FP32"])
+
+
+def test_openvino_precision_is_always_set(models: dict[str, Model]) -> None:
+    """Left alone, OpenVINO computes in bf16 on processors that have it."""
+    engine = open_engine(models["street"], "openvino", EngineOptions(threads=1))
+    session = engine.session(96, 128)
+    compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
+    assert "f" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+    assert "16" not in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+    assert compiled.get_property("NUM_STREAMS") == 1
+    engine.close()
+
+
+def test_auto_takes_openvino_and_says_why(models: dict[str, Model], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "engines"):
+        engine = open_engine(models["street"])
+    assert engine.info.backend == "openvino"
+    assert "openvino" in caplog.text
+    assert "the fastest on a CPU" in caplog.text
+    engine.close()
+
+
+def test_auto_falls_back_and_says_why(
+    models: dict[str, Model], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else object())
+    with caplog.at_level(logging.INFO, "engines"):
+        engine = open_engine(models["street"])
+    assert engine.info.backend == "onnxruntime"
+    assert "OpenVINO is not installed" in caplog.text
+    engine.close()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EngineError, match="pip install openvino"):
+        open_engine(models["street"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("openvino", "pip install openvino"), ("onnxruntime", "pip install onnxruntime"), ("torch", "pip install torch")],
+)
+def test_a_missing_engine_says_what_to_install(
+    name: str, words: str, models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # what `import` sees of a package that is not there
+    monkeypatch.delitem(sys.modules, f"engines.backends.{name}", raising=False)
+    with pytest.raises(EngineError, match=words):
+        open_engine(models["street"], name)
+
+
+def test_tensorrt_says_that_it_is_not_here_yet(models: dict[str, Model]) -> None:
+    with pytest.raises(EngineError, match=r"runs on CPU engines .*deeplab-stream\[tensorrt\]"):
+        open_engine(models["street"], "tensorrt")
+    with pytest.raises(EngineError, match="no engine 'cuda': choose from auto, openvino"):
+        open_engine(models["street"], "cuda")
+
+
+def test_running_a_model_imports_no_torch(models: dict[str, Model]) -> None:
+    """Nor onnx, nor anything of training: a fresh interpreter runs a model and looks at what it has loaded."""
+    program = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from engines.backends import open_engine
+from engines.model_file import read_model
+import engines.zoo, engines.cli
+model = read_model(Path({str(models["street"].path)!r}))
+for name in ("openvino", "onnxruntime"):
+    engine = open_engine(model, name)
+    session = engine.session(64, 64)
+    session.start(np.zeros((64, 64, 3), np.uint8), np.empty(session.score_shape, np.float32)).wait(30)
+    engine.close()
+print(sorted(set(m.partition(".")[0] for m in sys.modules) & {{"torch", "onnx", "cv2", "onnxscript"}}))
+print(sorted(m for m in sys.modules if m.startswith(("engines.training", "engines.networks", "engines.export"))))
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert answer.stdout.split() == ["[]", "[]"], answer.stdout + answer.stderr
