@@ -6,6 +6,7 @@ import io
 import logging
 import re
 import time
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from fractions import Fraction
 from itertools import chain
@@ -204,13 +205,19 @@ def _turn(data: bytes) -> tuple[str, ...]:
         SourceError: larger than any picture that is taken.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_ORIENTATION, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is the one that counts
+            image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:
-        raise SourceError(f"larger than the bound of {MAX_PIXELS:,} pixels") from None
+        raise SourceError(f"above the bound of {MAX_PIXELS:,} pixels") from None
     except (OSError, ValueError, SyntaxError, TypeError, KeyError):
         return ()  # Pillow cannot read it; libav may
+    width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise SourceError(f"{width}×{height} is above the bound of {MAX_SIDE} a side and {MAX_PIXELS:,} pixels")
+    try:
+        # Not image.getexif(): for a PNG that decodes the whole picture first.
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
+        return ()
     return _TURNS.get(orientation, ())

@@ -31,8 +31,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
 @pytest.fixture
 def no_descriptor_leaked() -> Iterator[None]:
     """Fail the test if it ends with more descriptors than it began with, garbage not collected."""
-    gc.collect()
-    gc.disable()
+    gc.disable()  # what is given back only with the garbage is given back too late
     before = _descriptors()
     try:
         yield

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.sources.timestamps import Timestamps
@@ -65,6 +66,7 @@ def test_the_container_s_duration_places_a_missing_time() -> None:
     assert line.push(1, None) == [(1, Fraction(1, 2))]
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.one_of(st.none(), st.fractions(-100, 100000, max_denominator=90000)), max_size=40), st.booleans())
 def test_rises_strictly_whatever_comes(stamps: list[Fraction | None], patient: bool) -> None:
     line: Timestamps[int] = Timestamps(TICK, patient=patient)
@@ -74,9 +76,10 @@ def test_rises_strictly_whatever_comes(stamps: list[Fraction | None], patient: b
     out += line.flush()
     assert [item for item, _ in out] == list(range(len(stamps)))
     times = [pts for _, pts in out]
-    assert all(a < b for a, b in zip(times, times[1:], strict=False))
+    assert all(a < b for a, b in pairwise(times))
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.fractions(0, 9, max_denominator=90000), unique=True))
 def test_rising_stamps_pass_untouched(stamps: list[Fraction]) -> None:
     line: Timestamps[int] = Timestamps(TICK)

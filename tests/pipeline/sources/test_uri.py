@@ -56,7 +56,8 @@ def test_name(uri: str, name: str) -> None:
 
 @pytest.fixture
 def media(tmp_path: Path) -> Path:
-    for name in ("v/b10.mp4", "v/b9.mkv", "i/1.jpg", "i/2.jpg", "m/1.jpg", "m/a.mp4", "v/notes.txt", "o/raw", "[x].mp4"):
+    names = "v/b10.mp4 v/b9.mkv i/1.jpg i/2.jpg m/1.jpg m/a.mp4 v/notes.txt o/raw [x].mp4"
+    for name in names.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     return tmp_path
