@@ -56,7 +56,7 @@ def test_environment_variables_are_put_in(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="neither a file nor a preset; presets: .*live"):
+    with pytest.raises(ConfigError, match=r"neither a file nor a preset; presets: .*live"):
         load_options("nonsense", {})
 
 
