@@ -1,0 +1,74 @@
+"""What a DeepLab head asks of an encoder, and how strides become atrous rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+class Features(NamedTuple):
+    """What an encoder makes of a picture N×3×H×W."""
+
+    low: Tensor
+    """N×`low_channels`×⌈H/4⌉×⌈W/4⌉: fine detail, for the decoder of V3+."""
+
+    high: Tensor
+    """N×`high_channels`×⌈H/S⌉×⌈W/S⌉ with S the output stride: meaning, for the ASPP."""
+
+
+class Encoder(nn.Module):
+    """A backbone without its classifier: the contract between backbones and heads.
+
+    A subclass sets the three attributes and returns `Features` from `forward`. Its input is
+    N×3×H×W float, normalised as `mean` and `std` say (in units of 0–255 RGB).
+    """
+
+    low_channels: int
+    high_channels: int
+    output_stride: int
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def forward(self, image: Tensor) -> Features:
+        raise NotImplementedError
+
+
+class StrideRate(NamedTuple):
+    """Stride and atrous rate of one layer."""
+
+    stride: int
+    rate: int
+
+
+def trade_strides(strides: Sequence[int], output_stride: int, start: int = 1) -> list[StrideRate]:
+    """Replace the strides beyond `output_stride` by atrous rates.
+
+    Once the wanted output stride is reached, a layer that would stride keeps stride 1 and the old
+    rate, and the layers after it see their input `stride` times denser, so their rate grows by
+    that factor (Chen et al. 2017, arXiv 1606.00915, section 3.1). Subsampled to the old grid the
+    network computes the same values as before.
+
+    Args:
+        strides: Stride of each layer of the undilated network, in order.
+        output_stride: Input pixels per output pixel that are wanted: 8, 16 or 32.
+        start: Stride of the layers in front of these.
+
+    Raises:
+        ValueError: If `output_stride` is none of `OUTPUT_STRIDES`.
+    """
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"output stride {output_stride} is none of {OUTPUT_STRIDES}")
+    plan = []
+    reached, rate = start, 1
+    for stride in strides:
+        if reached * stride <= output_stride:
+            plan.append(StrideRate(stride, rate))
+            reached *= stride
+        else:
+            plan.append(StrideRate(1, rate))
+            rate *= stride
+    return plan

@@ -1,0 +1,101 @@
+"""A trained network in a file: what is needed to run or to export it, and no more."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engines.base import ModelError
+from engines.labels import LabelSet
+from engines.networks.deeplab import DeepLab
+from engines.networks.registry import NetworkSpec, assemble
+
+FORMAT = "deeplab-stream checkpoint 1"
+KEY = "trained"
+"""Where a checkpoint file keeps the trained network."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNetwork:
+    """A network's shape, weights and meaning.
+
+    Attributes:
+        spec: shape of the network.
+        output_stride: input pixels per pixel of its ASPP.
+        labels: meaning of its score channels.
+        size: preferred short side of the picture, in pixels.
+        weights: its state, tensors by name.
+        facts: anything worth knowing of how it was trained; JSON values only.
+    """
+
+    spec: NetworkSpec
+    output_stride: int
+    labels: LabelSet
+    size: int
+    weights: dict[str, Tensor]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def restore(self) -> DeepLab:
+        """The network with its weights, in eval mode, on the CPU."""
+        network = assemble(self.spec, len(self.labels), self.output_stride)
+        network.load_state_dict(self.weights)
+        return network.eval()
+
+    def to_tree(self) -> dict[str, Any]:
+        """Plain values and tensors, for `torch.save`."""
+        return {
+            "spec": asdict(self.spec),
+            "output_stride": self.output_stride,
+            "labels": asdict(self.labels),
+            "size": self.size,
+            "weights": self.weights,
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> TrainedNetwork:
+        """The inverse of `to_tree`."""
+        spec, labels = tree["spec"], tree["labels"]
+        return cls(
+            spec=NetworkSpec(**{**spec, "rates": tuple(spec["rates"])}),
+            output_stride=tree["output_stride"],
+            labels=LabelSet(tuple(labels["names"]), tuple(map(tuple, labels["palette"])), labels["background"]),
+            size=tree["size"],
+            weights=tree["weights"],
+            facts=tree["facts"],
+        )
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint file, tensors on the CPU; no code in it is run.
+
+    Raises:
+        ModelError: there is no such file, or it is damaged or none of ours.
+    """
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such checkpoint") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path}: not a readable checkpoint") from error
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise ModelError(f"{path}: not a checkpoint of this program")
+    return tree
+
+
+def read_trained(path: Path) -> TrainedNetwork:
+    """The trained network of a checkpoint file.
+
+    Raises:
+        ModelError: as `read_tree`, or the network in it does not fit this program.
+    """
+    try:
+        return TrainedNetwork.from_tree(read_tree(path)[KEY])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its network does not fit this version: {error}") from error
