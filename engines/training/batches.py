@@ -1,0 +1,95 @@
+"""Batches of augmented pictures, prepared while the network is busy with the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from engines.training.augment import augment
+from engines.training.dataset import Sample, UInt8
+from engines.training.options import TrainingOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures N×C×C×3 RGB and labels N×c×c with 255 where there is none."""
+
+    images: UInt8
+    labels: UInt8
+
+
+class Batches:
+    """All pictures in memory, and the batches of any epoch.
+
+    What an epoch holds depends on seed and epoch alone, so a resumed run sees what an unbroken
+    one would have seen.
+
+    Args:
+        samples: The pictures' files, as long as `pictures`.
+        pictures: Picture and labels of each.
+        options: The run's options.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        pictures: Sequence[tuple[UInt8, UInt8]],
+        options: TrainingOptions,
+    ) -> None:
+        self._pictures = pictures
+        self._options = options
+        self._weights = drive_weights(samples, options.optimiser.balance)
+
+    def __len__(self) -> int:
+        """Batches in an epoch: as many as the pictures fill."""
+        return max(1, len(self._pictures) // self._options.optimiser.batch)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of an epoch, each made while its forerunner is in use."""
+        size = self._options.optimiser.batch
+        random = np.random.default_rng((self._options.seed, number))
+        order = draw_order(self._weights, len(self) * size, random)
+        with ThreadPoolExecutor(1, "batches") as pool:
+            tasks = iter(order.reshape(-1, size))
+            ready = pool.submit(self._make, next(tasks), number, 0)
+            for index, picks in enumerate(tasks, 1):
+                batch = ready.result()
+                ready = pool.submit(self._make, picks, number, index)
+                yield batch
+            yield ready.result()
+
+    def _make(self, picks: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:
+        options = self._options
+        random = np.random.default_rng((options.seed, epoch, index))
+        views = [
+            augment(image, labels, options.augment, options.loss.label_stride, random)
+            for image, labels in (self._pictures[pick] for pick in picks)
+        ]
+        return Batch(np.stack([view[0] for view in views]), np.stack([view[1] for view in views]))
+
+
+def drive_weights(samples: Sequence[Sample], balance: float) -> npt.NDArray[np.float64]:
+    """Probability of each picture, such that a drive of n pictures weighs n**balance."""
+    drives = [sample.drive for sample in samples]
+    counts = {drive: drives.count(drive) for drive in set(drives)}
+    weights = np.array([counts[drive] ** (balance - 1) for drive in drives])
+    return np.asarray(weights / weights.sum())
+
+
+def draw_order(weights: npt.NDArray[np.float64], count: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """`count` indices, each occurring as often as its weight says, give or take one, shuffled."""
+    expected = weights * count
+    times = np.floor(expected).astype(np.int64)
+    rest = expected - times
+    missing = count - int(times.sum())
+    if missing:
+        # Systematic sampling of the fractions: nobody gets more than one of the rest.
+        ticks = (random.random() + np.arange(missing)) * rest.sum() / missing
+        shuffled = random.permutation(len(rest))
+        chosen = shuffled[np.searchsorted(np.cumsum(rest[shuffled]), ticks)]
+        np.add.at(times, chosen, 1)
+    return random.permutation(np.repeat(np.arange(len(weights)), times))

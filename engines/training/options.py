@@ -1,0 +1,208 @@
+"""What a training run can be told, as frozen values, and their reader.
+
+Defaults stand here alone. A config file is YAML with these very fields; an unknown key or a wrong
+type is an error that names the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engines.base import EngineError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "training"
+
+
+class OptionError(EngineError):
+    """A config that cannot be used; the message names file and key."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """The network to train."""
+
+    network: str = "deeplabv3plus-mobilenetv2"
+    """Name in `engines.networks.NETWORKS`."""
+
+    output_stride: int = 16
+    size: int = 448
+    """Preferred short side in pixels when the network runs; kept in the export's metadata."""
+
+    freeze: int = 0
+    """Blocks of the encoder, counted after its stem, that keep their starting weights along with
+    the stem; 0 trains everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentOptions:
+    """How a picture is varied. Every amount may be 0, which switches it off."""
+
+    crop: int = 352
+    """Side of the square crop in pixels: a multiple of the output stride."""
+
+    scale: tuple[float, float] = (0.7, 2.0)
+    """Range of the zoom, drawn evenly in its logarithm."""
+
+    rotate: float = 0.0
+    """Largest turn in degrees."""
+
+    flip: float = 0.5
+    """Share of pictures that is mirrored."""
+
+    brightness: float = 0.0
+    """Largest relative change of the mean, as the following ones of their quantities."""
+
+    contrast: float = 0.0
+    gamma: float = 0.0
+    """Largest change of the logarithm of the exponent."""
+
+    saturation: float = 0.0
+    hue: float = 0.0
+    """Largest turn of the colour circle, in turns."""
+
+    channels: float = 0.0
+    """Largest relative change of one channel alone."""
+
+    blur: float = 0.0
+    """Share of pictures that is blurred."""
+
+    noise: float = 0.0
+    """Share of pictures that gets Gaussian noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserOptions:
+    """AdamW with a poly schedule and a moving average of the weights."""
+
+    batch: int = 8
+    backbone_rate: float = 4e-4
+    head_rate: float = 2e-3
+    decay: float = 0.01
+    warmup: int = 100
+    """Steps over which the learning rate rises to its full value."""
+
+    power: float = 0.9
+    """Exponent of the poly schedule."""
+
+    average: float = 0.998
+    """Decay of the moving average of the weights; 0 for none."""
+
+    balance: float = 1.0
+    """A drive of n pictures is drawn in proportion to n**balance: at 1 every picture is as likely
+    as any other, at 0 every drive. A drive is the part of a file name before its first `_`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Weighted cross-entropy plus Lovász-softmax."""
+
+    log_weight: float = 1.1
+    """A class of frequency f weighs 1/ln(log_weight + f) (ENet, arXiv 1606.02147); 0 for none."""
+
+    lovasz: float = 0.0
+    """Weight of the Lovász-softmax term."""
+
+    label_stride: int = 2
+    """Pixels per label that the loss sees, in each direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """A whole training run, but for where its data and results lie."""
+
+    labels: str = "camvid"
+    """Name in `engines.labels`."""
+
+    splits: tuple[str, ...] = ("train",)
+    """Directories under the root that are trained on."""
+
+    validation: str = "val"
+    """Directory that is measured as training goes on."""
+
+    hold_out: str = ""
+    """Pictures of the training splits whose names start so are measured instead of trained on."""
+
+    ignore: int = 255
+    """Value of pixels without a label in the label files; 255 always is one, too."""
+
+    seed: int = 0
+    epochs: int = 50
+    hours: float = 0.0
+    """If set, the run lasts so long and `epochs` is not looked at."""
+
+    validate_every: int = 10
+    """Epochs between two measurements."""
+
+    precision: str = "bf16"
+    """`bf16` (autocast) or `fp32`."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+
+
+def load_options(config: str) -> TrainingOptions:
+    """Read the config of this name in `configs/training`, or the YAML file of this path.
+
+    Raises:
+        OptionError: If there is no such file, or it is no YAML, or it has an unknown key or a
+            value of a wrong type.
+    """
+    path = CONFIGS / f"{config}.yaml"
+    if not path.is_file():
+        path = Path(config)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise OptionError(f"no training config {config!r}; there are: {names}") from error
+    except yaml.YAMLError as error:
+        raise OptionError(f"{path}: no YAML: {error}") from error
+    return parse_options(tree or {}, str(path))
+
+
+def parse_options(tree: object, origin: str) -> TrainingOptions:
+    """Options from a tree of mappings, such as `dataclasses.asdict` makes.
+
+    Raises:
+        OptionError: If a key is unknown or a value of a wrong type; `origin` begins the message.
+    """
+    return typing.cast(TrainingOptions, _parse(TrainingOptions, tree, f"{origin}: "))
+
+
+def _parse(kind: Any, value: object, where: str) -> object:
+    """`value` as `kind`: a dataclass, a scalar type or a tuple of one."""
+    if dataclasses.is_dataclass(kind):
+        return _parse_fields(typing.cast(type, kind), value, where)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise OptionError(f"{where}expected a list, not {value!r}")
+        parts = typing.get_args(kind)
+        if parts[-1] is Ellipsis:
+            parts = parts[:1] * len(value)
+        if len(parts) != len(value):
+            raise OptionError(f"{where}expected {len(parts)} values, not {len(value)}")
+        return tuple(_parse(part, item, where) for part, item in zip(parts, value, strict=True))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise OptionError(f"{where}expected {kind.__name__}, not {value!r}")
+    return value
+
+
+def _parse_fields(kind: type, value: object, where: str) -> object:
+    if not isinstance(value, Mapping):
+        raise OptionError(f"{where}expected keys and values, not {value!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(str(key) for key in value if key not in hints)
+    if unknown:
+        raise OptionError(f"{where}unknown key {unknown[0]!r}; there are {', '.join(hints)}")
+    return kind(**{key: _parse(hints[key], item, f"{where}{key}: ") for key, item in value.items()})

@@ -1,0 +1,146 @@
+"""`python -m engines train`: train a network on labelled pictures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from engines.model_file import LABEL_SETS
+from engines.networks import DeepLab, build
+from engines.networks.normalise import normalise
+from engines.training.checkpoint import Checkpoint
+from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
+from engines.training.initial import calibrate, load_encoder
+from engines.training.options import OptionError, TrainingOptions, load_options
+from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_PICTURES = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--config", required=True, help="name in configs/training, or a YAML file")
+    parser.add_argument("--root", type=Path, required=True, help="directory of the splits")
+    parser.add_argument("--output", type=Path, required=True, help="directory of the checkpoints")
+    parser.add_argument("--init", type=Path, help="NPZ file of starting weights for the encoder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, help="length of the run in epochs")
+    length.add_argument("--hours", type=float, help="length of the run in hours of wall time")
+    parser.add_argument("--splits", help="directories to train on, separated by commas")
+    parser.add_argument("--hold-out", metavar="PREFIX", help="measure on pictures named PREFIX…")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code.
+
+    Raises:
+        EngineError: with a message of one line, for any input that cannot be used.
+    """
+    options = resolve_options(args)
+    set_seed(options.seed)
+    make_trainer(args, options).run()
+    return 0
+
+
+def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
+    """The run that the command line asks for, new or taken up again.
+
+    Raises:
+        EngineError: with a message of one line, for any input that cannot be used.
+    """
+    checkpoint = args.output / CHECKPOINT
+    if checkpoint.exists() and not args.resume:
+        raise OptionError(f"{checkpoint} exists: go on with --resume, or choose another --output")
+    resumed = Checkpoint.load(checkpoint) if args.resume else None
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    cv2.setNumThreads(1)  # the augmentation's one thread beside torch's own
+    labels = LABEL_SETS[options.labels]
+    data = load_data(args.root, options, len(labels))
+    network = build(options.model.network, len(labels), options.model.output_stride)
+    if args.init is not None and resumed is None:
+        load_encoder(network, args.init)
+        calibrate_on(network, data)
+    args.output.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(network.to(pick_device(args.device)), data, options, labels, args.output)
+    if args.init is not None:
+        trainer.facts["initial"] = args.init.stem
+    if resumed is not None:
+        trainer.resume(resumed)
+        logger.info("resumed after epoch %d", trainer.epoch)
+    return trainer
+
+
+def resolve_options(args: argparse.Namespace) -> TrainingOptions:
+    """The config with what the command line changes."""
+    options = with_limit(load_options(args.config), args.epochs, args.hours)
+    if args.splits:
+        options = replace(options, splits=tuple(args.splits.split(",")))
+    if args.hold_out:
+        options = replace(options, hold_out=args.hold_out)
+    if args.seed is not None:
+        options = replace(options, seed=args.seed)
+    if options.labels not in LABEL_SETS:
+        raise OptionError(f"no label set {options.labels!r}; there are {', '.join(LABEL_SETS)}")
+    return options
+
+
+def set_seed(seed: int) -> None:
+    """Make a run repeatable on the same machine with the same number of threads."""
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling memory before use finds errors, and costs a tenth of the speed.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` is CUDA if there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise OptionError("--device cuda: torch finds no CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
+    """Read all pictures into memory; what the hold-out names is kept from training."""
+    samples = [sample for split in options.splits for sample in find_samples(root, split)]
+    if options.hold_out:
+        held_out = [sample for sample in samples if sample.name.startswith(options.hold_out)]
+        samples = [sample for sample in samples if not sample.name.startswith(options.hold_out)]
+        if not samples or not held_out:
+            raise DataError(f"{root}: --hold-out {options.hold_out} leaves an empty side")
+    else:
+        has_validation = (root / options.validation).is_dir()
+        held_out = find_samples(root, options.validation) if has_validation else []
+
+    def read(files: list[Sample], what: str) -> list[tuple[UInt8, UInt8]]:
+        return [
+            read_sample(sample, classes, (options.ignore,))
+            for sample in tqdm(files, desc=f"reading {what}", unit="picture")
+        ]
+
+    return Data(samples, read(samples, "training"), read(held_out, "validation"))
+
+
+def calibrate_on(network: DeepLab, data: Data) -> None:
+    """Calibrate the encoder's batch norms on pictures spread over the training data."""
+    step = max(1, len(data.pictures) // CALIBRATION_PICTURES)
+    pictures = [image for image, _ in data.pictures[::step][:CALIBRATION_PICTURES]]
+    height = min(image.shape[0] for image in pictures)
+    width = min(image.shape[1] for image in pictures)
+    stack = np.stack([image[:height, :width] for image in pictures])
+    calibrate(network, normalise(torch.from_numpy(stack), network.encoder))

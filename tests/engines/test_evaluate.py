@@ -1,0 +1,207 @@
+"""`python -m engines evaluate`: its figures against a computation by hand, and what it says of bad data."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.base import EngineError, EngineInfo, Model, TensorSpec
+from engines.cli import main
+from engines.labels import LabelSet
+from engines.training.dataset import find_samples
+from engines.training.evaluate import Evaluation, evaluate, write_json
+from engines.training.metrics import Confusion
+
+from .support import write_graph
+
+LABELS = LabelSet(("red", "green", "blue", "grey"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)))
+"""Four classes, told by their colours; nothing is ever grey."""
+
+
+class Done:
+    """A request that is finished when it is made."""
+
+    def wait(self, timeout: float) -> None:
+        """Nothing is left to do."""
+        assert timeout > 0
+
+
+class ColourSession:
+    """Scores a pixel by how near it is to each class's colour."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.input_size = (height, width)
+        self.score_shape = (len(LABELS), height, width)
+
+    def start(self, image: np.ndarray, out: np.ndarray) -> Done:
+        """Score at once."""
+        distance = image[None].astype(np.float32) - np.array(LABELS.palette, np.float32)[:, None, None]
+        out[:] = -np.abs(distance).sum(-1)
+        return Done()
+
+
+class ColourEngine:
+    """An engine that knows colours, at a score for every pixel."""
+
+    model = Model("colours", Path("none.onnx"), LABELS, 24, 1, align_corners=False, licence="", sha256="")
+    info = EngineInfo("none", "0", "cpu", "fp32", 1, 1)
+    input = TensorSpec("image", "uint8", (1, -1, -1, 3), "rgb8")
+    output = TensorSpec("scores", "float32", (1, 4, -1, -1), "scores")
+
+    def session(self, height: int, width: int) -> ColourSession:
+        """A session of any size."""
+        return ColourSession(height, width)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three made-up pictures whose labels are not always what they show."""
+    random = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / "test" / kind).mkdir(parents=True)
+    for index, suffix in enumerate(("png", "png", "jpg")):
+        shown = np.kron(random.integers(0, 3, (3, 4)), np.ones((8, 8), int))
+        image = np.array(LABELS.palette, np.uint8)[shown]
+        true = np.where(random.random(shown.shape) < 0.3, random.integers(0, 6, shown.shape), shown)
+        true[true == 3] = 255
+        true[true == 5] = 4  # the first value beyond the classes means none, too
+        Image.fromarray(image).save(tmp_path / "test" / "images" / f"{index}.{suffix}", quality=95, subsampling=0)
+        Image.fromarray(true.astype(np.uint8)).save(tmp_path / "test" / "labels" / f"{index}.png")
+    return tmp_path
+
+
+def by_hand(root: Path) -> tuple[list[float | None], float]:
+    """IoU of each class and pixel accuracy, a pixel at a time."""
+    hits, unions, right, total = [0] * 4, [0] * 4, 0, 0
+    for index, suffix in enumerate(("png", "png", "jpg")):
+        with Image.open(root / "test" / "images" / f"{index}.{suffix}") as picture:
+            image = np.array(picture).astype(int)
+        with Image.open(root / "test" / "labels" / f"{index}.png") as picture:
+            truth = np.array(picture)
+        for row in range(24):
+            for column in range(32):
+                true = truth[row, column]
+                if true in (4, 255):
+                    continue
+                said = int(np.argmax(image[row, column]))
+                total += 1
+                right += said == true
+                for label in range(4):
+                    hits[label] += said == true == label
+                    unions[label] += label in (said, true)
+    return [hit / union if union else None for hit, union in zip(hits, unions, strict=True)], right / total
+
+
+def test_figures_are_those_counted_by_hand(root: Path) -> None:
+    samples = find_samples(root, "test")
+    iou, accuracy = by_hand(root)
+    figures = evaluate(ColourEngine(), samples).to_json()
+    assert list(figures) == ["miou", "pixel_accuracy", "iou"]
+    assert list(figures["iou"]) == list(LABELS.names)
+    assert iou[3] is None
+    assert figures["iou"]["grey"] is None
+    assert [figures["iou"][name] for name in LABELS.names[:3]] == pytest.approx(iou[:3])
+    assert figures["miou"] == pytest.approx(np.mean([value for value in iou if value is not None]))
+    assert figures["pixel_accuracy"] == pytest.approx(accuracy)
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_a_class_that_is_only_said_counts_as_zero() -> None:
+    confusion = Confusion(3)
+    confusion.add(np.array([0, 0, 255, 9]), np.array([0, 1, 1, 1]))
+    assert confusion.iou().tolist()[:2] == [0.5, 0.0]
+    assert math.isnan(confusion.iou()[2])
+    assert confusion.mean_iou() == 0.25
+    assert confusion.pixel_accuracy() == 0.5
+
+
+def test_nothing_counted_is_nothing_said() -> None:
+    evaluation = Evaluation(LABELS.names, Confusion(4), 0)
+    assert evaluation.to_json() == {"miou": None, "pixel_accuracy": None, "iou": dict.fromkeys(LABELS.names)}
+    assert "absent" in evaluation.table()
+
+
+def test_size_is_the_short_side_that_the_network_sees(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, sizes = ColourEngine(), []
+    monkeypatch.setattr(
+        engine, "session", lambda height, width: sizes.append((height, width)) or ColourSession(height, width)
+    )
+    evaluate(engine, find_samples(root, "test"), size=48)
+    assert set(sizes) == {(48, 64)}
+
+
+def test_the_command_writes_what_it_counts(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_graph(tmp_path / "net.onnx")
+    (tmp_path / "net.yaml").write_text(
+        "labels: [red, green, blue, grey]\nsize: 24\noutput_stride: 2\n", encoding="utf-8"
+    )
+    given = [
+        "evaluate",
+        "--model",
+        str(model),
+        "--root",
+        str(root),
+        "--split",
+        "test",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
+    assert main([*given, "--engine", "openvino", "--threads", "1"]) == 0
+    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert list(figures) == ["miou", "pixel_accuracy", "iou"]
+    assert set(figures["iou"]) == set(LABELS.names)
+    assert f"{100 * figures['miou']:.2f}" in capsys.readouterr().out
+
+
+def break_missing(root: Path) -> None:
+    (root / "test" / "labels" / "1.png").unlink()
+
+
+def break_size(root: Path) -> None:
+    Image.new("L", (5, 5)).save(root / "test" / "labels" / "1.png")
+
+
+def break_range(root: Path) -> None:
+    Image.new("L", (32, 24), 77).save(root / "test" / "labels" / "1.png")
+
+
+def break_split(root: Path) -> None:
+    (root / "test").rename(root / "else")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (break_missing, r"its labels .*1\.png are missing"),
+        (break_size, r"1\.png: 5×5 pixels, but its picture has 32×24"),
+        (break_range, r"1\.png: label 77 of 4 classes"),
+        (break_split, r"images: no such directory"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_one_clear_line(root: Path, damage: object, message: str) -> None:
+    damage(root)  # type: ignore[operator]
+    with pytest.raises(EngineError, match=message) as caught:
+        evaluate(ColourEngine(), find_samples(root, "test"))
+    assert "\n" not in str(caught.value)
+
+
+def test_figures_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot be written"):
+        write_json(tmp_path / "none" / "out.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_evaluating_needs_no_torch() -> None:
+    code = "import sys, engines.training.evaluate; print([n for n in ('torch', 'cv2', 'onnx') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
