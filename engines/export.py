@@ -1,0 +1,206 @@
+"""`python -m engines export`: a trained network as one ONNX file that every backend runs.
+
+The graph takes pictures as they are (``image``, uint8, N×H×W×3, RGB) and gives coarse scores
+(``scores``, float32, N×C×h×w at the score stride): normalisation is inside, upsampling and softmax
+are not. Batch, height and width are dynamic. What the scores mean travels in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from engines.base import EngineError
+from engines.facts import PREFIX, ModelFacts
+from engines.networks import DeepLab
+from engines.networks.layers import ConvNorm
+from engines.networks.normalise import ByteNetwork
+from engines.networks.trained import TrainedNetwork, read_trained
+
+OPSET = 20
+TOLERANCE = 1e-3
+"""Largest difference of a score between the file and torch, at scores of about ±10."""
+
+CHECK_SIZES = ((96, 128), (104, 75))
+"""Height and width of the pictures that an export is checked on; one is no multiple of 16."""
+
+
+class ExportError(EngineError):
+    """An export that failed or does not agree with torch."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that `train` wrote")
+    parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
+    parser.add_argument("--licence", default="", help="terms of the weights")
+    parser.add_argument("--size", type=int, help="preferred short side of the picture, in pixels")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code.
+
+    Raises:
+        EngineError: with a message of one line.
+    """
+    trained = read_trained(args.checkpoint)
+    if args.size is not None:
+        trained = replace(trained, size=args.size)
+    difference = export(trained, args.output, name=args.name or args.output.stem, licence=args.licence)
+    size = args.output.stat().st_size / 1e6
+    print(f"{args.output}: {size:.1f} MB, scores within {difference:.1g} of torch's")
+    return 0
+
+
+def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "") -> float:
+    """Write a network as ONNX, checked against torch; an older file is replaced only at the end.
+
+    Args:
+        trained: the network.
+        path: file to write.
+        name: what people shall call the model.
+        licence: terms of the weights.
+
+    Returns:
+        The largest difference to torch's scores that the check saw.
+
+    Raises:
+        ExportError: the file cannot be written, or its scores differ from torch's by more than
+            `TOLERANCE`.
+    """
+    network = trained.restore()
+    try:
+        handle, unfinished_name = tempfile.mkstemp(suffix=".onnx.part", dir=path.resolve().parent)
+    except OSError as error:
+        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
+    os.close(handle)
+    unfinished = Path(unfinished_name)
+    try:
+        _write(ByteNetwork(fold_batch_norm(network)).eval(), unfinished, metadata(trained, network, name, licence))
+        difference = check(ByteNetwork(network).eval(), unfinished)
+        unfinished.chmod(0o644)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return difference
+
+
+def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str) -> dict[str, str]:
+    """What the file says about itself: `ModelFacts`, and two facts for people."""
+    facts = ModelFacts(
+        name=name,
+        labels=trained.labels,
+        size=trained.size,
+        output_stride=network.output_stride,
+        align_corners=False,
+        licence=licence,
+    )
+    more: dict[str, Any] = {"score_stride": network.score_stride, "training": trained.facts}
+    return facts.to_properties() | {PREFIX + key: json.dumps(value) for key, value in more.items()}
+
+
+def fold_batch_norm(network: DeepLab) -> DeepLab:
+    """A copy in eval mode whose batch norms are part of the convolutions before them."""
+    folded = copy.deepcopy(network).cpu().eval()
+    for module in folded.modules():
+        if isinstance(module, ConvNorm) and isinstance(module.norm, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    return folded
+
+
+def _write(model: ByteNetwork, path: Path, properties: dict[str, str]) -> None:
+    example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
+    dynamic = {
+        0: torch.export.Dim("batch", min=1),
+        1: torch.export.Dim("height", min=32),
+        2: torch.export.Dim("width", min=32),
+    }
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=["image"],
+            output_names=["scores"],
+            dynamic_shapes=(dynamic,),
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError(f"{path}: torch made no ONNX program")
+    proto = program.model_proto
+    _strip(proto)
+    for key, value in properties.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.checker.check_model(proto)
+    onnx.save(proto, str(path))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence about every rewritten node, and about torchvision's absence."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Take out what the exporter notes of its own: source lines and the paths of this machine."""
+    graph = proto.graph
+    del proto.metadata_props[:]
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+
+
+def check(model: ByteNetwork, path: Path) -> float:
+    """Largest difference of the scores that an ONNX file and torch give for random pictures.
+
+    Raises:
+        ExportError: it exceeds `TOLERANCE`, or the shapes differ.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for batch, (height, width) in enumerate(CHECK_SIZES, 1):
+        image = generator.integers(0, 256, (batch, height, width, 3), np.uint8)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(image)).numpy()
+        (scores,) = session.run(["scores"], {"image": image})
+        if scores.shape != expected.shape:
+            raise ExportError(f"scores of shape {scores.shape}, but torch gives {expected.shape}")
+        worst = max(worst, float(np.abs(scores - expected).max()))
+    if not worst <= TOLERANCE:
+        raise ExportError(f"the exported scores differ from torch's by {worst:.2g}")
+    return worst
