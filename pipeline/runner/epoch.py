@@ -107,6 +107,10 @@ class Epoch:
         """Wait until no frame is in flight, then give the memory back."""
         for _ in range(len(self.ring)):
             self.free.get()
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory back, drained or not; harmless when repeated."""
         if self.refining is not None:
             self.refining.close()
         self.ring.close()

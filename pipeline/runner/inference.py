@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engines.base import EngineError, Request
-from pipeline.errors import StageError
+from engines.base import Request
 from pipeline.flow import Buffer, Closed, FairReader
+from pipeline.runner.failing import failing_as
 from pipeline.runner.lane import Lane, Ticket
 
 REQUEST_TIMEOUT_S = 60.0
@@ -65,10 +65,8 @@ class Inference:
                 continue
             slot = ticket.epoch.ring[ticket.slot]
             began = time.perf_counter_ns()
-            try:
+            with failing_as("infer", ticket.frame.source, ticket.frame.index):
                 request = ticket.epoch.session.start(slot.image, slot.scores)
-            except EngineError as error:
-                raise _failed(ticket, error) from error
             self._started.put(_Started(self._lanes[index], ticket, request, began))
         self._started.close()
 
@@ -82,15 +80,8 @@ class Inference:
             if item.ticket is None or item.request is None:
                 item.lane.scored.close()
                 continue
-            try:
+            with failing_as("infer", item.ticket.frame.source, item.ticket.frame.index):
                 item.request.wait(REQUEST_TIMEOUT_S)
-            except EngineError as error:
-                raise _failed(item.ticket, error) from error
             item.lane.meters.infer.add((time.perf_counter_ns() - item.started_ns) / 1e9)
             self._permits.put(None)
             item.lane.submit(item.ticket)
-
-
-def _failed(ticket: Ticket, error: EngineError) -> StageError:
-    frame = ticket.frame
-    return StageError(f"{frame.source}, frame {frame.index}: {error}", stage="infer", index=frame.index)

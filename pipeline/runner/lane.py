@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engines.base import Engine
-from pipeline.errors import PipelineError, SourceError, StageError
-from pipeline.flow import Buffer, Closed, Crew, WorkerPool
+from pipeline.errors import SourceError
+from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
 from pipeline.frame import Frame, Result
 from pipeline.runner.epoch import Epoch
+from pipeline.runner.failing import failing_as
 from pipeline.runner.outlet import Delivery, Outlet
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
@@ -26,7 +27,7 @@ from pipeline.stages.upsample import upsample_argmax
 from pipeline.telemetry import StageMeter
 
 AHEAD = 2
-"""Decoded pictures that wait for a slot."""
+"""Decoded pictures that wait for a slot; in live mode a single one, the newest."""
 
 REFINE_TIMEOUT_S = 120.0
 """A frame whose refinement takes longer has hung; ten exact CRF iterations on a 4K frame take a minute."""
@@ -110,7 +111,12 @@ class Lane:
         self._options = options
         self._crew = crew
         self._stopping = stopping
-        self.decoded: Buffer[Decoded] = Buffer(AHEAD, "oldest" if options.live else "never", self._count_drop)
+        self._epoch: Epoch | None = None
+        self._decoding = 0.0
+        # A live source spends its time waiting for the world, which is no work.
+        self._clock = time.thread_time if source.info.live else time.perf_counter
+        live = options.live
+        self.decoded: Buffer[Decoded] = Buffer(1 if live else AHEAD, "oldest" if live else "never", self._count_drop)
         # None is the end: the engine serves all lanes and learns from it that this one is done.
         self.ready: Buffer[Ticket | None] = Buffer(options.slots + 1)
         self.scored: Buffer[Ticket] = Buffer(options.slots + 1)
@@ -124,35 +130,46 @@ class Lane:
 
         A loss is kept in `lost`: what came before it is finished first.
         """
-        items = self.source.read()
         try:
-            began = time.perf_counter()
-            while not self._stopping() and (item := next(items, None)) is not None:
+            items = self.source.read()
+            while self._wanted() and (item := self._next(items)) is not None:
                 if isinstance(item, AudioPacket):
                     for outlet in self.outlets:
                         outlet.buffer.put(item)
-                    continue
-                self.meters.decode.add(time.perf_counter() - began)
-                self.decoded.put(item)
-                began = time.perf_counter()
+                else:
+                    self.decoded.put(item)
         except SourceError as error:
             self.lost = error
         finally:
             self.source.close()
             self.decoded.close()
 
+    def _wanted(self) -> bool:
+        return not self._stopping() and not all(outlet.gone for outlet in self.outlets)
+
+    def _next(self, items: Iterator[Decoded | AudioPacket]) -> Decoded | AudioPacket | None:
+        """The next item, None at the end; the time that a picture took is counted."""
+        began = self._clock()
+        with failing_as("decode", self.source.info.name, self.read_frames):
+            item = next(items, None)
+        self._decoding += self._clock() - began
+        if isinstance(item, Decoded):
+            self.meters.decode.add(self._decoding)
+            self._decoding = 0.0
+        return item
+
     def prepare(self) -> None:
         """Thread: give each picture a slot, and make the network's input in it."""
-        epoch: Epoch | None = None
         expected = 0
         try:
             while True:
                 decoded = self.decoded.get()
                 frame = decoded.frame
+                epoch = self._epoch
                 if epoch is None or not epoch.takes(frame):
                     if epoch is not None:
                         epoch.drain()
-                    epoch = self._open_epoch(frame)
+                    epoch = self._epoch = self._open_epoch(frame)
                 number = epoch.free.get()
                 with self._stage("prepare", frame, self.meters.prepare):
                     loaded = epoch.load(number, decoded)
@@ -162,8 +179,13 @@ class Lane:
                 self.ready.put(Ticket(epoch, number, loaded))
         except Closed:
             self.ready.put(None)
-            if epoch is not None:
-                epoch.drain()
+            if self._epoch is not None:
+                self._epoch.drain()
+
+    def close(self) -> None:
+        """Give back what a run that ended early has left; only after its threads have ended."""
+        if self._epoch is not None:
+            self._epoch.close()
 
     def _open_epoch(self, frame: Frame) -> Epoch:
         shown = (frame.height, frame.width)
@@ -211,7 +233,7 @@ class Lane:
     def _result(self, ticket: Ticket) -> Result:
         epoch, frame = ticket.epoch, ticket.frame
         slot = epoch.ring[ticket.slot]
-        refined = epoch.refining is not None and self._collect_refined(epoch)
+        refined = epoch.refining is not None and self._collect_refined(epoch.refining, frame)
         if refined:
             counts = np.bincount(slot.labels.reshape(-1), minlength=slot.scores.shape[0])
         else:
@@ -226,9 +248,9 @@ class Lane:
         shares = tuple((counts / slot.labels.size).tolist())
         return Result(painted, slot.labels.copy(), shares, refined=refined or epoch.refining is None)
 
-    def _collect_refined(self, epoch: Epoch) -> bool:
-        assert epoch.refining is not None
-        outcome = epoch.refining.next(REFINE_TIMEOUT_S)
+    def _collect_refined(self, refining: PoolLane, frame: Frame) -> bool:
+        with failing_as("refine", frame.source, frame.index):
+            outcome = refining.next(REFINE_TIMEOUT_S)
         self.meters.refine.add(outcome.busy_s)
         self.unrefined += not outcome.refined
         return outcome.refined
@@ -236,11 +258,5 @@ class Lane:
     @contextmanager
     def _stage(self, name: str, frame: Frame, meter: StageMeter) -> Iterator[None]:
         """Time a stage's work on a frame, and say where it was if it fails."""
-        try:
-            with meter:
-                yield
-        except (PipelineError, Closed):
-            raise
-        except Exception as error:
-            message = f"{frame.source}, frame {frame.index}: {name} failed: {error}"
-            raise StageError(message, stage=name, index=frame.index) from error
+        with failing_as(name, frame.source, frame.index), meter:
+            yield

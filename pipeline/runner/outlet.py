@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline.errors import SinkError
 from pipeline.flow import Buffer, Closed
 from pipeline.frame import Result
+from pipeline.runner.failing import failing_as
 from pipeline.sinks.base import OutputInfo, Sink
 from pipeline.sources.base import AudioPacket
 from pipeline.telemetry import LatencyHistogram, StageMeter
@@ -27,20 +29,28 @@ class Delivery:
 class Outlet:
     """Feeds one sink in a thread of its own, so that a slow sink holds up nobody sooner than it must.
 
+    Attributes:
+        dropped: results lost because the sink was too slow (live mode only).
+        gone: whoever read the output has stopped reading, as ``head`` does; the rest is thrown away.
+
     Args:
         sink: not opened yet.
+        source: name of the input.
         live: lose the oldest result rather than wait for the sink.
         failed: true once any part of the run has failed, so that the sink gives up instead of finishing.
     """
 
-    def __init__(self, sink: Sink, *, live: bool, failed: Callable[[], bool]) -> None:
+    def __init__(self, sink: Sink, *, source: str, live: bool, failed: Callable[[], bool]) -> None:
         self.sink = sink
         self.meter = StageMeter()
         self.latency = LatencyHistogram()
         self.dropped = 0
+        self.gone = False
+        self._source = source
         self._failed = failed
         self.buffer: Buffer[Delivery | AudioPacket] = Buffer(BACKLOG, "oldest" if live else "never", self._count_drop)
         self._info: OutputInfo | None = None
+        self._index: int | None = None
         # Audio that comes before the first picture waits for it: only a picture tells how to open the sink.
         self._early: list[AudioPacket] = []
 
@@ -50,28 +60,45 @@ class Outlet:
     def run(self) -> None:
         """Thread: write until the buffer ends, then finish the output, or undo it if the run failed."""
         try:
-            while True:
-                item = self.buffer.get()
-                if isinstance(item, Delivery):
-                    self._write(item)
-                elif self._info is None:
-                    self._early.append(item)
-                else:
-                    self.sink.write_audio(item)
-        except Closed:
-            if self._failed() or self._info is None:
-                self.sink.abort()
-            else:
-                self._close()
+            self._feed()
+        except SinkError as error:
+            self.sink.abort()
+            if not isinstance(error.__cause__, BrokenPipeError):
+                raise
+            self.gone = True
+            self._discard()
         except BaseException:
             self.sink.abort()
             raise
 
+    def _feed(self) -> None:
+        try:
+            while True:
+                item = self.buffer.get()
+                index = item.result.index if isinstance(item, Delivery) else self._index
+                with failing_as(self.sink.name, self._source, index):
+                    self._take(item)
+        except Closed:
+            with failing_as(self.sink.name, self._source):
+                self._finish()
+
+    def _take(self, item: Delivery | AudioPacket) -> None:
+        if isinstance(item, Delivery):
+            self._write(item)
+        elif self._info is None:
+            self._early.append(item)
+        else:
+            self.sink.write_audio(item)
+
     def _write(self, delivery: Delivery) -> None:
+        result = delivery.result
+        if self._index is not None and result.index != self._index + 1 and not result.frame.discontinuity:
+            result = replace(result, frame=replace(result.frame, discontinuity=True))
+        self._index = result.index
         with self.meter:
             self._tell(delivery.info)
-            self.sink.write(delivery.result)
-        self.latency.add(time.monotonic_ns() - delivery.result.frame.captured_ns)
+            self.sink.write(result)
+        self.latency.add(time.monotonic_ns() - result.frame.captured_ns)
 
     def _tell(self, info: OutputInfo) -> None:
         if self._info is None:
@@ -83,9 +110,13 @@ class Outlet:
             self.sink.reconfigure(info)
         self._info = info
 
-    def _close(self) -> None:
-        try:
-            self.sink.close()
-        except BaseException:
+    def _finish(self) -> None:
+        if self._failed() or self._info is None:
             self.sink.abort()
-            raise
+        else:
+            self.sink.close()
+
+    def _discard(self) -> None:
+        """Take what still comes, so that the other outputs do not wait."""
+        while True:
+            self.buffer.get()

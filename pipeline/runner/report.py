@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Sequence
 from importlib import metadata
+from typing import Any
 
 from engines.base import Engine
 from pipeline.cpu import CpuPlan
@@ -70,7 +71,7 @@ def _input(lane: Lane, seconds: float) -> InputReport:
     )
 
 
-def _stage(meter: StageMeter, seconds: float, queue: Buffer[object] | None = None) -> StageReport:
+def _stage(meter: StageMeter, seconds: float, queue: Buffer[Any] | None = None) -> StageReport:
     stats = queue.stats() if queue is not None else None
     return StageReport(
         frames=meter.frames,

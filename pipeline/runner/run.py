@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 JOIN_TIMEOUT_S = 150.0
 """How long threads may take to end: longer than the longest wait inside any of them."""
 
+LEAVE_TIMEOUT_S = 3.0
+"""How long threads may take to end that have been told to give up; one that hangs outside is left behind."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
@@ -66,6 +69,7 @@ class Runner:
         self._pool: WorkerPool | None = None
         self._engine: Engine | None = None
         self._sources: list[Source] = []
+        self.lanes: tuple[Lane, ...] = ()
         self._began = self._ended = 0.0
         try:
             self._open(options, tuple(extra))
@@ -111,7 +115,10 @@ class Runner:
         slots = self._engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
         return Lane(
             opened.source,
-            tuple(Outlet(sink, live=live, failed=lambda: self._crew.failed) for sink in opened.sinks),
+            tuple(
+                Outlet(sink, source=opened.source.info.name, live=live, failed=lambda: self._crew.failed)
+                for sink in opened.sinks
+            ),
             engine=self._engine,
             pool=self._pool,
             renderer=Renderer(labels, options.render) if opened.shows_pictures else None,
@@ -150,6 +157,7 @@ class Runner:
             name = lane.source.info.name
             self._crew.start(f"{name} prepare", lane.prepare)
             self._crew.start(f"{name} read", lane.read)
+            self._sources.remove(lane.source)  # its reader closes it
 
     def stop(self) -> None:
         """Read no more; what is in flight is finished.  Safe in a signal handler."""
@@ -178,7 +186,7 @@ class Runner:
             StageError, SinkError: what went wrong first.
             SourceError: an input that was lost; what came before it has been written.
         """
-        self._crew.join(JOIN_TIMEOUT_S)
+        self._crew.join(LEAVE_TIMEOUT_S if self._crew.failed else JOIN_TIMEOUT_S)
         self._ended = time.monotonic()
         for lane in self.lanes:
             if lane.lost is not None and not lane.read_frames:
@@ -200,11 +208,13 @@ class Runner:
         self._stop.set()
         self._crew.stop()
         try:
-            self._crew.join(10.0)
+            self._crew.join(LEAVE_TIMEOUT_S)
         except BaseException as error:  # `finish` has told whoever waits for it
             log.debug("while closing: %s", error)
         for source in self._sources:
             source.close()
+        for lane in self.lanes:
+            lane.close()
         if self._pool is not None:
             self._pool.close(5.0)
         if self._engine is not None:
