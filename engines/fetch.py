@@ -85,8 +85,11 @@ def fetch(
         FetchError: the network, the server or the disk fails, or the hash is wrong (what was downloaded
             is deleted then).
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise FetchError(f"{_public(url)} is no http or https address")
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise FetchError(f"{parts.scheme}://… is no http or https address")
+    if "@" in parts.netloc:
+        raise FetchError(f"the address at {parts.hostname} carries a password: that would end in logs")
     patience = patience or Patience()
     job = _Job(url, target, sha256 or _recorded(target), patience, time.monotonic() + patience.total_s, progress)
     try:
@@ -143,7 +146,7 @@ class _Job:
         if self.sha256 and actual != self.sha256:
             self._discard()
             raise FetchError(
-                f"{_public(self.url)} has the SHA-256 {actual}, not {self.sha256} as it should: deleted; "
+                f"{self.url} has the SHA-256 {actual}, not {self.sha256} as it should: deleted; "
                 "the file there was changed, or something on the way changes files"
             )
         self.tag.unlink(missing_ok=True)
@@ -169,7 +172,7 @@ class _Job:
                 except _LostError as error:
                     failures = 0 if _size(self.part) > before else failures + 1
                     if failures >= TRIES_WITHOUT_PROGRESS or time.monotonic() + PAUSE_S > self.deadline:
-                        raise FetchError(f"cannot fetch {_public(self.url)}: {error}") from error
+                        raise FetchError(f"cannot fetch {self.url}: {error}") from error
                     time.sleep(PAUSE_S)
                     resumed = True
 
@@ -185,9 +188,9 @@ class _Job:
             if tag:
                 headers["If-Range"] = tag
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self.url, headers=headers), timeout=self._timeout()
-            ) as response:
+            # Not urlopen: that remembers the proxies of the process's first call.
+            opener = urllib.request.build_opener()
+            with opener.open(urllib.request.Request(self.url, headers=headers), timeout=self._timeout()) as response:
                 start = have if response.status == 206 else 0
                 if response.status == 206 and not _continues(response.headers, have):
                     raise _LostError("the server sent another part than was asked for")
@@ -199,7 +202,7 @@ class _Job:
                 raise _LostError("the server refuses to continue the download") from error
             if error.code in (408, 429, 500, 502, 503, 504):
                 raise _LostError(f"HTTP {error.code} {error.reason}") from error
-            raise FetchError(f"cannot fetch {_public(self.url)}: HTTP {error.code} {error.reason}") from error
+            raise FetchError(f"cannot fetch {self.url}: HTTP {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             raise _LostError(_reason(error)) from error
 
@@ -207,7 +210,7 @@ class _Job:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length and length.isdigit() else None
         if (total or 0) > MAX_BYTES:
-            raise FetchError(f"{_public(self.url)} is {total} bytes long: more than any model")
+            raise FetchError(f"{self.url} is {total} bytes long: more than any model")
         if start == 0:
             self._discard()
             validator = _validator(response.headers)
@@ -231,10 +234,10 @@ class _Job:
             got += len(chunk)
             bar.update(len(chunk))
             if got > MAX_BYTES:
-                raise FetchError(f"{_public(self.url)} does not end: more than any model")
+                raise FetchError(f"{self.url} does not end: more than any model")
             if time.monotonic() > self.deadline:
                 raise FetchError(
-                    f"{_public(self.url)} is too slow: {self.patience.total_s:g} s are over; "
+                    f"{self.url} is too slow: {self.patience.total_s:g} s are over; "
                     "the next try continues where this one ended"
                 )
         return got
@@ -330,9 +333,3 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (FileNotFoundError, UnicodeDecodeError):
         return ""
-
-
-def _public(url: str) -> str:
-    """An address without the user's name and password."""
-    parts = urllib.parse.urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
