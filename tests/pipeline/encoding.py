@@ -157,7 +157,8 @@ def picture(number: int, tick: int, recipe: Recipe) -> av.VideoFrame:
     painted = paint(number, recipe.height, recipe.width, FORMATS[recipe.layout])
     planes = [turned(plane, recipe.turn) for plane in painted]
     if "tff" in recipe.options.get("x264-params", ""):
-        planes[0][1::2] = np.roll(planes[0][1::2], 4, axis=1)  # the second field is somewhere else by then
+        for field in (0, 1):  # the scene moves from field to field
+            planes[0][field::2] = np.roll(planes[0][field::2], (2 * number + field) * 3 % 8, axis=1)
     frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], recipe.layout)
     for target, plane in zip(frame.planes, planes, strict=True):
         view = np.frombuffer(target, plane.dtype).reshape(target.height, -1)  # type: ignore[call-overload]

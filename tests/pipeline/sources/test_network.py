@@ -1,0 +1,221 @@
+"""Network inputs: deadlines, loss, what they may not reach; pipes that stall; libav's log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import SourceError
+from pipeline.sources import Decoded, SourceOptions, open_source
+from tests.pipeline.sources.conftest import MakeClip
+from tests.pipeline.sources.served import standard_input, talker, web_server
+
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
+
+SHORT = SourceOptions(open_timeout=1, read_timeout=1)
+
+
+def silent(connection: socket.socket, over: threading.Event) -> None:
+    over.wait(20)
+
+
+def http_answer(
+    content: bytes, then: Callable[[socket.socket, threading.Event], None], *headers: str
+) -> Callable[..., None]:
+    def answer(connection: socket.socket, over: threading.Event) -> None:
+        connection.recv(4096)
+        connection.sendall("\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode() + content)
+        then(connection, over)
+
+    return answer
+
+
+@pytest.mark.parametrize("scheme", ["http", "rtsp", "tcp", "rtmp"])
+def test_a_silent_server_is_given_up(scheme: str) -> None:
+    began = time.monotonic()
+    with talker(silent) as port, pytest.raises(SourceError, match=r"user:\*\*\*@127") as caught:
+        open_source(f"{scheme}://user:secret@127.0.0.1:{port}/x", SHORT)
+    assert time.monotonic() - began < 8
+    assert "secret" not in str(caught.value)
+
+
+def test_a_stream_that_stalls_is_lost(clip: MakeClip) -> None:
+    content = clip("late ts").path.read_bytes()
+    with talker(http_answer(content, silent, "Content-Type: video/mp2t")) as port:
+        source = open_source(f"http://127.0.0.1:{port}/live.ts", SHORT)
+        assert source.info.live
+        seen = 0
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="lost, nothing came for 1 s"):
+            for item in source.read():
+                seen += isinstance(item, Decoded)
+        source.close()
+    assert seen >= 15
+    assert time.monotonic() - began < 6
+
+
+def test_a_live_stream_that_ends_is_lost(clip: MakeClip) -> None:
+    content = clip("late ts").path.read_bytes()
+    with talker(http_answer(content, lambda *_: None, "Connection: close")) as port:
+        source = open_source(f"http://127.0.0.1:{port}/live.ts?token=secret", SHORT)
+        with pytest.raises(SourceError, match=r"token=\*\*\*: lost"):
+            for _ in source.read():
+                pass
+        source.close()
+
+
+def test_a_download_that_breaks_off_is_lost(clip: MakeClip) -> None:
+    content = clip("long").path.read_bytes()
+    headers = (f"Content-Length: {len(content)}", "Content-Type: video/x-matroska")
+    with talker(http_answer(content[: len(content) // 2], lambda *_: None, *headers)) as port:
+        source = open_source(f"http://127.0.0.1:{port}/a.mkv", SHORT)
+        assert not source.info.live
+        with pytest.raises(SourceError, match="lost"):
+            for _ in source.read():
+                pass
+        source.close()
+
+
+def test_http_errors(tmp_path: Path) -> None:
+    with web_server(tmp_path) as address:
+        with pytest.raises(SourceError, match="404"):
+            open_source(f"{address}/nothing.mp4", SHORT)
+        (tmp_path / "page.html").write_text("<html>no video</html>" * 50)
+        with pytest.raises(SourceError, match="sends no video"):
+            open_source(f"{address}/page.html", SHORT)
+
+
+@pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
+def test_a_playlist_from_elsewhere_reaches_no_file(kind: str, clip: MakeClip, tmp_path: Path) -> None:
+    secret = clip("late ts").path
+    lists = {
+        "m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+        "ffconcat": f"ffconcat version 1.0\nfile 'file:{secret}'\n",
+    }
+    (tmp_path / f"list.{kind}").write_text(lists[kind])
+    with web_server(tmp_path) as address, pytest.raises(SourceError):
+        open_source(f"{address}/list.{kind}", SHORT)
+
+
+def test_a_playlist_on_disk_reaches_no_network(clip: MakeClip, tmp_path: Path) -> None:
+    truth = clip("late ts")
+    with web_server(truth.path.parent) as address:
+        path = tmp_path / "list.m3u8"
+        path.write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\n{address}/{truth.path.name}\n#EXT-X-ENDLIST\n"
+        )
+        with pytest.raises(SourceError):
+            open_source(str(path), SHORT)
+
+
+def test_a_playlist_over_http_plays(clip: MakeClip, tmp_path: Path) -> None:
+    truth = clip("late ts")
+    (tmp_path / "part.ts").write_bytes(truth.path.read_bytes())
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.2,\npart.ts\n#EXT-X-ENDLIST\n")
+    with web_server(tmp_path) as address:
+        source = open_source(f"{address}/list.m3u8", SHORT)
+        assert not source.info.live
+        frames = [item.frame for item in source.read() if isinstance(item, Decoded)]
+        source.close()
+    assert [f.pts for f in frames] == list(truth.pts)
+
+
+def test_a_pipe_that_stalls(clip: MakeClip) -> None:
+    path = clip("vfr").path
+    began = time.monotonic()
+    stalling = standard_input(["sh", "-c", 'head -c 3000 "$0"; exec sleep 20', str(path)])
+    with stalling, pytest.raises(SourceError, match=r"standard input: nothing came for 0\.5 s"):
+        source = open_source("-", SourceOptions(read_timeout=0.5))
+        with closing(source):
+            for _ in source.read():
+                pass
+    assert time.monotonic() - began < 5
+
+
+def test_a_named_pipe_without_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match=r"pipe: nothing came for 0\.3 s"):
+        open_source(str(tmp_path / "pipe"), SourceOptions(read_timeout=0.3))
+
+
+def test_rubbish_on_standard_input() -> None:
+    with (
+        standard_input(["head", "-c", "10000", "/dev/zero"]),
+        pytest.raises(SourceError, match="standard input: not a"),
+    ):
+        open_source("-")
+
+
+_READER = """
+import sys
+from pipeline.sources import Decoded, open_source
+source = open_source("-")
+print(sum(isinstance(item, Decoded) for item in source.read()), source.info.name)
+source.close()
+"""
+
+
+def test_a_real_shell_pipe(clip: MakeClip) -> None:
+    """Nothing but the answer is written: libav stays mute on both outputs."""
+    path = clip("spoilt ts").path
+    done = subprocess.run(
+        ["sh", "-c", 'cat "$0" | "$1" -W error -c "$2"', str(path), sys.executable, _READER],
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=True,
+    )
+    count, name = done.stdout.split()
+    assert 20 <= int(count) <= 30
+    assert name == "stdin"
+    assert "damaged" in done.stderr  # the one warning, by logging's last resort
+    assert len(done.stderr.splitlines()) == 1
+
+
+_DEBUGGING = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s %(message)s")
+from pipeline.sources import SourceOptions, open_source
+for turn in range(40):
+    source = open_source(sys.argv[1], SourceOptions(threads=4))
+    items = source.read()
+    for _ in range(85 + turn):  # about where the file is broken
+        next(items)
+    source.close()
+print("done")
+"""
+
+
+def test_libav_s_lines_come_at_debug_level_without_a_deadlock(clip: MakeClip) -> None:
+    path = clip("spoilt mp4").path
+    done = subprocess.run(
+        [sys.executable, "-c", _DEBUGGING, str(path)], capture_output=True, text=True, timeout=25, check=True
+    )
+    assert done.stdout == "done\n"
+    assert "libav" not in "".join(line for line in done.stderr.splitlines() if not line.startswith("DEBUG"))
+
+
+def test_libav_s_lines_at_debug_level(clip: MakeClip) -> None:
+    script = _DEBUGGING.replace("range(40)", "range(1)").replace("range(85 + turn)", "range(200)")
+    path = clip("spoilt mp4").path
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, timeout=25, check=True
+    )
+    assert any(line.startswith("DEBUG pipeline.sources.libav_log libav") for line in done.stderr.splitlines())
+
+
+def test_no_credentials_in_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with talker(lambda *_: None) as port, pytest.raises(SourceError) as caught:
+        open_source(f"http://user:secret@127.0.0.1:{port}/x?password=secret", SHORT)
+    assert "secret" not in caplog.text + str(caught.value) + repr(caught.value)
