@@ -12,10 +12,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.filter import Graph
 
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import FORMATS, Colour, Frame, Result
 from pipeline.sinks import VideoOptions, encoders, open_output
+from pipeline.sinks.picture import Canvas
 from pipeline.sources.base import AudioPacket
 from tests.conftest import need_program
 from tests.pipeline.sinks.made import BT709, TAKES, Take, decode, ffprobe, plane, write
@@ -89,6 +91,18 @@ def test_lossless_planes_are_the_very_planes(take: Take, tmp_path: Path) -> None
     for picture, result in zip(decode(tmp_path / "a.mkv"), take.results(), strict=True):
         for number, samples in enumerate(result.frame.planes):
             np.testing.assert_array_equal(plane(picture, number, samples.dtype), samples)
+
+
+def test_a_picture_that_libav_still_holds_is_not_painted_over() -> None:
+    canvas = Canvas(64, 48, "yuv420p")
+    graph = Graph()
+    entry = graph.add_buffer(width=64, height=48, format=av.VideoFormat("yuv420p"), time_base=Fraction(1, 25))
+    graph.link_nodes(entry, graph.add("buffersink")).configure()
+    results = [TAKES[0].result(0), TAKES[0].result(9)]
+    for result in results:
+        graph.vpush(canvas.fill(result.frame.planes))
+    for result in results:
+        np.testing.assert_array_equal(plane(graph.vpull(), 0, np.dtype(np.uint8)), result.frame.planes[0])
 
 
 def test_padding_to_even_sizes_repeats_the_edge(tmp_path: Path) -> None:
@@ -214,6 +228,22 @@ def test_audio_is_copied_packet_by_packet_in_step_with_the_pictures(
     frames = probe(tmp_path / name)[1]
     tick = Fraction(probe(tmp_path / name)[0]["time_base"])
     assert abs(frames[0]["pts"] * tick - late.pts[0]) <= Fraction(1, 2000), "the pictures are not shifted by the audio"
+
+
+def test_the_sound_ends_where_it_ended(sounding: Path, tmp_path: Path) -> None:
+    """The last packet says how many of its samples to throw away; that is beside its bytes."""
+
+    def discarded(path: Path) -> list[str]:
+        entries = "packet_side_data=discard_padding"
+        answer = ffprobe(path, entries, "-select_streams", "a", "-show_packets")
+        found = [side for packet in answer["packets"] for side in packet.get("side_data_list", [])]
+        return [str(side["discard_padding"]) for side in found if side.get("discard_padding")]
+
+    with av.open(str(sounding / "opus.mkv")) as container:
+        stream = container.streams.audio[0]
+        audio = [AudioPacket(p) for p in container.demux(stream) if p.dts is not None]
+        write(open_output(str(tmp_path / "o.mkv")), TAKES[0], audio, TAKES[0].info(stream))
+    assert discarded(tmp_path / "o.mkv") == discarded(sounding / "opus.mkv") != []
 
 
 @pytest.mark.parametrize(("source", "name"), [("aac.mp4", "o.webm"), ("opus.mkv", "o.mov")])
