@@ -173,9 +173,27 @@ def parse_options(tree: object, origin: str) -> TrainingOptions:
     """Options from a tree of mappings, such as `dataclasses.asdict` makes.
 
     Raises:
-        OptionError: If a key is unknown or a value of a wrong type; `origin` begins the message.
+        OptionError: If a key is unknown, or a value of a wrong type or out of its range; `origin`
+            begins the message.
     """
-    return typing.cast(TrainingOptions, _parse(TrainingOptions, tree, f"{origin}: "))
+    options = typing.cast(TrainingOptions, _parse(TrainingOptions, tree, f"{origin}: "))
+    low, high = options.augment.scale
+    demands = {
+        "precision must be bf16 or fp32": options.precision in {"bf16", "fp32"},
+        "epochs, validate_every and optimiser: batch must be at least 1": (
+            min(options.epochs, options.validate_every, options.optimiser.batch) >= 1
+        ),
+        "augment: scale must be two positive numbers, the smaller one first": 0 < low <= high,
+        "augment: crop must be a multiple of loss: label_stride and of model: output_stride": (
+            min(options.augment.crop, options.loss.label_stride, options.model.output_stride) >= 1
+            and options.augment.crop % options.loss.label_stride == 0
+            and options.augment.crop % options.model.output_stride == 0
+        ),
+    }
+    for demand, met in demands.items():
+        if not met:
+            raise OptionError(f"{origin}: {demand}")
+    return options
 
 
 def _parse(kind: Any, value: object, where: str) -> object:

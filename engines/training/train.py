@@ -69,8 +69,11 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
         torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)  # the augmentation's one thread beside torch's own
     labels = LABEL_SETS[options.labels]
+    try:
+        network = build(options.model.network, len(labels), options.model.output_stride)
+    except ValueError as error:
+        raise OptionError(f"{args.config}: model: {error}") from error
     data = load_data(args.root, options, len(labels))
-    network = build(options.model.network, len(labels), options.model.output_stride)
     if args.init is not None and resumed is None:
         load_encoder(network, args.init)
         calibrate_on(network, data)

@@ -18,8 +18,7 @@ from engines.labels import LabelSet
 from engines.training.dataset import find_samples
 from engines.training.evaluate import Evaluation, evaluate, write_json
 from engines.training.metrics import Confusion
-
-from .support import write_graph
+from tests.engines.support import write_graph
 
 LABELS = LabelSet(("red", "green", "blue", "grey"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)))
 """Four classes, told by their colours; nothing is ever grey."""

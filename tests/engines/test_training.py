@@ -100,12 +100,13 @@ def arguments(root: Path, output: Path, *more: str) -> argparse.Namespace:
 
 
 def test_four_pictures_can_be_learnt(root: Path, tmp_path: Path) -> None:
-    assert train.run(arguments(root, tmp_path / "run", "--epochs", "60", "--hold-out", "B")) == 0
+    assert train.run(arguments(root, tmp_path / "run", "--epochs", "30")) == 0
     checkpoint = Checkpoint.load(tmp_path / "run" / CHECKPOINT)
     facts = checkpoint.trained.facts
-    assert checkpoint.epoch == 60
-    assert facts["pictures"] == 3
+    assert checkpoint.epoch == 30
+    assert facts["pictures"] == 4
     assert facts["train_miou"] > 0.7
+    assert facts["validation_miou"] > 0.7
     network = checkpoint.trained.restore()
     assert not network.training
     assert read_trained(tmp_path / "run" / CHECKPOINT).labels.names[3] == "road"
@@ -154,6 +155,14 @@ def test_a_cut_while_saving_leaves_the_old_checkpoint(
     assert {file.name for file in run.iterdir()} == {CHECKPOINT, "history.jsonl"}
 
 
+def test_an_unknown_network_is_named(root: Path, tmp_path: Path) -> None:
+    given = arguments(root, tmp_path / "run", "--epochs", "1")
+    (root / "config.yaml").write_text("model: {network: deeplabv9}", encoding="utf-8")
+    with pytest.raises(EngineError, match="model: no network 'deeplabv9'"):
+        train.run(given)
+    assert not (tmp_path / "run").exists()
+
+
 # Options
 
 
@@ -174,6 +183,10 @@ def test_the_shipped_config_is_valid() -> None:
         ({"optimiser": {"batch": 8.5}}, "it: optimiser: batch: expected int, not 8.5"),
         ({"epochs": True}, "it: epochs: expected int, not True"),
         ([], "it: expected keys and values"),
+        ({"precision": "int4"}, "it: precision must be bf16 or fp32"),
+        ({"augment": {"scale": [2, 1]}}, "it: augment: scale must be"),
+        ({"augment": {"crop": 350}}, "it: augment: crop must be a multiple"),
+        ({"optimiser": {"batch": 0}}, "it: epochs, validate_every and optimiser: batch"),
     ],
 )
 def test_wrong_options_are_named(tree: object, message: str) -> None:
@@ -215,6 +228,17 @@ def test_bad_data_is_named(root: Path) -> None:
     sample.labels.unlink()
     with pytest.raises(EngineError, match="are missing"):
         find_samples(root, "train")
+
+
+def test_a_drive_can_be_held_out(root: Path, tmp_path: Path) -> None:
+    options = train.resolve_options(arguments(root, tmp_path / "run", "--hold-out", "B", "--splits", "train,val"))
+    data = train.load_data(root, options, 11)
+    assert [sample.name for sample in data.samples] == ["A_1", "A_2", "A_3", "A_1"]
+    assert len(data.pictures) == 4
+    np.testing.assert_array_equal(data.held_out[0][0], paint(0)[0])
+    options = train.resolve_options(arguments(root, tmp_path / "run", "--hold-out", "C"))
+    with pytest.raises(EngineError, match="--hold-out C leaves an empty side"):
+        train.load_data(root, options, 11)
 
 
 def test_drives_are_balanced() -> None:
@@ -345,20 +369,20 @@ def folded(path: Path) -> Path:
 
 def test_calibration_changes_statistics_and_no_value(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = build("deeplabv3-mobilenetv2", 2).eval()
+    network = build("deeplabv3-mobilenetv2", 2).double().eval()
     load_encoder(network, folded(tmp_path / "w.npz"))
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     layer = network.encoder.stem
     with torch.inference_mode():
         before = network.encoder(images).high
-        plain = torch.nn.functional.conv2d(images, layer.conv.weight, torch.linspace(-0.1, 0.1, 32), 2, 1)
-        torch.testing.assert_close(layer(images), plain.clamp(0, 6), rtol=1e-4, atol=1e-5)
+        plain = torch.nn.functional.conv2d(images, layer.conv.weight, torch.linspace(-0.1, 0.1, 32).double(), 2, 1)
+        torch.testing.assert_close(layer(images), plain.clamp(0, 6), rtol=1e-6, atol=1e-6)
     calibrate(network, images)
     with torch.inference_mode():
-        torch.testing.assert_close(network.encoder(images).high, before, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(network.encoder(images).high, before, rtol=1e-6, atol=1e-9)
         assert layer.norm.running_mean.abs().max() > 1e-4
         # Batch statistics are now the running ones, so training mode computes the same.
-        torch.testing.assert_close(layer.train()(images), plain.clamp(0, 6), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(layer.train()(images), plain.clamp(0, 6), rtol=1e-6, atol=1e-6)
 
 
 def test_wrong_starting_weights_are_named(tmp_path: Path) -> None:
