@@ -139,7 +139,8 @@ class Lane:
                 else:
                     self.decoded.put(item)
         except SourceError as error:
-            self.lost = error
+            if not self._stopping():
+                self.lost = error
         finally:
             self.source.close()
             self.decoded.close()

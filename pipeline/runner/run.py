@@ -162,6 +162,8 @@ class Runner:
     def stop(self) -> None:
         """Read no more; what is in flight is finished.  Safe in a signal handler."""
         self._stop.set()
+        for lane in self.lanes:
+            lane.source.wake()
 
     def wait(self, timeout: float) -> bool:
         """Whether the run has ended, after at most ``timeout`` seconds."""

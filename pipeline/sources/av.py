@@ -109,6 +109,10 @@ class AvSource:
         self._used = True
         return chain(self._primed, self._items or ())
 
+    def wake(self) -> None:
+        """As `Source`."""
+        self._demuxer.wake()
+
     def close(self) -> None:
         """Give everything back; harmless when repeated; never called while `read` is inside libav."""
         if self._closed:
@@ -266,7 +270,7 @@ class AvSource:
     def _look_for_cut(self) -> None:
         """Warn of a file that ends well before the end that it announces."""
         duration = self._demuxer.duration
-        if duration is None or self._last is None or self._demuxer.rate:
+        if duration is None or self._last is None or self._demuxer.rate or self._demuxer.woken:
             return
         end, announced = self._last, self._demuxer.start + duration
         if end + _SLACK < announced and end + duration / 20 < announced:

@@ -164,5 +164,11 @@ class Source(Protocol):
             SourceError: the stream was lost, or the source is closed or was read before.
         """
 
+    def wake(self) -> None:
+        """Nobody wants more: `read` ends soon, and where it waits for time, a pipe or a camera, now.
+
+        For any thread, at any time; what a network stream waits for ends with its deadline.
+        """
+
     def close(self) -> None:
         """Give everything back; harmless when repeated; never called while `read` is inside libav."""

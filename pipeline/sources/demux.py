@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import select
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,7 +19,7 @@ from av.stream import Discard, Disposition
 from pipeline.errors import SourceError
 from pipeline.sources import libav_log
 from pipeline.sources.pictures import MAX_PIXELS, MAX_SIDE
-from pipeline.sources.target import DeadlinePipe, Target, open_container
+from pipeline.sources.target import DeadlinePipe, Target, Waiting, open_container
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +43,8 @@ class Demuxer:
         """
         self.target = target
         self.damaged = 0
+        self.woken = False
+        self._waiting: Waiting | None = None
         self.container: InputContainer = open_container(target)
         try:
             self.video = _video_stream(self.container, target.shown)
@@ -52,6 +53,7 @@ class Demuxer:
             raise
         self.audio = _audio_stream(self.container, target.shown) if audio else None
         self._camera = _camera_descriptor(target) if target.format == "v4l2" else None
+        self._waiting = Waiting() if self._camera is not None else None
         self.tick = self.video.time_base or Fraction(1, 1_000_000)
         self.rate: Fraction | None = None
         if self.container.format.flags & cast(int, Flags.no_timestamps.value):
@@ -119,15 +121,24 @@ class Demuxer:
             raise SourceError(f"{self.target.shown}: lost, the stream ended")
 
     def _ready(self) -> bool:
-        """Wait until a camera has a picture: libav would wait for it without end.
+        """Wait until a camera has a picture: libav would wait for it without end; False after `wake`.
 
         Raises:
             SourceError: it gave nothing in time.
         """
+        if self._camera is None or self._waiting is None:
+            return not self.woken
         timeout = self.target.read_timeout
-        if self._camera is not None and not select.select([self._camera], [], [], timeout)[0]:
+        if not self._waiting.until_ready(self._camera, timeout) and not self.woken:
             raise SourceError(f"{self.target.shown}: lost, the camera gave no picture for {timeout or 0:g} s")
-        return True
+        return not self.woken
+
+    def wake(self) -> None:
+        """End `packets` soon, and a wait for a pipe or camera now; for any thread."""
+        self.woken = True
+        for each in (self._waiting, self.target.url):
+            if isinstance(each, Waiting | DeadlinePipe):
+                each.wake()
 
     def _lost(self, error: av.FFmpegError) -> str:
         if isinstance(error, av.ExitError | av.TimeoutError):
@@ -147,8 +158,9 @@ class Demuxer:
     def close(self) -> None:
         """Give everything back; harmless when repeated."""
         self.container.close()
-        if isinstance(self.target.url, DeadlinePipe):
-            self.target.url.close()
+        for each in (self._waiting, self.target.url):
+            if isinstance(each, Waiting | DeadlinePipe):
+                each.close()
 
 
 def muxer_template(stream: av.AudioStream) -> av.AudioStream:

@@ -111,6 +111,9 @@ class ImageSource:
         self._used = True
         return chain(self._primed, self._items)
 
+    def wake(self) -> None:
+        """As `Source`; there is nothing to wait for."""
+
     def close(self) -> None:
         """As `Source`."""
         self._closed = True

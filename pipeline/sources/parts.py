@@ -56,6 +56,10 @@ class Trim:
         """As `Source`."""
         return self._play(self._source.read())
 
+    def wake(self) -> None:
+        """As `Source`."""
+        self._source.wake()
+
     def close(self) -> None:
         """As `Source`."""
         self._source.close()
@@ -147,6 +151,11 @@ class Loop:
         """As `Source`."""
         return self._play(self._source.read())
 
+    def wake(self) -> None:
+        """As `Source`."""
+        self._closed = True
+        self._source.wake()
+
     def close(self) -> None:
         """As `Source`."""
         self._closed = True
@@ -217,8 +226,9 @@ class Pace:
         return self._play(self._source.read())
 
     def wake(self) -> None:
-        """End a wait for the next picture's time, and with it the stream; for any thread."""
+        """As `Source`; ends a wait for the next picture's time."""
         self._closing.set()
+        self._source.wake()
 
     def close(self) -> None:
         """As `Source`."""

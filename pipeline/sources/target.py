@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,37 @@ import av
 from av.container import InputContainer
 
 from pipeline.errors import SourceError
+
+
+class Waiting:
+    """Waits for a descriptor in one thread, until something comes, time is up, or another thread says `wake`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # so that nobody writes into a descriptor that was closed and used again
+        self._ears, self._mouth = os.pipe()
+        self.woken = False
+
+    def until_ready(self, descriptor: int, timeout: float | None) -> bool:
+        """Whether something came (or the other side ended); False when time is up, or after `wake`."""
+        if os.name != "posix":
+            return not self.woken
+        found = select.select([descriptor, self._ears], [], [], timeout)[0]
+        return descriptor in found and not self.woken
+
+    def wake(self) -> None:
+        """End the wait, and all that follow, now; for any thread."""
+        with self._lock:
+            self.woken = True
+            if self._mouth >= 0:
+                os.write(self._mouth, b"!")
+
+    def close(self) -> None:
+        """Give the descriptors back; harmless when repeated."""
+        with self._lock:
+            if self._mouth >= 0:
+                os.close(self._mouth)
+                os.close(self._ears)
+                self._ears = self._mouth = -1
 
 
 class DeadlinePipe:
@@ -26,22 +58,28 @@ class DeadlinePipe:
         """Read from a duplicate of ``descriptor``; more than ``timeout`` seconds of silence is an error."""
         self._descriptor = os.dup(descriptor)
         self._timeout = timeout
+        self._waiting = Waiting()
         self.name = name
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; empty at the end.
+        """Up to ``size`` bytes; empty at the end, and after `wake`.
 
         Raises:
             SourceError: nothing came in time.
         """
-        if os.name == "posix" and not select.select([self._descriptor], [], [], self._timeout)[0]:
-            raise SourceError(
-                f"{self.name}: nothing came for {self._timeout:g} s; is the program stuck that writes it?"
-            )
-        return os.read(self._descriptor, size)
+        if self._waiting.until_ready(self._descriptor, self._timeout):
+            return os.read(self._descriptor, size)
+        if self._waiting.woken:
+            return b""
+        raise SourceError(f"{self.name}: nothing came for {self._timeout:g} s; is the program stuck that writes it?")
+
+    def wake(self) -> None:
+        """As if the writer had ended; for any thread."""
+        self._waiting.wake()
 
     def close(self) -> None:
         """Give the duplicate back; harmless when repeated."""
+        self._waiting.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
