@@ -54,3 +54,23 @@ def composite(
 
 def count_labels(labels: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
     """Add the pixels a label of H×W to ``counts`` (256)."""
+
+class GuidedFilter:
+    """Keeps the guided filter's memory between pictures; threads that share one wait for each other."""
+
+    def labels(
+        self,
+        image: NDArray[np.uint8],
+        scores: NDArray[np.float32],
+        scale_y: float,
+        offset_y: float,
+        scale_x: float,
+        offset_x: float,
+        per_cell_y: float,
+        per_cell_x: float,
+        radius: int,
+        reach: int,
+        epsilon: float,
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Label ``out`` (H×W) from scores (C×h×w) under the guidance of H×W or H×W×3 ``image``."""

@@ -4,6 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include "upsample.hpp"
+
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -66,6 +69,22 @@ Plane<T> plane(const Array &array, const char *name) {
         refuse(name, "is " + std::to_string(array.shape(0)) + "×" + std::to_string(array.shape(1)));
     return {data, static_cast<ptrdiff_t>(array.stride(0)), static_cast<int>(array.shape(0)),
             static_cast<int>(array.shape(1))};
+}
+
+// Class scores and the way from pixels to them, as upsampling and the guided filter take them.
+inline constexpr const char *kNotFinite = "scores: NaN, infinite or beyond 2^126";
+
+inline upsample::Scores scores(const In &array) {
+    const float *data = pointer<const float>(array, "scores", 3, 3);
+    for (size_t i = 0; i < 3; ++i)
+        if (array.shape(i) < 1 || array.shape(i) > (i ? 65535u : 255u))
+            refuse("scores", "need 1 to 255 classes and sides of 1 to 65535");
+    return {data, int(array.shape(0)), int(array.shape(1)), int(array.shape(2))};
+}
+
+inline upsample::Map map(double scale, double offset, const char *name) {
+    if (!(scale >= 0 && scale <= 1e6 && std::fabs(offset) <= 1e6)) refuse(name, "not a rising map");
+    return {scale, offset};
 }
 
 }  // namespace arrays

@@ -3,8 +3,6 @@
 #include "bindings.hpp"
 #include "upsample.hpp"
 
-#include <cmath>
-
 namespace {
 
 namespace nb = nanobind;
@@ -12,25 +10,10 @@ using arrays::In;
 using arrays::Out;
 using arrays::refuse;
 
-constexpr const char *kNotFinite = "scores: NaN, infinite or beyond 2^126";
-
-upsample::Scores take_scores(const In &array) {
-    const float *data = arrays::pointer<const float>(array, "scores", 3, 3);
-    for (size_t i = 0; i < 3; ++i)
-        if (array.shape(i) < 1 || array.shape(i) > (i ? 65535u : 255u))
-            refuse("scores", "need 1 to 255 classes and sides of 1 to 65535");
-    return {data, int(array.shape(0)), int(array.shape(1)), int(array.shape(2))};
-}
-
-upsample::Map take_map(double scale, double offset, const char *name) {
-    if (!std::isfinite(scale) || !std::isfinite(offset) || scale < 0) refuse(name, "not a rising map");
-    return {scale, offset};
-}
-
 void argmax(const In &scores, double scale_y, double offset_y, double scale_x, double offset_x, const Out &out,
             const Out &counts, int begin, int end) {
-    const auto from = take_scores(scores);
-    const auto y = take_map(scale_y, offset_y, "rows"), x = take_map(scale_x, offset_x, "columns");
+    const auto from = arrays::scores(scores);
+    const auto y = arrays::map(scale_y, offset_y, "rows"), x = arrays::map(scale_x, offset_x, "columns");
     const auto to = arrays::plane<uint8_t>(out, "out");
     int64_t *pixels = arrays::pointer<int64_t>(counts, "counts", 1, 1);
     arrays::need_shape(counts, "counts", {size_t(from.classes)});
@@ -40,11 +23,11 @@ void argmax(const In &scores, double scale_y, double offset_y, double scale_x, d
         nb::gil_scoped_release unlocked;
         finite = upsample::argmax(from, y, x, begin, end, to.width, to.row(begin), to.stride, pixels);
     }
-    if (!finite) throw nb::value_error(kNotFinite);
+    if (!finite) throw nb::value_error(arrays::kNotFinite);
 }
 
 void winners(const In &scores, const Out &out) {
-    const auto from = take_scores(scores);
+    const auto from = arrays::scores(scores);
     uint8_t *to = arrays::pointer<uint8_t>(out, "out", 2, 2);
     arrays::need_shape(out, "out", {size_t(from.height), size_t(from.width)});
     bool finite;
@@ -52,7 +35,7 @@ void winners(const In &scores, const Out &out) {
         nb::gil_scoped_release unlocked;
         finite = upsample::winners(from, to);
     }
-    if (!finite) throw nb::value_error(kNotFinite);
+    if (!finite) throw nb::value_error(arrays::kNotFinite);
 }
 
 void count(const In &labels, const Out &counts) {

@@ -4,4 +4,5 @@
 #include <nanobind/nanobind.h>
 
 void bind_upsample(nanobind::module_ &m);
+void bind_guided(nanobind::module_ &m);
 void bind_planes(nanobind::module_ &m);

@@ -4,5 +4,6 @@
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of the stream: plain arrays in, plain arrays out, the GIL released.";
     bind_upsample(m);
+    bind_guided(m);
     bind_planes(m);
 }
