@@ -38,6 +38,9 @@ class Activation(IntEnum):
 
 SAME_PADDING = 0
 
+LEAST_INPUTS = {Op.ADD: 2, Op.CONV_2D: 2, Op.DEPTHWISE_CONV_2D: 2}
+MAX_RATE = 4096
+
 DTYPES: dict[int, np.dtype[np.generic]] = {
     0: np.dtype("<f4"),
     1: np.dtype("<f2"),
@@ -78,7 +81,7 @@ class Tensor:
         """
         if self.dtype is None or not self.raw:
             raise ModelError(f"tensor {self.name!r} is no constant of a known type")
-        if len(self.raw) != int(np.prod(self.shape)) * self.dtype.itemsize:
+        if min(self.shape, default=1) < 1 or len(self.raw) != int(np.prod(self.shape)) * self.dtype.itemsize:
             raise ModelError(
                 f"the file is damaged: {len(self.raw)} bytes in tensor {self.name!r} of shape {self.shape}"
             )
@@ -89,7 +92,7 @@ class Tensor:
         if len(self.scale) > 1:
             along[self.channel_axis] = len(self.scale)
         scale = np.array(self.scale, np.float64).reshape(along)
-        zero = np.array(self.zero_point or (0,) * len(self.scale), np.float64).reshape(along)
+        zero = np.array(self.zero_point, np.float64).reshape(along)
         return ((stored - zero) * scale).astype(np.float32)
 
 
@@ -150,6 +153,11 @@ def parse(data: bytes) -> Graph:
     tensors = tuple(_tensor(table, buffers) for table in graph.tables(0))
     operators = tuple(_operator(table, codes) for table in graph.tables(3))
     inputs, outputs = _numbers(graph, 1), _numbers(graph, 2)
+    for step in operators:
+        if len(step.inputs) < LEAST_INPUTS.get(step.op, 1) or not step.outputs or min(step.inputs[:2]) < 0:
+            raise ModelError(f"the file is damaged: {step.op.name} without its inputs or outputs")
+        if not all(1 <= number <= MAX_RATE for number in (*step.stride, *step.dilation, *step.window)):
+            raise ModelError(f"the file is damaged: {step.op.name} with a stride or rate out of range")
     used = [number for step in operators for number in (*step.inputs, *step.outputs)]
     if not operators or any(not -1 <= number < len(tensors) for number in (*used, *inputs, *outputs)):
         raise ModelError("the file is damaged: an operator names a tensor that is not there")
@@ -165,13 +173,20 @@ def _tensor(table: Table, buffers: list[memoryview]) -> Tensor:
     if buffer >= len(buffers):
         raise ModelError("the file is damaged: a tensor has no buffer")
     quantisation = table.table(4)
+    scale = quantisation.vector(2, "f") if quantisation else ()
+    zero_point = quantisation.vector(3, "q") if quantisation else ()
+    shape = _numbers(table, 0)
+    axis = quantisation.scalar(6, "i") if quantisation else 0
+    channels = shape[axis] if 0 <= axis < len(shape) else -1
+    if (zero_point and len(zero_point) != len(scale)) or (len(scale) > 1 and len(scale) != channels):
+        raise ModelError("the file is damaged: a tensor's quantisation does not fit it")
     return Tensor(
         name=table.text(3),
-        shape=_numbers(table, 0),
+        shape=shape,
         dtype=DTYPES.get(table.scalar(1, "b")),
-        scale=quantisation.vector(2, "f") if quantisation else (),
-        zero_point=quantisation.vector(3, "q") if quantisation else (),
-        channel_axis=quantisation.scalar(6, "i") if quantisation else 0,
+        scale=scale,
+        zero_point=zero_point or (0,) * len(scale),
+        channel_axis=axis,
         raw=buffers[buffer],
     )
 

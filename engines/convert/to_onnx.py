@@ -162,6 +162,8 @@ def _convolution(builder: _Builder, step: Operator) -> None:
     """A convolution; over a concatenation it is the sum of one a part, and 1×1 maps add to all positions."""
     target = step.outputs[0]
     kernel = builder.graph.tensors[step.inputs[1]].values()
+    if kernel.ndim != 4:
+        raise ModelError("the file is damaged: a convolution's weights have no four sides")
     depthwise = step.op is Op.DEPTHWISE_CONV_2D
     kernel = kernel.transpose(3, 0, 1, 2) if depthwise else kernel.transpose(0, 3, 1, 2)
     parts = builder.parts(step.inputs[0])
@@ -171,6 +173,8 @@ def _convolution(builder: _Builder, step: Operator) -> None:
     if len(parts) > 1 and kernel.shape[2:] != (1, 1):
         raise ModelError("the file convolves a concatenation with a window, as no DeepLab does")
     bias = builder.graph.tensors[step.inputs[2]].values() if len(step.inputs) > 2 and step.inputs[2] >= 0 else None
+    if bias is not None and bias.shape != kernel.shape[:1]:
+        raise ModelError("the file is damaged: a convolution's bias does not fit its weights")
     rows, columns = (rate * (side // 2) for rate, side in zip(step.dilation, kernel.shape[2:], strict=True))
     first, names = 0, []
     for index, part in enumerate(parts):
