@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import load_options, preset_names
 from pipeline.errors import ConfigError
+from pipeline.options import RunOptions
 
 
 def write(folder: Path, text: str) -> str:
@@ -25,7 +31,7 @@ def test_a_preset_is_read_and_flags_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("modle: {size: 3}", "modle: unknown key; did you mean 'model'?"),
+        ("rendr: {alpha: 3}", "rendr: unknown key; did you mean 'render'?"),
         ("model: {sise: 3}", "model.sise: unknown key; did you mean 'size'?"),
         ("model: {size: big}", "model.size: expected a whole number, got 'big'"),
         ("model: {size: true}", "model.size: expected a whole number, got True"),
@@ -63,3 +69,26 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_that_is_shipped_loads(name: str) -> None:
     load_options(name, {})
+
+
+def test_the_documented_defaults_are_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAMERA_URL", "rtsp://door/1")
+    lines = resources.files("configs").joinpath("default.yaml").read_text("utf-8").splitlines()
+    keys = [line[2:] for line in lines if line.startswith("# ") and re.match(r"# +[-\w]+:|# +- \w+:", line)]
+    documented = load_options(write(tmp_path, "\n".join(keys)), {})
+    plain = load_options(None, {})
+    assert dataclasses.replace(documented, inputs=()) == plain
+    assert documented.inputs[0].uri == "rtsp://door/1"
+
+
+def test_no_key_is_left_undocumented() -> None:
+    text = resources.files("configs").joinpath("default.yaml").read_text("utf-8")
+
+    def keys(kind: type) -> Iterator[str]:
+        for name, hint in typing.get_type_hints(kind).items():
+            yield name
+            parts = [hint, *typing.get_args(hint)]
+            yield from (key for part in parts if dataclasses.is_dataclass(part) for key in keys(part))
+
+    missing = [key for key in keys(RunOptions) if not re.search(rf"\b{key}:", text)]
+    assert not missing
