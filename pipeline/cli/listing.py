@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from engines import zoo
+from pipeline.options import RunOptions
 from pipeline.runner import Runner
 from pipeline.sources import list_inputs
 
@@ -23,21 +24,27 @@ def models() -> str:
     return _table(rows)
 
 
-def plan(runner: Runner) -> str:
-    """What a run would do."""
+def plan(options: RunOptions) -> str:
+    """What a run would do; everything is opened, nothing flows.
+
+    Raises:
+        PipelineError, EngineError: as `Runner`.
+    """
+    with Runner(options) as runner:
+        return _table(list(_rows(runner)))
+
+
+def _rows(runner: Runner) -> Iterator[tuple[str, str]]:
     engine, model = runner.engine.info, runner.engine.model
-    rows = [
-        ("model", f"{model.name}, {len(model.labels)} classes, short side {runner.size} px"),
-        ("engine", f"{engine.backend} {engine.version} on {engine.device}, {engine.precision}"),
-        ("processors", f"{runner.plan.cpus:g}: {engine.threads} for the engine, {engine.requests} requests in flight"),
-    ]
+    yield "model", f"{model.name}, {len(model.labels)} classes, short side {runner.size} px"
+    yield "engine", f"{engine.backend} {engine.version} on {engine.device}, {engine.precision}"
+    yield "processors", f"{runner.plan.cpus:g}: {engine.threads} for the engine, {engine.requests} requests in flight"
     for lane in runner.lanes:
         info = lane.source.info
         length = f", {info.frames} frames" if info.frames else ""
         rate = f", {float(info.average_rate):.3g} FPS" if info.average_rate else ""
-        rows.append(("input", f"{info.uri}: {info.width}×{info.height} {info.format.name}{rate}{length}"))
-        rows += [("output", outlet.sink.name) for outlet in lane.outlets]
-    return _table(rows)
+        yield "input", f"{info.uri}: {info.width}×{info.height} {info.format.name}{rate}{length}"
+        yield from (("output", outlet.sink.name) for outlet in lane.outlets)
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

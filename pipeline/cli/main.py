@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.options import RunOptions
-    from pipeline.runner import Runner
-    from pipeline.telemetry import Report
 
 log = logging.getLogger("pipeline")
 
@@ -49,23 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     flags = parser.parse_args(arguments)
     _set_up_logging(flags.verbose, flags.quiet)
-    # Imported after the flags are parsed: --help and a typing error need no media library.
-    from engines.base import EngineError
-    from pipeline.errors import ConfigError, PipelineError
-
     try:
-        return _dispatch(flags)
-    except (PipelineError, EngineError) as error:
-        if flags.verbose:
-            log.exception("failed")
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        status = _dispatch(flags)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our standard output is gone; say nothing more into it, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except Exception as error:
+        return _complain(parser.prog, error, verbose=flags.verbose > 0)
+    return status
+
+
+def _complain(program: str, error: Exception, *, verbose: bool) -> int:
+    """Say on one line what went wrong; the exit status."""
+    from engines.base import EngineError
+    from pipeline.errors import ConfigError, PipelineError
+
+    if verbose:
+        log.error("failed", exc_info=error)
+    message = str(error)
+    if not isinstance(error, PipelineError | EngineError):
+        told = " ".join(message.split())
+        message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
+    print(f"{program}: error: {message}", file=sys.stderr)
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
 
 class _Ordered(argparse.Action):
@@ -82,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Segment video with DeepLab: overlay videos, masks and streams from files, cameras and networks.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a new flag must not break somebody's script
     )
     parser.set_defaults(places=None)
     _add_places(parser.add_argument_group("what goes in and out"))
@@ -145,9 +152,12 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
     """
     from pipeline.cli.places import pair_up, parse_time
     from pipeline.config import FLAGS, load_options
+    from pipeline.errors import ConfigError
 
     given = {name: getattr(flags, name) for name in FLAGS if getattr(flags, name) is not None}
     if flags.dense_crf:
+        if flags.refine not in (None, "crf"):
+            raise ConfigError(f"--dense-crf is --refine crf: leave one of it and --refine {flags.refine} out")
         given["refine"] = "crf"
     if flags.classes is not None:
         given["classes"] = [name.strip() for name in flags.classes.split(",") if name.strip()]
@@ -171,72 +181,14 @@ def _dispatch(flags: argparse.Namespace) -> int:
 
         print(explain(options, Path(flags.explain)))
         return EXIT_OK
-    from pipeline.runner import Runner
+    if flags.dry_run:
+        from pipeline.cli.listing import plan
 
-    with Runner(options) as runner:
-        if flags.dry_run:
-            from pipeline.cli.listing import plan
+        print(plan(options))
+        return EXIT_OK
+    from pipeline.cli.session import perform
 
-            print(plan(runner))
-            return EXIT_OK
-        return _run(runner, flags, uses_stdout=_uses_stdout(options))
-
-
-def _uses_stdout(options: RunOptions) -> bool:
-    return any("-" in (*one.outputs, *one.masks) for one in options.inputs)
-
-
-def _run(runner: Runner, flags: argparse.Namespace, *, uses_stdout: bool) -> int:
-    from pipeline.cli.progress import Progress
-
-    caught: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        if len(caught) > 1:  # the second one leaves at once
-            raise KeyboardInterrupt
-        runner.stop()
-
-    with _handling(on_signal), Progress(runner, shown=not flags.quiet) as progress:
-        report = runner.run(progress.update)
-    _say(report, flags, sys.stderr if uses_stdout else sys.stdout)
-    for loss in runner.losses:
-        log.error("%s", loss)
-    if runner.losses:
-        return EXIT_FAILED
-    return EXIT_INTERRUPTED if signal.SIGINT in caught else EXIT_OK
-
-
-class _handling:  # noqa: N801 - reads as a verb
-    """Replaces the handlers of SIGINT and SIGTERM for a while."""
-
-    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
-        self._handler = handler
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._handler) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _say(report: Report, flags: argparse.Namespace, stream: Any) -> None:
-    from pipeline.errors import SinkError
-
-    damaged = sum(one.damaged for one in report.inputs)
-    if damaged:
-        log.warning("%d damaged packets or frames were passed over; the rest was processed", damaged)
-    if flags.report is not None:
-        path = Path(flags.report)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(report.as_json() + "\n", "utf-8")
-        except OSError as error:
-            raise SinkError(f"report {flags.report!r} cannot be written: {error.strerror}") from error
-    if not flags.quiet:
-        print(report.as_text(), file=stream)
+    return perform(options, report=flags.report, quiet=flags.quiet)
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:

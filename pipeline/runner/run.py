@@ -80,11 +80,11 @@ class Runner:
     def _open(self, options: RunOptions, extra: tuple[Sink, ...]) -> None:
         # Outputs are named before anything is opened: a typing error there costs no waiting.
         sinks = [_sinks(one, options) for one in options.inputs]
-        model = zoo.load_model(options.model.name)
         opened = [
             self._open_input(one, some + (extra if number == 0 else ()), options)
             for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
         ]
+        model = zoo.load_model(options.model.name)
         live = options.mode == "live" or (options.mode == "auto" and any(each.source.info.live for each in opened))
         workers = None if options.refine.kind == "none" else options.refine.workers
         self.plan: CpuPlan = divide(available_cpus(), workers, live)

@@ -118,7 +118,7 @@ class _Descriptor:
 
     def check(self) -> None:
         if self._error is not None:
-            raise cannot_write(self._name, self._error)
+            raise cannot_write(self._name, self._error) from self._error
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1

@@ -1,0 +1,96 @@
+"""One run at the command line: its signals, its progress bar, its report."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.cli.progress import Progress
+from pipeline.options import RunOptions
+from pipeline.runner import Runner
+from pipeline.sinks.files import PartFile, commit
+from pipeline.telemetry import Report
+
+log = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
+    """Run to the end.
+
+    SIGINT and SIGTERM finish what is in flight; a second one leaves at once.
+
+    Args:
+        options: what to do.
+        report: file for the whole report, made before anything runs so that a bad name costs no waiting.
+        quiet: no progress bar, no short report.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        PipelineError, EngineError: as `Runner`.
+        KeyboardInterrupt: a second signal.
+    """
+    file = PartFile(Path(report), f"report {report}") if report is not None else None
+    try:
+        with Runner(options) as runner:
+            status, told = _run(runner, quiet=quiet)
+            # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
+            unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
+        if file is not None:
+            file.write(told.as_json().encode() + b"\n")
+            commit(file)
+            file = None
+    finally:
+        if file is not None:
+            file.discard()
+    if not (quiet or unread):
+        print(told.as_text(), file=sys.stderr if _uses_stdout(options) else sys.stdout)
+    return EXIT_FAILED if unread else status
+
+
+def _uses_stdout(options: RunOptions) -> bool:
+    return any("-" in (*one.outputs, *one.masks) for one in options.inputs)
+
+
+def _run(runner: Runner, *, quiet: bool) -> tuple[int, Report]:
+    caught: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+        runner.stop()
+
+    with _Handling(on_signal), Progress(runner, shown=not quiet) as progress:
+        report = runner.run(progress.update)
+    damaged = sum(one.damaged for one in report.inputs)
+    if damaged:
+        log.warning("%d damaged packets or frames were passed over; the rest was processed", damaged)
+    for loss in runner.losses:
+        log.error("%s", loss)
+    if runner.losses:
+        return EXIT_FAILED, report
+    return EXIT_INTERRUPTED if signal.SIGINT in caught else EXIT_OK, report
+
+
+class _Handling:
+    """Replaces the handlers of SIGINT and SIGTERM for a while."""
+
+    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
+        self._handler = handler
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._handler) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
