@@ -178,7 +178,9 @@ def _picture(path: Path, source: Value, notes: Checker, *, trusted: bool) -> _Pi
             "it must take one picture of three channels at a time"
         )
     if (height == -1) != (width == -1):
-        raise ModelError(f"{path}: input {source.name!r} fixes only one of height and width: {_spelled(source.shape)}")
+        raise ModelError(
+            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as {layout}: only one of height and width is fixed"
+        )
     mean, std = _normalisation(notes, source, guessed, trusted=trusted)
     if guessed:
         _log.warning(
