@@ -179,7 +179,8 @@ def _picture(path: Path, source: Value, notes: Checker, *, trusted: bool) -> _Pi
         )
     if (height == -1) != (width == -1):
         raise ModelError(
-            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as {layout}: only one of height and width is fixed"
+            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as {layout}: "
+            "only one of height and width is fixed"
         )
     mean, std = _normalisation(notes, source, guessed, trusted=trusted)
     if guessed:
