@@ -36,10 +36,7 @@ class OpenVINOEngine(EngineBase):
     """
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise EngineError(f"OpenVINO cannot be loaded ({error}): pip install openvino") from error
+        openvino = _load()
         core = openvino.Core()
         hint, precision = _precision(options.precision, model, core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
         threads = options.threads or available_cpus()
@@ -164,6 +161,27 @@ class OpenVINORequest:
             raise EngineError(f"OpenVINO has not finished within {timeout:g} s")
         self._lane = None
         self._session._finish(lane)
+
+
+def _load() -> Any:
+    """The package, without the telemetry that importing it would start.
+
+    That writes a client's number and statistics into the user's home directory, and keeps a thread.
+
+    Raises:
+        EngineError: it is not installed.
+    """
+    unasked = "openvino_telemetry" not in sys.modules
+    if unasked:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # an import of it fails, which is foreseen
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(f"OpenVINO cannot be loaded ({error}): pip install openvino") from error
+    finally:
+        if unasked:
+            del sys.modules["openvino_telemetry"]
+    return openvino
 
 
 def _read(openvino: Any, core: Any, model: Model) -> Any:
