@@ -1,0 +1,139 @@
+"""Live mode: what is too slow loses frames, counted, and nobody else waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline
+from engines.backends.openvino import OpenVINORequest
+from pipeline.options import InputOptions
+from pipeline.runner import Runner
+from pipeline.telemetry import Report
+from tests.pipeline.clips import Clip
+from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, run, until
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
+
+PACED = "lavfi:testsrc2=size=96x80:rate=50,realtime"
+
+
+class Aged(Recorder):
+    """Also keeps how old each result was when it came."""
+
+    def __init__(self, on: Callable[[str, int], None] | None = None) -> None:
+        super().__init__(on)
+        self.ages: list[float] = []
+
+    def write(self, result: Any) -> None:
+        self.ages.append((time.monotonic_ns() - result.frame.captured_ns) / 1e9)
+        super().write(result)
+
+
+def check(recorder: Recorder, report: Report) -> None:
+    """What holds of every live run: order, honest numbers, and every gap marked."""
+    (one,) = report.inputs
+    (sink,) = one.sinks
+    assert recorder.indices == sorted(set(recorder.indices))
+    assert sink.written == len(recorder.indices) == one.written
+    assert one.read == sink.written + sink.dropped + one.dropped
+    assert recorder.results[0].frame.discontinuity
+    for before, after in pairwise(recorder.results):
+        assert after.frame.discontinuity == (after.index != before.index + 1)
+        assert after.pts > before.pts
+
+
+def test_a_slow_sink_loses_its_own_frames(tiny: str) -> None:
+    slow = Aged(lambda step, _: time.sleep(0.1) if step == "write" else None)
+    with nothing_left():
+        report = run([InputOptions(PACED)], tiny, extra=[slow], duration=2.0)
+    check(slow, report)
+    (one,) = report.inputs
+    assert one.sinks[0].dropped > 30
+    assert one.read > 80, "the source must go on at its own pace"
+    assert max(slow.ages[5:]) < 1.0
+    assert 1.5 < report.seconds < 6
+
+
+def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = OpenVINORequest.wait
+
+    def slowly(request: OpenVINORequest, timeout: float) -> None:
+        time.sleep(0.1)
+        wait(request, timeout)
+
+    monkeypatch.setattr(OpenVINORequest, "wait", slowly)
+    aged = Aged()
+    report = run([InputOptions(PACED)], tiny, extra=[aged], duration=2.0)
+    check(aged, report)
+    (one,) = report.inputs
+    assert one.dropped > 40
+    assert one.sinks[0].dropped == 0
+    assert max(aged.ages[5:]) < 1.0
+    assert report.bottleneck == "infer"
+
+
+def test_a_file_played_as_a_camera_takes_its_time(clip: Callable[[str], Clip], tiny: str) -> None:
+    recorder = Recorder()
+    began = time.monotonic()
+    report = run([InputOptions(str(clip("h264").path))], tiny, extra=[recorder], realtime=True)
+    assert time.monotonic() - began > 1.1, "thirty frames at 25 a second"
+    check(recorder, report)
+
+
+def test_lossless_waits_even_for_a_live_source(tiny: str) -> None:
+    slow = Recorder(lambda step, _: time.sleep(0.02) if step == "write" else None)
+    report = run([InputOptions(PACED)], tiny, extra=[slow], mode="lossless", max_frames=60)
+    assert slow.indices == list(range(60))
+    assert report.inputs[0].dropped == report.inputs[0].sinks[0].dropped == 0
+
+
+@pytest.mark.parametrize("mode", ["live", "lossless"])
+def test_a_stuck_sink_holds_up_no_other_input(
+    mode: str, clip: Callable[[str], Clip], tiny: str, tmp_path: Path
+) -> None:
+    stuck, release = threading.Event(), threading.Event()
+
+    def block(step: str, _: int) -> None:
+        if step == "write":
+            stuck.set()
+            assert release.wait(50)
+
+    blocked = Recorder(block)
+    given, other = clip("h264 lossy"), clip("h264")
+    masks = tmp_path / "masks.mkv"
+    inputs = [InputOptions(str(given.path), "stuck"), InputOptions(str(other.path), "free", masks=(str(masks),))]
+    # The free one must not lose frames for want of speed here: it is played at a pace.
+    flags = {"realtime": True} if mode == "live" else {}
+    with Runner(options_of(inputs, tiny, mode=mode, **flags), extra=[blocked]) as runner:
+        runner.start()
+        assert stuck.wait(20)
+        until(masks.exists, 20, "the end of the other input")
+        assert not release.is_set()
+        assert blocked.results == []
+        release.set()
+        report = runner.finish()
+    assert len(masks_of(masks)) + report.inputs[1].dropped == len(other.numbers)
+    if mode == "lossless":
+        assert blocked.indices == list(range(len(given.numbers)))
+        assert len(masks_of(masks)) == len(other.numbers)
+    else:
+        check_first = report.inputs[0]
+        assert check_first.read == check_first.written + check_first.dropped + check_first.sinks[0].dropped
+
+
+def test_a_slow_reader_in_python_gets_the_newest(tiny: str) -> None:
+    seen = []
+    for result in pipeline.stream(PACED, model=tiny, duration=2.0):
+        seen.append((result.index, (time.monotonic_ns() - result.frame.captured_ns) / 1e9))
+        time.sleep(0.1)
+    indices = [index for index, _ in seen]
+    assert indices == sorted(set(indices))
+    assert len(indices) < 60
+    assert max(age for _, age in seen[5:]) < 1.0
