@@ -18,7 +18,8 @@ from pipeline.crf import CRFParameters, DenseCRF, require_backend
 from pipeline.errors import ConfigError
 from pipeline.flow import WorkerPool
 from pipeline.frame import Frame, UInt8
-from pipeline.slots import Slot
+from pipeline.slots import Slot, SlotLayout
+from pipeline.stages.guided import GuidedRefiner
 from pipeline.stages.prepare import to_rgb
 
 KINDS = ("guided", "crf")
@@ -65,42 +66,64 @@ def worker_pool(choice: RefineChoice, plan: CpuPlan) -> WorkerPool | None:
     """
     if choice.kind == "none":
         return None
-    spec = RefineSpec(choice.kind, choice.crf)
-    if spec.kind == "crf":
-        require_backend(spec.backend)
-    return WorkerPool(plan.crf_workers, spec)
+    return WorkerPool(plan.crf_workers, _available(choice))
+
+
+def refine_slot(choice: RefineChoice, slot: Slot) -> None:
+    """Refine one slot here and now, in this process.
+
+    Raises:
+        ConfigError: as `worker_pool`.
+    """
+    if choice.kind != "none":
+        open_refiner(_available(choice))(slot, 0)
 
 
 def open_refiner(spec: RefineSpec) -> Callable[[Slot, int], None]:
     """In a worker: the function that refines one slot."""
-    if spec.kind == "guided":
-        raise ConfigError("the guided filter is not built yet: use --refine crf")
-    return _CRFRefiner(spec).refine
+    return _Refiner(spec).refine
 
 
-class _CRFRefiner:
-    """The fully connected CRF on slots; keeps what can be kept while their layout stays the same."""
+def _available(choice: RefineChoice) -> RefineSpec:
+    spec = RefineSpec(choice.kind, choice.crf)
+    if spec.kind == "crf":
+        require_backend(spec.backend)
+    return spec
+
+
+_Label = Callable[[UInt8, Slot], object]
+"""Takes the picture as RGB and its slot, and writes the slot's labels."""
+
+
+class _Refiner:
+    """Refines slots; keeps what can be kept while their layout stays the same."""
 
     def __init__(self, spec: RefineSpec) -> None:
+        self._make = {"crf": _crf, "guided": _guided}[spec.kind]
         self._spec = spec
-        self._crf: DenseCRF | None = None
-        self._image: UInt8 = np.empty((0, 0, 3), np.uint8)
+        self._layout: SlotLayout | None = None
+        self._label: _Label
+        self._image: UInt8
 
     def refine(self, slot: Slot, index: int) -> None:
         """Write the labels of a slot."""
         layout = slot.layout
-        crf = self._crf
-        if crf is None or (crf.height, crf.width, crf.classes) != (layout.height, layout.width, layout.score_shape[0]):
-            self._crf = crf = DenseCRF(
-                layout.height,
-                layout.width,
-                layout.score_shape[0],
-                self._spec.parameters,
-                backend=self._spec.backend,
-            )
+        if layout != self._layout:
             self._image = np.empty((layout.height, layout.width, 3), np.uint8)
+            self._label = self._make(self._spec, layout)
+            self._layout = layout
         to_rgb(frame_of(slot, index), self._image)
-        crf.labels(self._image, slot.scores, geometry=slot.geometry, out=slot.labels)
+        self._label(self._image, slot)
+
+
+def _crf(spec: RefineSpec, layout: SlotLayout) -> _Label:
+    crf = DenseCRF(layout.height, layout.width, layout.score_shape[0], spec.parameters, backend=spec.backend)
+    return lambda image, slot: crf.labels(image, slot.scores, geometry=slot.geometry, out=slot.labels)
+
+
+def _guided(spec: RefineSpec, layout: SlotLayout) -> _Label:  # noqa: ARG001 - it has no options yet
+    guided = GuidedRefiner(layout.height, layout.width)
+    return lambda image, slot: guided.labels(image, slot.scores, slot.geometry, slot.labels)
 
 
 def frame_of(slot: Slot, index: int) -> Frame:

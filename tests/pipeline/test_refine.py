@@ -17,8 +17,9 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.flow import WorkerPool
 from pipeline.frame import FORMATS, Colour, Geometry
 from pipeline.slots import Ring, Slot, SlotLayout
+from pipeline.stages.guided import GuidedRefiner
 from pipeline.stages.prepare import to_rgb
-from pipeline.stages.refine import RefineSpec, frame_of, open_refiner, worker_pool
+from pipeline.stages.refine import RefineSpec, frame_of, open_refiner, refine_slot, worker_pool
 from tests.conftest import absent
 
 pytestmark = pytest.mark.timeout(30)
@@ -39,7 +40,7 @@ def _pydensecrf() -> None:
 
 
 def ring_of(name: str = "yuv420p", count: int = 4) -> Ring:
-    geometry = Geometry.fit(45, 79, size=32, multiple=8)
+    geometry = Geometry.fit(45, 79, size=36, multiple=8)  # with an edge to the right and below
     scores = (5, geometry.input_height // 8, geometry.input_width // 8)
     return Ring(SlotLayout(FORMATS[name], Colour(6), 45, 79, geometry, scores), count)
 
@@ -54,16 +55,20 @@ def fill(slot: Slot, seed: int) -> None:
     slot.labels[:] = 200
 
 
-def expected(slot: Slot) -> np.ndarray:
+def expected(kind: str, slot: Slot) -> np.ndarray:
     rgb = to_rgb(frame_of(slot, 0))
+    if kind == "guided":
+        return GuidedRefiner(45, 79).labels(rgb, slot.scores.copy(), slot.geometry)
     crf = DenseCRF(slot.layout.height, slot.layout.width, slot.layout.score_shape[0], FEW)
     return crf.labels(rgb, slot.scores.copy(), geometry=slot.geometry)
 
 
-@pytest.mark.usefixtures("_pydensecrf")
 @pytest.mark.parametrize("name", ["yuv420p", "yuv422p10le"])
-def test_workers_write_the_labels_into_the_slots(name: str) -> None:
-    with ring_of(name) as ring, ring_of("yuv444p", 1) as other, WorkerPool(2, RefineSpec("crf", FEW)) as pool:
+@pytest.mark.parametrize("kind", ["crf", "guided"])
+def test_workers_write_the_labels_into_the_slots(kind: str, name: str, request: pytest.FixtureRequest) -> None:
+    if kind == "crf":
+        request.getfixturevalue("_pydensecrf")
+    with ring_of(name) as ring, ring_of("yuv444p", 1) as other, WorkerPool(2, RefineSpec(kind, FEW)) as pool:
         lane, second = pool.lane(ring), pool.lane(other)
         for slot in ring:
             fill(slot, slot.index)
@@ -73,12 +78,24 @@ def test_workers_write_the_labels_into_the_slots(name: str) -> None:
         for slot in ring:
             outcome = lane.next(20)
             assert (outcome.slot, outcome.refined, outcome.value) == (slot.index, True, None)
-            np.testing.assert_array_equal(slot.labels, expected(slot))
+            np.testing.assert_array_equal(slot.labels, expected(kind, slot))
         assert second.next(20).refined
-        np.testing.assert_array_equal(other[0].labels, expected(other[0]))
+        np.testing.assert_array_equal(other[0].labels, expected(kind, other[0]))
         if sys.platform == "linux":
             for pid in pool.pids:
                 assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+
+
+@pytest.mark.parametrize("kind", ["crf", "guided"])
+def test_a_slot_may_be_refined_right_here(kind: str, request: pytest.FixtureRequest) -> None:
+    if kind == "crf":
+        request.getfixturevalue("_pydensecrf")
+    with ring_of() as ring:
+        fill(ring[0], 5)
+        refine_slot(Choice("none"), ring[0])
+        assert (ring[0].labels == 200).all()
+        refine_slot(Choice(kind), ring[0])
+        np.testing.assert_array_equal(ring[0].labels, expected(kind, ring[0]))
 
 
 @pytest.mark.usefixtures("_pydensecrf")
