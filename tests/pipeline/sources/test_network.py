@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import Decoded, SourceOptions, open_source
+from pipeline.sources.network import SCHEMES, network_target
 from tests.pipeline.sources.conftest import MakeClip
 from tests.pipeline.sources.served import standard_input, talker, web_server
 
@@ -105,6 +106,12 @@ def test_a_playlist_from_elsewhere_reaches_no_file(kind: str, clip: MakeClip, tm
     (tmp_path / f"list.{kind}").write_text(lists[kind])
     with web_server(tmp_path) as address, pytest.raises(SourceError):
         open_source(f"{address}/list.{kind}", SHORT)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_network_input_may_open_files(scheme: str) -> None:
+    allowed = network_target(f"{scheme}://h/x", SHORT).options["protocol_whitelist"].split(",")
+    assert not {"file", "fd", "pipe", "concat", "concatf", "subfile", "unix", "async", "cache"} & set(allowed)
 
 
 def test_a_playlist_on_disk_reaches_no_network(clip: MakeClip, tmp_path: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
+import av
 import pytest
+from PIL import Image
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.frame import Frame
+from pipeline.frame import FORMATS, Frame
 from pipeline.sources import AudioPacket, Decoded, Source, SourceOptions, open_source
-from pipeline.sources.parts import Pace
+from pipeline.sources.parts import Pace, Trim
 from tests.pipeline.clips import Clip
-from tests.pipeline.painting import read_number
+from tests.pipeline.painting import paint, read_number
 from tests.pipeline.sources.conftest import MakeClip
 from tests.pipeline.sources.served import standard_input
 
@@ -161,6 +165,43 @@ def test_start_of_a_pipe(clip: MakeClip) -> None:
     with standard_input(["cat", str(truth.path)]):
         _, frames, _ = play("-", start=9.5)
     assert numbers(frames) == list(truth.numbers[238:])
+
+
+def test_part_of_an_image_sequence(tmp_path: Path) -> None:
+    for number in range(10):
+        Image.fromarray(paint(number, 50, 40, FORMATS["yuv420p"])[0]).save(tmp_path / f"{number}.png")
+    source, frames, _ = play(str(tmp_path), rate=5, start=0.41, duration=1, loop=2)
+    assert numbers(frames) == [3, 4, 5, 6, 7] * 2
+    assert [f.pts for f in frames] == [Fraction(n, 5) for n in range(3, 13)]
+    assert source.info.frames == 10
+
+
+def test_trim_cuts_what_a_source_cannot_skip(clip: MakeClip) -> None:
+    """The layer alone, over a source that begins at its beginning."""
+    truth = clip("aac")
+    with closing(open_source(str(truth.path))) as whole:
+        items = list(Trim(whole, start=Fraction(1, 2), duration=Fraction(1, 5)).read())
+    frames = [item.frame for item in items if isinstance(item, Decoded)]
+    assert numbers(frames) == between(truth, Fraction(1, 2), Fraction(7, 10))
+    assert [(f.index, f.discontinuity) for f in frames][:2] == [(0, True), (1, False)]
+    sound = [item.time for item in items if isinstance(item, AudioPacket)]
+    assert 0.5 <= min(sound) < 0.53
+    assert 0.66 < max(sound) < 0.7
+
+
+def test_the_sound_can_be_muxed_when_the_source_is_closed(clip: MakeClip, tmp_path: Path) -> None:
+    truth = clip("aac")
+    source, _, sound = play(str(truth.path))
+    assert source.info.audio is not None
+    assert source.info.audio is not source._demuxer.audio  # type: ignore[attr-defined]
+    with av.open(str(tmp_path / "copy.mkv"), "w") as container:
+        stream = container.add_stream_from_template(source.info.audio)
+        for item in sound:
+            item.packet.stream = stream
+            container.mux(item.packet)
+    with av.open(str(tmp_path / "copy.mkv")) as container:
+        samples = sum(frame.samples for frame in container.decode(audio=0))
+    assert abs(samples / 48000 - float(truth.audio)) < 0.1
 
 
 @pytest.mark.parametrize(

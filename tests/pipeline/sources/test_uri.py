@@ -17,6 +17,7 @@ from pipeline.sources import expand_inputs, input_name, mask_uri
         ("rtsp://admin:s3cret@cam.local:554/ch1", "rtsp://admin:***@cam.local:554/ch1"),
         ("rtsp://admin:a@b:c@cam.local/ch1", "rtsp://admin:***@cam.local/ch1"),
         ("rtsp://admin:a/b?c#d@cam.local/ch1", "rtsp://admin:***@cam.local/ch1"),
+        ("rtsp://admin:pw@cam.local/a@b", "rtsp://admin:***@cam.local/a@b"),
         ("rtsp://:pw@cam.local/", "rtsp://:***@cam.local/"),
         ("http://host:8080/a@b", "http://host:8080/a@b"),
         ("http://h/x?user=u&password=p&rate=5", "http://h/x?user=u&password=***&rate=5"),
