@@ -4,6 +4,8 @@
 // else (macOS, musl, aarch64 …) the macro is empty and the portable build runs: same results.
 #pragma once
 
+#include <cstddef>  // says whether this is glibc
+
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && !defined(DEEPLAB_STREAM_PORTABLE)
 #if defined(__clang__)
 #if __clang_major__ >= 14

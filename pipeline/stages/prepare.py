@@ -9,7 +9,6 @@ converted from the decoder's own memory.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import av
 import numpy as np
@@ -17,6 +16,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from pipeline import _native
 from pipeline.frame import FORMATS, Colour, Frame, Geometry, PixelFormat, Plane, UInt8
+from pipeline.sources.pictures import plane_views
 from pipeline.stages.colour import yuv_to_rgb
 
 _SCALED = FORMATS["yuv444p"]
@@ -77,26 +77,11 @@ def prepare(
             dst_color_range=tagged,
             threads=1,  # the default spawns one a core for every reformatter
         )
-    _convert(_planes_of(picture, layout), layout, colour, out[:height, :width])
+    _convert(plane_views(picture, layout), layout, colour, out[:height, :width])
     if width < out.shape[1]:
         out[:height, width:] = out[:height, width - 1 : width]
     if height < out.shape[0]:
         out[height:] = out[height - 1]
-
-
-def _planes_of(picture: av.VideoFrame, layout: PixelFormat) -> tuple[Plane, Plane, Plane]:
-    """Y, U and V of a decoded picture as arrays on its own memory, rows strided.
-
-    Args:
-        picture: of the format that ``layout`` names.
-        layout: planes, depth and subsampling.
-    """
-    planes = []
-    for plane, (rows, columns) in zip(picture.planes, layout.plane_shapes(picture.height, picture.width), strict=True):
-        samples = cast(Plane, np.frombuffer(cast(memoryview, plane), layout.dtype))
-        stride = plane.line_size // layout.dtype.itemsize
-        planes.append(samples[: rows * stride].reshape(rows, stride)[:, :columns])
-    return (planes[0], planes[1], planes[2])
 
 
 def to_rgb(frame: Frame, out: UInt8 | None = None) -> UInt8:

@@ -121,9 +121,10 @@ def test_winners_and_alive_classes() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_score_that_is_no_number_is_refused(bad: float) -> None:
+@pytest.mark.parametrize("place", [(0, 0, 5), (2, 11, 69)])
+def test_a_score_that_is_no_number_is_refused(bad: float, place: tuple[int, int, int]) -> None:
     scores = np.zeros((3, 20, 70), np.float32)
-    scores[2, 11, 69] = bad
+    scores[place] = bad
     geometry = Geometry(80, 280, 80, 280, 80, 280)
     for call in (lambda: upsample_argmax(scores, geometry), lambda: alive_classes(scores)):
         with pytest.raises(ValueError, match="NaN, infinite"):
