@@ -1,7 +1,7 @@
 // Builds a function once for every instruction set worth having and picks at load time.
 //
 // Compilers that can do it (GCC, and Clang on glibc Linux) make the clones themselves; everywhere
-// else (macOS, musl, aarch64 …) the macro is empty and the portable build runs: same results.
+// else (macOS, musl, aarch64 …) the macro is empty and the portable build runs: same results, but for roundings.
 #pragma once
 
 #include <cstddef>  // says whether this is glibc
