@@ -120,16 +120,12 @@ class CpuPlan:
         cpus: how many there are to divide.
         engine_threads: threads of the engine, all requests together.
         engine_requests: pictures in the engine at once.
-        decode_threads: threads of each decoder.
-        encode_threads: threads of each encoder.
         crf_workers: processes that refine; 0 if nothing is refined.
     """
 
     cpus: int
     engine_threads: int
     engine_requests: int
-    decode_threads: int
-    encode_threads: int
     crf_workers: int
 
 
@@ -138,8 +134,9 @@ def divide(cpus: int, crf_workers: int | None, live: bool) -> CpuPlan:
 
     A file wants throughput: one picture for each engine thread, so that none waits for
     another inside a layer.  A live stream wants its one picture soon: all threads on it.
-    Refinement by a CRF costs many times what the network does, so it gets most of the
-    processor, and the network a thread or two.
+    The engine may use everything also where workers refine: the slots are bounded, so it
+    runs a few frames ahead and then leaves the processor to the workers, whichever of the
+    two is the slower, and no guess of their costs is needed.
 
     Args:
         cpus: how many there are, see `available_cpus`.
@@ -149,13 +146,10 @@ def divide(cpus: int, crf_workers: int | None, live: bool) -> CpuPlan:
     if cpus < 1:
         raise ValueError(f"there is at least one processor, not {cpus}")
     workers = 0 if crf_workers is None else crf_workers or _workers(cpus)
-    engine = max(1, cpus - workers)
     return CpuPlan(
         cpus=cpus,
-        engine_threads=engine,
-        engine_requests=1 if live else min(engine, _MAX_REQUESTS),
-        decode_threads=1 if cpus <= 2 or live else min(4, cpus // 2),  # frame threads delay a live stream
-        encode_threads=min(8, cpus),
+        engine_threads=cpus,
+        engine_requests=1 if live else min(cpus, _MAX_REQUESTS),
         crf_workers=workers,
     )
 

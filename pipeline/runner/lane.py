@@ -29,8 +29,8 @@ from pipeline.telemetry import StageMeter
 AHEAD = 2
 """Decoded pictures that wait for a slot; in live mode a single one, the newest."""
 
-REFINE_TIMEOUT_S = 120.0
-"""A frame whose refinement takes longer has hung; ten exact CRF iterations on a 4K frame take a minute."""
+REFINE_TIMEOUT_S = 180.0
+"""Longer than the two tries that the pool gives a frame before it passes unrefined."""
 
 
 @dataclass(slots=True)
@@ -170,7 +170,8 @@ class Lane:
                 if epoch is None or not epoch.takes(frame):
                     if epoch is not None:
                         epoch.drain()
-                    epoch = self._epoch = self._open_epoch(frame)
+                    with failing_as("prepare", frame.source, frame.index):
+                        epoch = self._epoch = self._open_epoch(frame)
                 number = epoch.free.get()
                 with self._stage("prepare", frame, self.meters.prepare):
                     loaded = epoch.load(number, decoded)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipeline.errors import SinkError
 from pipeline.flow import Buffer, Closed
 from pipeline.frame import Result
 from pipeline.runner.failing import failing_as
 from pipeline.sinks.base import OutputInfo, Sink
 from pipeline.sources.base import AudioPacket
 from pipeline.telemetry import LatencyHistogram, StageMeter
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4
 """Results that may wait in front of a sink: enough to ride out a keyframe, little enough to stay fresh."""
@@ -61,15 +63,19 @@ class Outlet:
         """Thread: write until the buffer ends, then finish the output, or undo it if the run failed."""
         try:
             self._feed()
-        except SinkError as error:
-            self.sink.abort()
+        except BaseException as error:
+            self._abort()
             if not isinstance(error.__cause__, BrokenPipeError):
                 raise
             self.gone = True
+        if self.gone:
             self._discard()
-        except BaseException:
+
+    def _abort(self) -> None:
+        try:
             self.sink.abort()
-            raise
+        except Exception as error:  # why the sink is given up is what the user must learn
+            log.warning("%s: giving up failed too: %s", self.sink.name, error)
 
     def _feed(self) -> None:
         try:
@@ -112,7 +118,7 @@ class Outlet:
 
     def _finish(self) -> None:
         if self._failed() or self._info is None:
-            self.sink.abort()
+            self._abort()
         else:
             self.sink.close()
 

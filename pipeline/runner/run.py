@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines import zoo
 from engines.backends import open_engine
@@ -29,7 +29,10 @@ from pipeline.telemetry import Report
 
 log = logging.getLogger(__name__)
 
-JOIN_TIMEOUT_S = 150.0
+_ENCODER_THREADS = 8
+"""More gain nothing at the sizes of cameras."""
+
+JOIN_TIMEOUT_S = 200.0
 """How long threads may take to end: longer than the longest wait inside any of them."""
 
 LEAVE_TIMEOUT_S = 3.0
@@ -85,9 +88,9 @@ class Runner:
             for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
         ]
         model = zoo.load_model(options.model.name)
-        live = options.mode == "live" or (options.mode == "auto" and any(each.source.info.live for each in opened))
         workers = None if options.refine.kind == "none" else options.refine.workers
-        self.plan: CpuPlan = divide(available_cpus(), workers, live)
+        self.plan: CpuPlan = divide(available_cpus(), workers, any(map(self._is_live, opened)))
+        self._pool = worker_pool(options.refine, self.plan)  # before the engine: they get ready while it compiles
         engine_options = EngineOptions(
             precision=options.engine.precision,
             threads=self.plan.engine_threads,
@@ -95,10 +98,9 @@ class Runner:
             cache=zoo.compiled_cache(),
         )
         self._engine = open_engine(model, options.engine.name, engine_options)
-        self._pool = worker_pool(options.refine, self.plan)
         if self._pool is not None:
             self._crew.watch(self._pool)
-        self.lanes = tuple(self._lane(each, live) for each in opened)
+        self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info.requests)
         self._crew.watch(*self._inference.buffers)
 
@@ -106,6 +108,11 @@ class Runner:
         source = open_source(one.uri, options.source, one.name)
         self._sources.append(source)
         return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks))
+
+    def _is_live(self, opened: _Opened) -> bool:
+        """Whether this input's frames are dropped rather than waited for."""
+        mode = self._options.mode
+        return mode == "live" or (mode == "auto" and opened.source.info.live)
 
     def _lane(self, opened: _Opened, live: bool) -> Lane:
         assert self._engine is not None
@@ -230,5 +237,7 @@ class Runner:
 
 
 def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
-    outputs = tuple(open_output(uri, options.video) for uri in one.outputs)
+    # Encoders count the processors of the machine, not those that this process may use.
+    video = replace(options.video, threads=options.video.threads or min(_ENCODER_THREADS, available_cpus()))
+    outputs = tuple(open_output(uri, video) for uri in one.outputs)
     return outputs + tuple(open_masks(uri) for uri in one.masks)
