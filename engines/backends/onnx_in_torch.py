@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engines.base import ModelError
@@ -24,8 +25,18 @@ Attributes = dict[str, Any]
 Operator = Callable[..., Tensor]
 
 
-class TorchGraph:
-    """A graph that maps one picture to one tensor of scores.
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One node: what it does, with which attributes, to which tensors."""
+
+    operator: Operator
+    attributes: Attributes
+    inputs: tuple[str, ...]
+    output: str
+
+
+class TorchGraph(nn.Module):
+    """A graph that maps one picture to one tensor of scores; its constants are the module's buffers.
 
     Args:
         path: the ONNX file.
@@ -36,38 +47,46 @@ class TorchGraph:
     """
 
     def __init__(self, path: Path, output: str) -> None:
+        super().__init__()
         try:
             graph = onnx.load(str(path)).graph
         except Exception as error:  # protobuf's own exceptions are private to it
             raise ModelError(f"{path} is no ONNX model: {error}") from error
+        constants = {item.name: _tensor(item) for item in graph.initializer}
+        (self._input,) = (value.name for value in graph.input if value.name not in constants)
         self._output = output
-        self._constants = {item.name: _tensor(item) for item in graph.initializer}
-        (self._input,) = (value.name for value in graph.input if value.name not in self._constants)
-        self._steps = []
+        self._steps: list[_Step] = []
         for node in graph.node:
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
             if node.op_type == "Constant":
-                self._constants[node.output[0]] = _constant(attributes)
+                constants[node.output[0]] = _constant(attributes)
                 continue
             if node.op_type not in OPERATORS or len(node.output) != 1:
                 raise ModelError(f"{path}: the torch engine does not know the operator {node.op_type}")
-            self._steps.append((OPERATORS[node.op_type], attributes, tuple(node.input), node.output[0]))
-        self._readers = Counter(name for step in self._steps for name in step[2])
+            self._steps.append(_Step(OPERATORS[node.op_type], attributes, tuple(node.input), node.output[0]))
+        self._places = {name: f"constant_{index}" for index, name in enumerate(constants)}
+        for name, value in constants.items():
+            self.register_buffer(self._places[name], value)
+        self._readers = Counter(name for step in self._steps for name in step.inputs)
         self._readers[output] += 1
 
-    @torch.inference_mode()
-    def __call__(self, picture: Tensor) -> Tensor:
-        """The scores of a picture, in the graph's own layout."""
+    def forward(self, picture: Tensor) -> Tensor:
+        """The scores of a picture, in the graph's own layout and type."""
         values: dict[str, Tensor] = {self._input: picture}
         left = self._readers.copy()
-        for operator, attributes, names, target in self._steps:
-            operands = [self._constants[n] if n in self._constants else values[n] if n else None for n in names]
-            values[target] = operator(attributes, *operands)
-            for name in names:
+        for step in self._steps:
+            operands = [self._value(name, values) for name in step.inputs]
+            values[step.output] = step.operator(step.attributes, *operands)
+            for name in step.inputs:
                 left[name] -= 1
                 if not left[name]:
                     values.pop(name, None)
         return values[self._output]
+
+    def _value(self, name: str, values: dict[str, Tensor]) -> Tensor | None:
+        if name in self._places:
+            return self.get_buffer(self._places[name])
+        return values[name] if name else None  # an input that is left out has no name
 
 
 def _tensor(item: onnx.TensorProto) -> Tensor:
@@ -84,17 +103,14 @@ def _sides(values: Tensor) -> list[int]:
     return [int(value) for value in values.reshape(-1)]
 
 
-def _paddings(a: Attributes, x: Tensor) -> Tensor:
-    """``x`` with the zero padding of a convolution, which may be uneven."""
+def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise ValueError(f"auto_pad {a['auto_pad'].decode()} is not known here")
     top, left, bottom, right = a.get("pads", (0, 0, 0, 0))
-    return F.pad(x, (left, right, top, bottom)) if any((top, left, bottom, right)) else x
-
-
-def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if (top, left) != (bottom, right):  # torch pads evenly
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
     strides, dilations = a.get("strides", (1, 1)), a.get("dilations", (1, 1))
-    return F.conv2d(_paddings(a, x), weight, bias, tuple(strides), 0, tuple(dilations), a.get("group", 1))
+    return F.conv2d(x, weight, bias, tuple(strides), (top, left), tuple(dilations), a.get("group", 1))
 
 
 def _max_pool(a: Attributes, x: Tensor) -> Tensor:
@@ -104,7 +120,8 @@ def _max_pool(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _clip(_: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    return x.clamp(None if low is None else low, None if high is None else high)
+    # As numbers: torch clamps by tensors ten times slower.
+    return x.clamp(None if low is None else low.item(), None if high is None else high.item())
 
 
 def _divide(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
@@ -163,6 +180,13 @@ def _resize(
     return F.interpolate(x, scale_factor=[float(scale) for scale in scales[2:]], **options)
 
 
+def _expand(x: Tensor, shape: list[int]) -> Tensor:
+    """Broadcast both ways: a side of 1 on either side gives way."""
+    own = [1] * (len(shape) - x.ndim) + list(x.shape)
+    wanted = [1] * (x.ndim - len(shape)) + shape
+    return x.expand([mine if side == 1 else side for mine, side in zip(own, wanted, strict=True)])
+
+
 def _quantize(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     limits = torch.iinfo(zero.dtype)
     steps = torch.round(x / _along(a, x, scale)) + _along(a, x, zero).float()
@@ -192,7 +216,7 @@ OPERATORS: dict[str, Operator] = {
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
     "Div": _divide,
-    "Expand": lambda _, x, shape: x * torch.ones(_sides(shape), dtype=x.dtype),
+    "Expand": lambda _, x, shape: _expand(x, _sides(shape)),
     "Gather": _gather,
     "GlobalAveragePool": lambda _, x: x.mean((2, 3), keepdim=True),
     "Identity": lambda _, x: x,

@@ -57,6 +57,22 @@ class TorchEngine(EngineBase):
         self._graph = None
 
 
+def open_module(model: Model) -> torch.nn.Module:
+    """A network as a plain torch module: what people who use torch have in their hands.
+
+    Args:
+        model: the network.
+
+    Returns:
+        A module in float32 that maps the graph's own input (uint8 1×H×W×3 for the models made here) to
+        scores 1×C×h×w; weights are its buffers.
+
+    Raises:
+        ModelError: the file is unreadable or has an operator that is not known here.
+    """
+    return TorchGraph(model.path, model.output_name).eval()
+
+
 class TorchSession:
     """A network at one input size; `start` computes before it returns."""
 
@@ -94,8 +110,10 @@ class TorchSession:
         if not picture.flags.writeable:
             picture = picture.copy()  # torch warns of read-only memory
         try:
-            scores = self._graph(torch.from_numpy(picture))
+            with torch.inference_mode():
+                scores: torch.Tensor = self._graph(torch.from_numpy(picture))
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             height, width = self._size
             raise EngineError(f"torch cannot run {self._model.name} at {width}×{height}: {one_line(error)}") from error
-        return scores.float().numpy()
+        result: NDArray[np.float32] = scores.float().numpy()
+        return result
