@@ -22,7 +22,7 @@ from pipeline.sources.base import Decoded
 from pipeline.stages.prepare import prepare, to_rgb
 from pipeline.stages.refine import RefineSpec, open_refiner
 from pipeline.stages.render import Renderer
-from pipeline.stages.upsample import alive_classes, coarse_winners, upsample_argmax
+from pipeline.stages.upsample import alive_classes, class_counts, coarse_winners, upsample_argmax
 
 _TIMEOUT_S = 120.0
 _MARGIN = 12
@@ -107,7 +107,7 @@ def _heat(scores: Float32, index: int) -> UInt8:
 
 
 def _overlay(frame: Frame, labels: UInt8, names: LabelSet, options: RunOptions) -> UInt8:
-    counts = np.bincount(labels.reshape(-1), minlength=len(names))
+    counts = class_counts(labels, len(names))
     return to_rgb(Renderer(names, options.render).render(frame, labels, counts))
 
 

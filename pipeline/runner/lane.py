@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from engines.base import Engine
 from pipeline.errors import SourceError
 from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
@@ -23,7 +21,7 @@ from pipeline.runner.outlet import Delivery, Outlet
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
 from pipeline.stages.render import Renderer
-from pipeline.stages.upsample import upsample_argmax
+from pipeline.stages.upsample import class_counts, upsample_argmax
 from pipeline.telemetry import StageMeter
 
 AHEAD = 2
@@ -237,7 +235,7 @@ class Lane:
         slot = epoch.ring[ticket.slot]
         refined = epoch.refining is not None and self._collect_refined(epoch.refining, frame)
         if refined:
-            counts = np.bincount(slot.labels.reshape(-1), minlength=slot.scores.shape[0])
+            counts = class_counts(slot.labels, slot.scores.shape[0])
         else:
             with self._stage("upsample", frame, self.meters.upsample):
                 _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
