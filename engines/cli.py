@@ -127,7 +127,9 @@ def _load(name: str, offline: Offline) -> Any:
     """
     try:
         return importlib.import_module(offline.module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith(("engines", "pipeline")):
+            raise  # ours: a broken installation, which no library mends
         raise EngineError(
             f"{name} needs the training libraries ({error}): pip install 'deeplab-stream[train]'"
         ) from error

@@ -83,7 +83,19 @@ def test_openvino_precision_is_always_set(models: dict[str, Model]) -> None:
     compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
     assert "f" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
     assert "16" not in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
-    assert compiled.get_property("NUM_STREAMS") == 1
+    engine.close()
+
+
+@pytest.mark.parametrize(("requests", "threads", "streams"), [(1, 1, 1), (1, 2, 1), (2, 2, 2), (3, 2, 2), (2, 1, 1)])
+def test_openvino_divides_its_threads_among_the_requests(
+    requests: int, threads: int, streams: int, models: dict[str, Model]
+) -> None:
+    engine = open_engine(models["street"], "openvino", EngineOptions(threads=threads, requests=requests))
+    session = engine.session(64, 64)
+    compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+    assert compiled.get_property("NUM_STREAMS") == streams
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
     engine.close()
 
 
