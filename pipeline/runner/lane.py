@@ -186,6 +186,7 @@ class Lane:
         """Give back what a run that ended early has left; only after its threads have ended."""
         if self._epoch is not None:
             self._epoch.close()
+            self._epoch = None  # and with it the network compiled for it
 
     def _open_epoch(self, frame: Frame) -> Epoch:
         shown = (frame.height, frame.width)
