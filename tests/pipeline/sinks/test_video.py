@@ -343,3 +343,14 @@ def test_a_frame_of_another_colour_is_converted(tmp_path: Path) -> None:
     sink.write(replace(result, frame=frame))
     sink.close()
     assert abs(int(plane(decode(tmp_path / "a.mkv")[0], 0, np.dtype(np.uint8)).max()) - 235) <= 1
+
+
+@pytest.mark.parametrize(("wanted", "available", "nearest"), [
+    ("yuv422p10le", ("yuv444p", "yuv420p10le"), "yuv420p10le"),
+    ("yuv422p", ("yuv420p", "yuv444p10le", "yuv444p"), "yuv444p"),
+    ("yuv420p", ("yuv444p", "yuv420p10le", "yuv420p"), "yuv420p"),
+    ("yuv444p10le", ("yuv420p", "yuv422p"), "yuv422p"),
+])  # fmt: skip
+def test_the_nearest_layout_loses_depth_last(wanted: str, available: tuple[str, ...], nearest: str) -> None:
+    found = encoders.nearest_format(FORMATS[wanted], tuple(FORMATS[name] for name in available))
+    assert found.name == nearest
