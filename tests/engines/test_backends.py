@@ -157,7 +157,8 @@ for name in ("openvino", "onnxruntime"):
     session = engine.session(64, 64)
     session.start(np.zeros((64, 64, 3), np.uint8), np.empty(session.score_shape, np.float32)).wait(30)
     engine.close()
-print(sorted(set(m.partition(".")[0] for m in sys.modules) & {{"torch", "onnx", "cv2", "onnxscript", "openvino_telemetry"}}))
+loaded = set(m.partition(".")[0] for m in sys.modules)
+print(sorted(loaded & {{"torch", "onnx", "cv2", "onnxscript", "openvino_telemetry"}}))
 print(sorted(m for m in sys.modules if m.startswith(("engines.training", "engines.networks", "engines.export"))))
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
