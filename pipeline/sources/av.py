@@ -27,6 +27,7 @@ MAX_BROKEN = 1000
 
 _FULL_HD = 1920 * 1088
 _SLACK = Fraction(1, 2)
+_LONG_BEFORE = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +139,15 @@ class AvSource:
         """Stand before the first picture at or after ``start``, decoded already for `info`."""
         origin = self._demuxer.start
         self._cut = origin + start if start else None
-        # A container without an index may land behind the keyframe that is needed: then from further back.
-        for back in (0, 2, 20, start) if start else ():
-            moved = self._demuxer.seek(origin + max(start - back, Fraction(0)))
-            if not moved or self._prime() <= origin + start or back >= start:
+        # A container without an index may land behind the keyframe that is needed: then from further back,
+        # in the end from before the first picture, because some seek by decoding time.
+        moments = [origin + start - back for back in (0, 2, 20) if back < start]
+        for moment in (*moments, origin - _LONG_BEFORE) if start else ():
+            if not self._demuxer.seek(moment):
+                if self._items is not None:
+                    raise SourceError(f"{self._target.shown}: cannot go back in it; start at 0, or copy it to an MKV")
+                break
+            if self._prime() <= origin + start:
                 break
         if self._items is None:
             self._prime()

@@ -109,6 +109,8 @@ class Demuxer:
                         yield packet, arrived  # type: ignore[misc]
                 break
             except av.FFmpegError as error:
+                if self.woken:
+                    break
                 if self.live or self.target.network or isinstance(error, av.ExitError):
                     raise SourceError(self._lost(error)) from error
                 failures += 1
@@ -117,7 +119,7 @@ class Demuxer:
                 reader.close()  # type: ignore[attr-defined]
         if failures >= MAX_FAILURES:
             _log.warning("%s: %d reads failed one after the other; taken as the end", self.target.shown, failures)
-        if self.live and self.target.network:
+        if self.live and self.target.network and not self.woken:
             raise SourceError(f"{self.target.shown}: lost, the stream ended")
 
     def _ready(self) -> bool:

@@ -43,11 +43,11 @@ def network_target(uri: str, options: SourceOptions) -> Target:
     if scheme in ("http", "https"):
         settings["rw_timeout"] = microseconds
     elif scheme in ("rtsp", "rtsps"):
-        # The session's description tells what probing would have to wait a second for.
+        # The session's description tells what probing would have to wait a second for.  No "nobuffer":
+        # it throws away what was read while probing, which is the first keyframe.
         settings |= {"rtsp_transport": "tcp", "timeout": microseconds, "analyzeduration": "0", "probesize": "32"}
-        settings["fflags"] = "+nobuffer"
     else:
-        settings |= {"fflags": "+nobuffer", "analyzeduration": "1000000"}
+        settings["analyzeduration"] = "1000000"
     return Target(
         uri,
         mask_uri(uri),

@@ -65,6 +65,11 @@ class Timestamps(Generic[T]):
         if self._rate is not None:
             self._count += 1
             return [(item, (self._count - 1) / self._rate)]
+        if stamp is not None and self._last is not None and self._held is None and not self._shift:
+            step = stamp - self._last
+            if 0 < step <= FORWARD:  # nearly every one: nothing to weigh
+                self._last, self._step = stamp, span or step
+                return [(item, stamp)]
         settled = self._release(stamp)
         if stamp is not None and self._leaps(stamp):
             self._held = _Held(item, stamp, span)

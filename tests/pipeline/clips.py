@@ -31,21 +31,25 @@ _RAW = replace(
 )
 _H264 = Recipe(options=_x264())
 _PQ = Colour(9, False, 9, 16)
-_B = {"x264-params": "b-adapt=0:bframes=3:scenecut=0"}
+# x264 has no B-frames when it is lossless.
+_B = {"qp": "4", "x264-params": "b-adapt=0:scenecut=0"}
 
 RECIPES: dict[str, Recipe] = {
-    "h264": replace(_H264, options=_x264(**_B)),
+    "h264": replace(_H264, options=_x264(**_B), exact=False),
+    "h264 lossless": _H264,
     "h264 lossy": replace(_H264, options={"preset": "ultrafast", "crf": "23"}, exact=False),
     "hevc": Recipe(codec="libx265", options={"preset": "ultrafast", "x265-params": "log-level=none"}, exact=False),
     "vp9": Recipe("webm", "libvpx-vp9", {"lossless": "1", "cpu-used": "8"}, time_base=_MS, ticks=_VFR),
     "mpeg4 avi": Recipe(
         "avi", "mpeg4", {"qscale": "2"}, time_base=Fraction(1, 25), ticks=tuple(range(30)), exact=False
     ),
-    "vfr": replace(_H264, ending="mkv", options=_x264(**_B), time_base=_MS, ticks=_VFR),
-    "vfr mp4": replace(_H264, options=_x264(**_B), time_base=Fraction(1, 90000), ticks=tuple(90 * t for t in _VFR)),
+    "vfr": replace(_H264, ending="mkv", options=_x264(**_B), exact=False, time_base=_MS, ticks=_VFR),
+    "vfr mp4": replace(
+        _H264, options=_x264(**_B), exact=False, time_base=Fraction(1, 90000), ticks=tuple(90 * t for t in _VFR)
+    ),
     "late": replace(_H264, ending="mkv", time_base=_MS, ticks=tuple(5000 + t for t in _VFR)),
     "late ts": replace(
-        _H264, ending="ts", options=_x264(**_B), time_base=Fraction(1, 90000),
+        _H264, ending="ts", options=_x264(**_B), exact=False, time_base=Fraction(1, 90000),
         ticks=tuple(range(900000, 1008000, 3600)),
     ),
     "10 bit": replace(_H264, stored="yuv420p10le", layout="yuv420p10le", exact=False),
@@ -91,13 +95,13 @@ RECIPES: dict[str, Recipe] = {
         colour=Colour(5, True), expected=Colour(5, True), time_base=Fraction(1, 25), ticks=tuple(range(20)),
     ),
     "raw h264": replace(
-        _H264, ending="h264", options=_x264(**_B), time_base=Fraction(1, 30), ticks=tuple(range(30))
+        _H264, ending="h264", options=_x264(**_B), exact=False, time_base=Fraction(1, 30), ticks=tuple(range(30))
     ),
     "interlaced": replace(_H264, options=_x264(**{"x264-params": "tff=1"}), exact=False),
     "single": replace(_H264, ticks=(0,)),
     "long": replace(
-        _H264, ending="mkv", options=_x264(g="50", **_B), time_base=_MS, ticks=tuple(range(0, 250 * 40, 40)),
-        audio="aac",
+        _H264, ending="mkv", options=_x264(g="50", **_B), exact=False, audio="aac", time_base=_MS,
+        ticks=tuple(range(0, 250 * 40, 40)),
     ),
 }  # fmt: skip
 """All clips that are made in one go; see `BROKEN` for those that are made from them."""
@@ -129,7 +133,7 @@ def _joined(name: str, folder: Path, recipes: Sequence[Recipe], ticks: Sequence[
     )
 
 
-_TS = replace(_H264, ending="ts", options=_x264(**_B), time_base=Fraction(1, 90000))
+_TS = replace(_H264, ending="ts", options=_x264(**_B), exact=False, time_base=Fraction(1, 90000))
 _TICKS = tuple(range(90000, 90000 + 24 * 3600, 3600))
 _NEXT = tuple(tick + 24 * 3600 for tick in _TICKS)
 
@@ -172,15 +176,13 @@ COMPOSED: dict[str, Callable[[Path], Clip]] = {
 
 def _index_first(folder: Path) -> Clip:
     """An MP4 that begins with its index, so that a cut leaves something to play."""
-    clip = make("index first", RECIPES["long"], folder)
-    path = folder / "index_first.mp4"
-    with av.open(str(clip.path)) as given, av.open(str(path), "w", options={"movflags": "+faststart"}) as made:
-        stream = made.add_stream_from_template(given.streams.video[0])
-        for packet in given.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                made.mux(packet)
-    return replace(clip, path=path, audio=Fraction(0), time_base=Fraction(1, 16000), intact=False)
+    recipe = replace(
+        RECIPES["h264"],
+        options=_x264(g="50", **_B),
+        ticks=tuple(range(0, 250 * 512, 512)),
+        muxer={"movflags": "+faststart"},
+    )
+    return make("index first", recipe, folder)
 
 
 def _cut(name: str, whole: Callable[[Path], Clip], part: float) -> Callable[[Path], Clip]:

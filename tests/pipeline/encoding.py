@@ -74,7 +74,8 @@ class Recipe:
         turn: what the display matrix says to do, in order: left, right, half, mirror, flip.
         colour: tags, None for none.
         exact: see `Clip`.
-        rgb: pictures are given to the encoder by way of RGB, so colour and values change.
+        numbers: to paint; counted from 0 where empty.
+        muxer: libav's options of the container.
     """
 
     ending: str = "mp4"
@@ -93,6 +94,7 @@ class Recipe:
     audio: str = ""
     exact: bool = True
     numbers: tuple[int, ...] = ()
+    muxer: dict[str, str] = field(default_factory=dict)
 
 
 def make(name: str, recipe: Recipe, folder: Path) -> Clip:
@@ -113,7 +115,7 @@ def make(name: str, recipe: Recipe, folder: Path) -> Clip:
         exact=recipe.exact,
         stamped=recipe.ending != "h264",
     )
-    with av.open(str(clip.path), "w") as container:
+    with av.open(str(clip.path), "w", options=dict(recipe.muxer)) as container:
         video = video_stream(container, recipe)
         sound = _sound_packets(container, recipe)
         for number, tick in zip(numbers, recipe.ticks, strict=True):

@@ -1,31 +1,16 @@
-"""Clips made once a session, and a watch on descriptors."""
+"""A watch on descriptors."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.pipeline.clips import Clip, build
+from tests.pipeline.clips import Clip
 
 MakeClip = Callable[[str], Clip]
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
-    """Makes a clip by its name, once."""
-    folder: Path = tmp_path_factory.mktemp("clips")
-    made: dict[str, Clip] = {}
-
-    def make(name: str) -> Clip:
-        if name not in made:
-            made[name] = build(name, folder / name.replace(" ", "_"))
-        return made[name]
-
-    return make
 
 
 @pytest.fixture

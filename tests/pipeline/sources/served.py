@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import av
+
 
 @contextmanager
 def standard_input(command: list[str]) -> Iterator[None]:
@@ -95,3 +97,59 @@ def talker(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator
         over.set()
         thread.join(10)
         listener.close()
+
+
+class _Packets:
+    """Collects what libav's RTP packetiser writes, one packet a call."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self.sent.append(bytes(data))
+        return len(data)
+
+
+def rtp_packets(path: Path) -> list[bytes]:
+    """The video of a file whose stream carries its own headers, as RTP packets."""
+    wire = _Packets()
+    with av.open(str(path)) as given, av.open(wire, "w", format="rtp", buffer_size=1400) as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)
+    return [data for data in wire.sent if not 192 <= data[1] <= 223]  # those are reports, not pictures
+
+
+def rtsp_camera(path: Path, then: Callable[[socket.socket, threading.Event], None]) -> Callable[..., None]:
+    """What a camera answers that sends the file's video in the RTSP connection itself, then does ``then``."""
+    packets = rtp_packets(path)
+    description = (
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=cam\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
+    )
+    description += "a=fmtp:96 packetization-mode=1\r\na=control:streamid=0\r\n"
+    headers = {
+        "OPTIONS": "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN\r\n",
+        "DESCRIBE": f"Content-Type: application/sdp\r\nContent-Length: {len(description)}\r\n",
+        "SETUP": "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n",
+        "PLAY": "Session: 1\r\n",
+    }
+
+    def answer(connection: socket.socket, over: threading.Event) -> None:
+        lines = connection.makefile("rb")
+        while not over.is_set():
+            request = b"".join(iter(lines.readline, b"\r\n")).decode()
+            if not request:
+                break
+            method = request.split()[0]
+            sequence = next(line for line in request.splitlines() if line.lower().startswith("cseq"))
+            body = description if method == "DESCRIBE" else ""
+            connection.sendall(f"RTSP/1.0 200 OK\r\n{sequence}\r\n{headers.get(method, '')}\r\n{body}".encode())
+            if method == "PLAY":
+                for packet in packets:
+                    connection.sendall(b"$\0" + len(packet).to_bytes(2) + packet)
+                then(connection, over)
+                break
+
+    return answer

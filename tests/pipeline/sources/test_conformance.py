@@ -230,7 +230,7 @@ def test_refuses_to_be_read_twice_or_after_close(case: tuple[Source, Clip]) -> N
 
 
 def test_frames_outlive_their_source(clip: MakeClip) -> None:
-    truth = clip("h264")
+    truth = clip("h264 lossless")
     source = open_source(str(truth.path))
     kept = [item.frame for item in source.read() if isinstance(item, Decoded)]
     source.close()

@@ -41,14 +41,15 @@ def test_what_decodes_comes(name: str, threads: int, clip: MakeClip, caplog: pyt
     source = open_source(str(truth.path), SourceOptions(threads=threads))
     items = [item for item in source.read() if isinstance(item, Decoded)]
     source.close()
-    part = 0.5 if name.startswith("cut") else 0.8
+    part = 0.4 if name.startswith("cut") else 0.8
     assert part * len(truth.numbers) <= len(items) <= len(truth.numbers)
     frames = [item.frame for item in items]
     assert all(a.pts < b.pts for a, b in pairwise(frames))
     times = dict(zip(truth.numbers, truth.pts, strict=True))
     right = [item for item in items if times.get(number_or_none(item) or 0) == item.frame.pts]
     assert len(right) >= 0.6 * len(items)
-    if name != "spoilt mkv":  # libav leaves out what it cannot parse there and tells nobody
+    # libav leaves out what it cannot parse in an MKV and tells nobody, and a TS announces no end.
+    if name not in ("spoilt mkv", "cut ts"):
         assert source.damaged > 0
         assert [record for record in caplog.records if truth.path.name in record.getMessage()]
     assert len(caplog.records) <= 3

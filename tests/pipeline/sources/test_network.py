@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ import pytest
 from pipeline.errors import SourceError
 from pipeline.sources import Decoded, SourceOptions, open_source
 from pipeline.sources.network import SCHEMES, network_target
+from pipeline.sources.target import Waiting
+from tests.pipeline.painting import read_number
 from tests.pipeline.sources.conftest import MakeClip
-from tests.pipeline.sources.served import standard_input, talker, web_server
+from tests.pipeline.sources.served import rtsp_camera, standard_input, talker, web_server
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
 
@@ -84,6 +87,57 @@ def test_a_download_that_breaks_off_is_lost(clip: MakeClip) -> None:
         with pytest.raises(SourceError, match="lost"):
             for _ in source.read():
                 pass
+        source.close()
+
+
+@pytest.mark.parametrize("ending", ["stalls", "ends"])
+def test_an_rtsp_camera(ending: str, clip: MakeClip) -> None:
+    truth = clip("late ts")
+    then = silent if ending == "stalls" else lambda *_: None
+    began = time.monotonic()
+    with talker(rtsp_camera(truth.path, then)) as port:
+        source = open_source(f"rtsp://user:secret@127.0.0.1:{port}/cam", SHORT)
+        frames = []
+        with pytest.raises(SourceError, match=r"user:\*\*\*@.*lost") as caught:
+            for item in source.read():
+                assert isinstance(item, Decoded)
+                frames.append(item.frame)
+        source.close()
+    assert "secret" not in str(caught.value) + source.info.uri
+    assert source.info.live
+    assert (source.info.width, source.info.height) == (truth.width, truth.height)
+    found = [read_number(frame.planes[0]) for frame in frames]
+    assert found == list(truth.numbers[: len(found)])
+    assert len(found) >= len(truth.numbers) - 4  # the decoder waits for pictures that may come before the last ones
+    zero = truth.pts[0] - frames[0].pts
+    assert [frame.pts + zero for frame in frames] == list(truth.pts[: len(found)])
+    assert time.monotonic() - began < 6
+
+
+def test_a_camera_that_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No camera here: the descriptor that is waited on is a pipe's."""
+    source = open_source("lavfi:testsrc2=size=64x48", SourceOptions(max_frames=3))
+    demuxer = source._source._demuxer  # type: ignore[attr-defined]
+    read, write = os.pipe()
+    waiting = Waiting()
+    monkeypatch.setattr(demuxer, "_camera", read)
+    monkeypatch.setattr(demuxer, "_waiting", waiting)
+    monkeypatch.setattr(demuxer, "target", replace(demuxer.target, read_timeout=0.2))
+    with pytest.raises(SourceError, match=r"the camera gave no picture for 0\.2 s"):
+        list(source.read())
+    source.close()
+    waiting.close()
+    os.close(read)
+    os.close(write)
+
+
+def test_a_stop_of_a_live_stream_is_no_loss(clip: MakeClip) -> None:
+    with talker(rtsp_camera(clip("late ts").path, silent)) as port:
+        source = open_source(f"rtsp://127.0.0.1:{port}/cam", SHORT)
+        items = source.read()
+        next(items)
+        source.wake()
+        assert len(list(items)) < 5
         source.close()
 
 
