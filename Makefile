@@ -24,7 +24,7 @@ $(VENV)/.run: $(VENV)/bin/python pyproject.toml $(NATIVE)
 
 # torch is pinned by the extra: the newest release may bring gigabytes of another build with it.
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) --editable '.[dev,train,convert,onnxruntime,crf-reference]'
+	$(PIP) --editable '.[dev,train,onnxruntime,crf-reference]'
 	@touch $@
 
 demo: $(VENV)/.run

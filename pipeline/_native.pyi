@@ -47,9 +47,7 @@ def overlay(
     ``paint`` is 256×4 in units of 1/256 (8-bit samples) or 1/16384 (10-bit in uint16).
     """
 
-def composite(
-    plane: NDArray[np.uint8] | NDArray[np.uint16], keep: NDArray[np.uint16], add: NDArray[np.uint32]
-) -> None:
+def composite(plane: NDArray[np.uint8] | NDArray[np.uint16], keep: NDArray[np.uint16], add: NDArray[np.uint32]) -> None:
     """Lay a sprite over a plane, in place: ``sample · keep + add`` in units as `overlay`'s."""
 
 def count_labels(labels: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:

@@ -191,6 +191,32 @@ class Geometry:
         sides = [max(1, ceil((side - extra) / multiple)) * multiple + extra for side in picture]
         return cls(frame_height, frame_width, *picture, sides[0], sides[1], align_corners)
 
+    @classmethod
+    def inside(
+        cls,
+        frame_height: int,
+        frame_width: int,
+        *,
+        input_height: int,
+        input_width: int,
+        align_corners: bool = False,
+        sample_aspect_ratio: Fraction = Fraction(1),
+    ) -> Geometry:
+        """The geometry whose scaled picture is as large as fits into an input of fixed size.
+
+        Args:
+            frame_height, frame_width: the picture, in its own pixels.
+            input_height, input_width: the network's input, in square pixels.
+            align_corners: see the attribute.
+            sample_aspect_ratio: width : height of a pixel of the frame.
+        """
+        shown_width = frame_width * float(sample_aspect_ratio)
+        scale = min(input_height / frame_height, input_width / shown_width)
+        picture_height = min(input_height, max(1, round(frame_height * scale)))
+        picture_width = min(input_width, max(1, round(shown_width * scale)))
+        picture = (picture_height, picture_width)
+        return cls(frame_height, frame_width, *picture, input_height, input_width, align_corners)
+
     def score_map(self, score_height: int, score_width: int) -> tuple[float, float, float, float]:
         """The affine map from frame pixels to score cells: ``(scale_y, offset_y, scale_x, offset_x)``.
 

@@ -14,12 +14,12 @@ from engines.backends import open_engine
 from engines.base import Engine
 from engines.labels import LabelSet
 from pipeline.errors import SinkError, SourceError
-from pipeline.frame import Float32, Frame, Geometry, UInt8
+from pipeline.frame import Float32, Frame, UInt8
 from pipeline.options import RunOptions
 from pipeline.slots import Ring, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
-from pipeline.stages.prepare import prepare, to_rgb
+from pipeline.stages.prepare import geometry_for, prepare, to_rgb
 from pipeline.stages.refine import RefineSpec, open_refiner
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import alive_classes, class_counts, coarse_winners, upsample_argmax
@@ -69,14 +69,7 @@ def _first_picture(options: RunOptions) -> Decoded:
 
 def _panels(decoded: Decoded, engine: Engine, options: RunOptions) -> Iterator[tuple[str, UInt8]]:
     frame, model = decoded.frame, engine.model
-    geometry = Geometry.fit(
-        frame.height,
-        frame.width,
-        size=options.model.size or model.size,
-        multiple=model.output_stride,
-        align_corners=model.align_corners,
-        sample_aspect_ratio=frame.sample_aspect_ratio,
-    )
+    geometry = geometry_for(frame, model, options.model.size or model.size)
     session = engine.session(geometry.input_height, geometry.input_width)
     layout = SlotLayout(frame.format, frame.colour, frame.height, frame.width, geometry, session.score_shape)
     ring = Ring(layout, 1)

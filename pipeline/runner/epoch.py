@@ -17,7 +17,7 @@ from pipeline.frame import Frame, Geometry
 from pipeline.sinks.base import OutputInfo
 from pipeline.slots import Ring, SlotLayout
 from pipeline.sources.base import Decoded
-from pipeline.stages.prepare import prepare
+from pipeline.stages.prepare import geometry_for, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,7 @@ class Epoch:
             EngineError: the network cannot take this size.
             PipelineError: not enough memory.
         """
-        model = engine.model
-        geometry = Geometry.fit(
-            frame.height,
-            frame.width,
-            size=size,
-            multiple=model.output_stride,
-            align_corners=model.align_corners,
-            sample_aspect_ratio=frame.sample_aspect_ratio,
-        )
+        geometry = geometry_for(frame, engine.model, size)
         session = engine.session(geometry.input_height, geometry.input_width)
         layout = SlotLayout(
             format=frame.format,

@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
+from engines.base import Model
 from pipeline import _native
 from pipeline.frame import FORMATS, Colour, Frame, Geometry, PixelFormat, Plane, UInt8
 from pipeline.sources.pictures import plane_views
@@ -26,6 +27,33 @@ _SCALED = FORMATS["yuv444p"]
 # (and time) than libswscale's widened triangle.  Its area filter cannot enlarge; bilinear can.
 _SHRINK = Interpolation.AREA | Interpolation.ACCURATE_RND
 _ENLARGE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
+
+
+def geometry_for(frame: Frame, model: Model, size: int) -> Geometry:
+    """Where a model's input lies in frames like ``frame``.
+
+    Args:
+        frame: the picture.
+        model: the network; one whose graph has a fixed size gets the picture as large as fits.
+        size: short side of the scaled picture in square pixels, where the model leaves a choice.
+    """
+    if model.fixed_size is not None:
+        return Geometry.inside(
+            frame.height,
+            frame.width,
+            input_height=model.fixed_size[0],
+            input_width=model.fixed_size[1],
+            align_corners=model.align_corners,
+            sample_aspect_ratio=frame.sample_aspect_ratio,
+        )
+    return Geometry.fit(
+        frame.height,
+        frame.width,
+        size=size,
+        multiple=model.output_stride,
+        align_corners=model.align_corners,
+        sample_aspect_ratio=frame.sample_aspect_ratio,
+    )
 
 
 def prepare(

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline
 from pipeline.frame import Geometry
+from tests.pipeline.tiny import tiny_model
 
 sides = st.integers(1, 5000)
 
@@ -80,3 +83,28 @@ def test_it_agrees_with_torch(align: bool) -> None:
 
     ours = hat(size[0], scale_y, offset_y, 9) @ scores @ hat(size[1], scale_x, offset_x, 13).T
     assert np.abs(ours - want).max() < 1e-5
+
+
+@given(
+    st.integers(1, 2000), st.integers(1, 2000), st.integers(8, 600), st.integers(8, 600), st.sampled_from([1, 2, 0.5])
+)
+def test_an_input_of_fixed_size_holds_the_whole_picture(h: int, w: int, ih: int, iw: int, aspect: float) -> None:
+    shape = Fraction(aspect)
+    g = Geometry.inside(h, w, input_height=ih, input_width=iw, sample_aspect_ratio=shape)
+    assert (g.input_height, g.input_width) == (ih, iw)
+    assert 1 <= g.picture_height <= ih
+    assert 1 <= g.picture_width <= iw
+    assert g.picture_height == ih or g.picture_width == iw
+    if min(g.picture_height, g.picture_width) > 20:
+        assert g.picture_width / g.picture_height == pytest.approx(w * aspect / h, rel=0.05)
+
+
+def test_a_network_of_fixed_size_labels_frames_of_any_other(tmp_path: Path) -> None:
+    graph = "color=red:size=96x40:rate=5:duration=1,drawbox=x=48:w=48:h=40:color=blue:t=fill"
+    model = tiny_model(tmp_path / "fixed.onnx", fixed=(64, 64))
+    labels = [one.labels for one in pipeline.stream(f"lavfi:{graph}", model=str(model), mode="lossless", max_frames=2)]
+    assert len(labels) == 2
+    for each in labels:
+        assert each.shape == (40, 96)
+        assert (each[:, :40] == 0).all()
+        assert (each[:, 56:] == 2).all()

@@ -20,8 +20,8 @@ STRIDE = 8
 SIZE = 64
 
 
-def tiny_model(path: Path, *, size: int = SIZE) -> Path:
-    """Write the network to ``path``."""
+def tiny_model(path: Path, *, size: int = SIZE, fixed: tuple[int, int] | None = None) -> Path:
+    """Write the network to ``path``; ``fixed`` is the one (height, width) that the graph shall take."""
     weights = np.array([[1, -0.5, -0.5], [-0.5, 1, -0.5], [-0.5, -0.5, 1]], np.float32)[:, :, None, None]
     nodes = [
         helper.make_node("Cast", ["image"], ["floats"], to=TensorProto.FLOAT),
@@ -32,7 +32,7 @@ def tiny_model(path: Path, *, size: int = SIZE) -> Path:
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", "height", "width", 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", *(fixed or ("height", "width")), 3])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3, "h", "w"])],
         [numpy_helper.from_array(weights, "weights")],
     )
