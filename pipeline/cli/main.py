@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
     Raises:
         ConfigError: flags that contradict each other, or a bad preset.
     """
-    from pipeline.cli.places import pair_up, parse_time
+    from pipeline.cli.places import pair_up, parse_time, settle
     from pipeline.config import FLAGS, load_options
     from pipeline.errors import ConfigError
 
@@ -164,9 +165,17 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
     for name in {"start", "duration"} & given.keys():
         given[name] = parse_time(given[name], f"--{name}")
     overrides = {FLAGS[name]: value for name, value in given.items()}
+    may_write_nothing = flags.explain is not None
     if flags.places:
-        overrides[("inputs",)] = pair_up(flags.places, may_write_nothing=flags.explain is not None)
-    return load_options(flags.config, overrides)
+        overrides[("inputs",)] = pair_up(flags.places, may_write_nothing=may_write_nothing)
+    options = load_options(flags.config, overrides)
+    if not options.inputs:
+        raise ConfigError("no input: name one with --input (try --input sample)")
+    return (
+        options
+        if flags.places
+        else replace(options, inputs=settle(options.inputs, may_write_nothing=may_write_nothing))
+    )
 
 
 def _dispatch(flags: argparse.Namespace) -> int:

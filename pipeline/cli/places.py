@@ -52,8 +52,21 @@ def pair_up(places: Iterable[tuple[str, str]], *, may_write_nothing: bool = Fals
             raise ConfigError(f"--{kind} {uri} comes before any --input: an output belongs to the input before it")
         else:
             given[-1] = _with(given[-1], kind, uri)
-    named = _named(given)
-    return _checked([_with_common(one, common) for one in named], may_write_nothing)
+    return settle([_with_common(one, common) for one in given], may_write_nothing=may_write_nothing)
+
+
+def settle(given: Iterable[InputOptions], *, may_write_nothing: bool = False) -> tuple[InputOptions, ...]:
+    """Inputs as they were written down, as a run takes them: globs expanded, all named, ``{name}`` put in.
+
+    Args:
+        given: inputs of a preset, say.
+        may_write_nothing: inputs without outputs are welcome.
+
+    Raises:
+        ConfigError: no output, or several that would write one file.
+    """
+    expanded = [replace(one, uri=uri) for one in given for uri in expand_inputs([one.uri])]
+    return _checked([_filled_in(one) for one in _named(expanded)], may_write_nothing)
 
 
 def _with(one: InputOptions, kind: str, uri: str) -> InputOptions:
@@ -64,8 +77,13 @@ def _with(one: InputOptions, kind: str, uri: str) -> InputOptions:
 
 def _with_common(one: InputOptions, common: Sequence[tuple[str, str]]) -> InputOptions:
     for kind, uri in common:
-        one = _with(one, kind, uri.replace("{name}", one.name or ""))
+        one = _with(one, kind, uri)
     return one
+
+
+def _filled_in(one: InputOptions) -> InputOptions:
+    outputs, masks = (tuple(uri.replace("{name}", one.name or "") for uri in uris) for uris in (one.outputs, one.masks))
+    return replace(one, outputs=outputs, masks=masks)
 
 
 def _named(given: Sequence[InputOptions]) -> list[InputOptions]:

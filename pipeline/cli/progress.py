@@ -11,6 +11,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from pipeline.runner import Runner
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """Without tqdm's thread that looks after bars which are updated too rarely."""
+
+    monitor_interval = 0
+
+
 class Progress:
     """Frames, FPS and time left on standard error, with log lines above it; silent where nobody looks.
 
@@ -29,7 +35,7 @@ class Progress:
         known = [total for total in totals if total is not None]
         total = sum(known) if len(known) == len(totals) else None
         self._bar = self._stack.enter_context(
-            tqdm(total=total, unit=" frames", disable=not self._shown, dynamic_ncols=True, smoothing=0.1)
+            _Bar(total=total, unit=" frames", disable=not self._shown, dynamic_ncols=True, smoothing=0.1)
         )
         if self._shown:
             self._stack.enter_context(logging_redirect_tqdm())

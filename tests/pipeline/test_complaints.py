@@ -1,0 +1,379 @@
+"""Bad input is answered by one line that names the thing and the way out, and by nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.conftest import absent
+from tests.pipeline.clips import Clip
+from tests.pipeline.conftest import Cli
+from tests.pipeline.running import arguments, masks_of, nothing_left, one_line_error, program, times, tree
+from tests.pipeline.tiny import tiny_model
+
+pytestmark = pytest.mark.timeout(60)
+
+MakeClip = Callable[[str], Clip]
+FAILED, USAGE = 1, 2
+
+
+# ---- inputs
+
+
+def no_file(folder: Path) -> str:
+    return str(folder / "nowhere.mp4")
+
+
+def text(folder: Path) -> str:
+    (folder / "text.mp4").write_text("this is no video\n" * 100)
+    return str(folder / "text.mp4")
+
+
+def empty(folder: Path) -> str:
+    (folder / "empty.mp4").touch()
+    return str(folder / "empty.mp4")
+
+
+def empty_folder(folder: Path) -> str:
+    (folder / "nothing").mkdir()
+    return str(folder / "nothing")
+
+
+INPUTS: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
+    "no such file": (no_file, ("nowhere.mp4", "no such file")),
+    "text": (text, ("text.mp4", "not a video")),
+    "empty": (empty, ("empty.mp4", "the file is empty")),
+    "no images": (empty_folder, ("nothing", "holds no image")),
+    "no glob": (lambda folder: f"{folder}/*.mkv", ("*.mkv", "matches no file")),
+    "no number": (lambda folder: f"{folder}/%04d.png", ("%04d.png", "no file has a name of that pattern")),
+    "unknown scheme": (lambda _: "gopher://host/clip", ("gopher://host/clip", "known are")),
+    "password": (lambda _: "rtsp://me:secret@127.0.0.1:1/", ("rtsp://me:***@127.0.0.1:1/", "connection refused")),
+    "no camera": (lambda _: "cam77", ("cam77",)),
+    "bad graph": (lambda _: "lavfi:nosuchfilter=1", ("lavfi:nosuchfilter",)),
+}
+
+
+@pytest.mark.parametrize("which", INPUTS)
+def test_inputs_that_cannot_be_read(which: str, cli: Cli, tiny: str, tmp_path: Path) -> None:
+    make, said = INPUTS[which]
+    source, out = make(tmp_path), tmp_path / "out.mp4"
+    before = tree(tmp_path)
+    with nothing_left():
+        done = cli(*arguments(source, tiny, "--output", out))
+    line = one_line_error(done, *said)
+    assert "secret" not in line
+    assert tree(tmp_path) == before
+
+
+def test_a_file_in_which_nothing_can_be_decoded(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    data = bytearray(clip("h264").path.read_bytes())
+    start = data.index(b"mdat") + 4
+    length = int.from_bytes(data[start - 8 : start - 4]) - 8
+    data[start : start + length] = bytes(length)
+    (tmp_path / "rubbish.mp4").write_bytes(data)
+    with nothing_left():
+        done = cli(*arguments(tmp_path / "rubbish.mp4", tiny, "--output", tmp_path / "out.mp4"))
+    one_line_error(done, "rubbish.mp4", "nothing in it could be decoded")
+    assert tree(tmp_path) == ["rubbish.mp4"]
+
+
+@pytest.mark.parametrize("name", ["cut mp4", "cut mkv", "spoilt mp4", "spoilt mkv", "spoilt ts"])
+def test_damage_is_counted_and_passed_over(name: str, cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    given = clip(name)
+    out, masks, report = tmp_path / "out.mp4", tmp_path / "masks.mkv", tmp_path / "report.json"
+    done = cli(*arguments(given.path, tiny, "--output", out, "--masks", masks, "--report", report))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "WARNING" in done.stderr
+    assert "damaged" in done.stderr
+    assert "damaged" in done.stdout
+    shown = times(out)
+    assert 0 < len(shown) == len(masks_of(masks)) <= len(given.numbers)
+    assert tree(tmp_path) == ["masks.mkv", "masks.mkv.jsonl", "out.mp4", "report.json"]
+
+
+# ---- outputs
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "status"),
+    [
+        (("--output", "{}/out.xyz"), ("out.xyz", "no known kind", ".mp4 .mkv .webm .mov"), USAGE),
+        (("--output", "{}/file/out.mp4"), ("file/out.mp4", "a part of the path is a file"), FAILED),
+        (("--output", "{}/folder.mp4"), ("folder.mp4",), None),
+        (("--output", "{}/clip.mp4"), ("clip.mp4", "is the input itself"), FAILED),
+        (("--output", f"{{}}/{'x' * 300}.mp4"), ("the name is too long",), FAILED),
+        (("--masks", "{}/masks.mp4"), ("masks.mp4", "lossy", "FFV1"), USAGE),
+        (("--masks", "{}/masks.txt"), ("masks.txt", "no known kind"), USAGE),
+        (("--output", "{}/o.webm", "--codec", "h264"), ("h264", "webm", "vp9"), USAGE),
+        (("--output", "{}/o.mp4", "--codec", "mp3"), ("mp3", "choose from h264"), USAGE),
+        (("--output", "{}/o.mp4", "--output", "{}/o.mp4"), ("two outputs would write",), USAGE),
+        (("--output", "{}/%d_%d.png"), ("%d_%d.png",), USAGE),
+        (("--output", "{}/one.png"), ("one.png", "one_%06d.png"), FAILED),
+        (("--output", "{}/o.mp4", "--report", "{}/file/report.json"), ("report", "file/report.json"), FAILED),
+        ((), ("clip.mp4 has no output", "--output"), USAGE),
+    ],
+)
+def test_outputs_that_cannot_be_written(
+    *,
+    flags: tuple[str, ...],
+    said: tuple[str, ...],
+    status: int | None,
+    cli: Cli,
+    clip: MakeClip,
+    tiny: str,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "clip.mp4").write_bytes(clip("h264").path.read_bytes())
+    before = tree(tmp_path)
+    with nothing_left():
+        done = cli(*arguments(tmp_path / "clip.mp4", tiny, *(flag.format(tmp_path) for flag in flags)))
+    if status is None:  # a directory takes pictures, whatever it is called
+        assert done.returncode == 0
+        return
+    one_line_error(done, *said, status=status)
+    assert tree(tmp_path) == before
+    assert (tmp_path / "clip.mp4").read_bytes() == clip("h264").path.read_bytes()
+
+
+def test_an_output_that_fails_leaves_the_old_file(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    old = tmp_path / "old.mp4"
+    old.write_bytes(b"the old one")
+    done = cli(*arguments(clip("h264").path, tiny, "--output", old, "--output", tmp_path / "one.png"))
+    one_line_error(done, "one.png")
+    assert old.read_bytes() == b"the old one"
+    assert tree(tmp_path) == ["old.mp4"]
+
+
+def without_privilege() -> None:
+    """In a child: let root be refused what other users are refused."""
+    if os.geteuid() == 0:
+        libc = ctypes.CDLL(None)
+        for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+            libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def refused(path: Path) -> bool:
+    """Whether `without_privilege` works here."""
+    command = ["cat" if path.is_file() else "ls", str(path)]
+    return subprocess.run(command, capture_output=True, check=False, preexec_fn=without_privilege).returncode != 0
+
+
+def test_an_input_without_permission(clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(clip("h264").path.read_bytes())
+    secret.chmod(0)
+    if not refused(secret):
+        absent("a way to be refused as root")
+    out = tmp_path / "out.mp4"
+    done = program(*arguments(secret, tiny, "--output", out), preexec_fn=without_privilege)
+    one_line_error(done, "secret.mp4", "no permission to read it")
+    assert tree(tmp_path) == ["secret.mp4"]
+
+
+def test_an_output_without_permission(clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o555)
+    try:
+        probe = subprocess.run(
+            ["touch", str(locked / "x")], capture_output=True, check=False, preexec_fn=without_privilege
+        )
+        if probe.returncode == 0:
+            absent("a way to be refused as root")
+        flags = arguments(clip("h264").path, tiny, "--output", locked / "out.mp4")
+        done = program(*flags, preexec_fn=without_privilege)
+        one_line_error(done, "locked/out.mp4", "permission denied")
+    finally:
+        locked.chmod(0o755)
+    assert tree(tmp_path) == ["locked"]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[bool]:
+    """A full disk at ``folder``, where this user may mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True, timeout=20)
+
+
+def test_a_disk_that_is_full(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    """In the middle of an overlay; the masks, which would still fit elsewhere, go too."""
+    disk, masks = tmp_path / "disk", tmp_path / "masks.mkv"
+    with small_disk(disk, "32k") as mounted:
+        if not mounted:
+            pytest.skip("mounting a file system needs root; the limit below stands in")
+        (disk / "out.mkv").write_bytes(b"as before")
+        with nothing_left():
+            flags = ("--output", disk / "out.mkv", "--quality", "0", "--codec", "ffv1", "--masks", masks)
+            done = cli(*arguments(clip("long").path, tiny, *flags))
+        one_line_error(done, "out.mkv cannot be written: the disk is full")
+        assert (disk / "out.mkv").read_bytes() == b"as before"
+        assert tree(tmp_path) == ["disk", "disk/out.mkv"]
+
+
+def test_a_file_that_may_not_grow(clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+
+    out = tmp_path / "out.mkv"
+    flags = arguments(clip("long").path, tiny, "--output", out, "--codec", "ffv1", "--loop", "3")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = program(*flags, preexec_fn=limit, env=environment)
+    one_line_error(done, "out.mkv cannot be written: the file would be larger than the system allows here")
+    assert [name for name in tree(tmp_path) if not name.startswith("cache")] == []
+
+
+# ---- models
+
+
+def broken(folder: Path) -> str:
+    (folder / "broken.onnx").write_bytes(np.random.default_rng(1).bytes(4000))
+    return "broken.onnx"
+
+
+def cut_off(folder: Path) -> str:
+    data = tiny_model(folder / "cut.onnx").read_bytes()
+    (folder / "cut.onnx").write_bytes(data[: len(data) // 2])
+    return "cut.onnx"
+
+
+def graph(folder: Path, shape_in: list[Any], shape_out: list[Any], *, rigid: bool = False) -> str:
+    """A network of the user's that scores nothing but has these shapes; a rigid one adds 8×8 cells to its scores."""
+    nodes = [helper.make_node("AveragePool", ["x"], ["p" if rigid else "y"], kernel_shape=[8, 8], strides=[8, 8])]
+    cells = [helper.make_tensor("c", TensorProto.FLOAT, [1, 3, 8, 8], np.zeros(192))] if rigid else []
+    if rigid:
+        nodes.append(helper.make_node("Add", ["p", "c"], ["y"]))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape_in)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape_out)]
+    made = helper.make_graph(nodes, "mine", inputs, outputs, cells)
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(folder / "mine.onnx")
+    )
+    return "mine.onnx"
+
+
+def rigid(folder: Path) -> str:
+    return graph(folder, [1, 3, "h", "w"], [1, 3, "a", "b"], rigid=True)
+
+
+def labelled(folder: Path) -> str:
+    return graph(folder, [1, 5, "h", "w"], [1, 5, "a", "b"])
+
+
+def with_yaml(text: str) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        name = graph(folder, [1, 3, "h", "w"], [1, 3, "a", "b"])
+        (folder / "mine.yaml").write_text(text)
+        return name
+
+    return make
+
+
+MODELS: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
+    "unknown": (lambda _: "strete", ("'strete'", "street", "voc", ".onnx")),
+    "no such file": (lambda _: "nowhere.onnx", ("no model file nowhere.onnx",)),
+    "rubbish": (broken, ("broken.onnx",)),
+    "cut off": (cut_off, ("cut.onnx",)),
+    "another size": (rigid, ("h264, frame 0: OpenVINO cannot compile mine for 640×512",)),
+    "five channels": (labelled, ("mine.onnx", "three channels")),
+    "unknown key": (with_yaml("labels: [a, b, c]\nmena: [1, 2, 3]"), ("mine.yaml", "'mena'", "mean")),
+    "labels of another number": (with_yaml("labels: [a, b]"), ("mine.onnx", "3 classes", "2 labels")),
+    "not YAML": (with_yaml("labels: [a"), ("mine.yaml", "not YAML")),
+    "not a mapping": (with_yaml("- a"), ("mine.yaml", "key: value")),
+    "a word for a number": (with_yaml("labels: [a, b, c]\nsize: big"), ("mine.yaml", "size")),
+    "no such output": (with_yaml("labels: [a, b, c]\noutput: logits"), ("mine.yaml", "output", "y")),
+}
+
+
+@pytest.mark.parametrize("which", MODELS)
+def test_models_that_cannot_be_used(
+    which: str, cli: Cli, clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, said = MODELS[which]
+    model = make(tmp_path)
+    before = tree(tmp_path)
+    with nothing_left():
+        done = cli("--input", clip("h264").path, "--output", "out.mp4", "--model", model)
+    one_line_error(done, *said)
+    assert tree(tmp_path) == before
+
+
+# ---- flags and presets
+
+
+@pytest.mark.parametrize(
+    ("flags", "said", "status"),
+    [
+        (("--classes", "red,gren"), ("'gren'", "did you mean 'green'", "red, green, blue"), USAGE),
+        (("--config", "nonsense"), ("'nonsense'", "presets:", "live"), USAGE),
+        (("--config", "{}/preset.yaml"), ("preset.yaml", "model.sise", "did you mean 'size'"), USAGE),
+        (("--size", "7"), ("size 7", "32 to 8192"), USAGE),
+        (("--alpha", "2"), ("alpha 2.0", "0 (invisible) to 1 (opaque)"), USAGE),
+        (("--quality", "99"), ("quality 99", "0 (best) to 51 (worst)"), USAGE),
+        (("--crf-workers", "-1"), ("-1 CRF workers", "256"), USAGE),
+        (("--crf-iterations", "-1"), ("iterations",), USAGE),
+        (("--start", "soon"), ("--start 'soon'", "MM:SS"), USAGE),
+        (("--start", "100"), ("no picture at or after 100 s", "earlier start"), FAILED),
+        (("--duration", "0"), ("duration", "above 0"), USAGE),
+        (("--max-frames", "0"), ("max_frames", "above 0"), USAGE),
+        (("--refine", "guided", "--dense-crf"), ("--dense-crf", "--refine guided"), USAGE),
+        (("--engine", "tensorrt"), ("TensorRT",), FAILED),
+        (("--precision", "int8"), ("tiny is not quantised",), FAILED),
+    ],
+)
+def test_flags_that_make_no_sense(
+    *, flags: tuple[str, ...], said: tuple[str, ...], status: int, cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path
+) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("model: {sise: 3}\n")
+    with nothing_left():
+        given = ["--input", clip("h264").path, "--model", tiny, "--output", tmp_path / "out.mp4"]
+        done = cli(*given, *(flag.format(tmp_path) for flag in flags))
+    one_line_error(done, *said, status=status)
+    assert tree(tmp_path) == ["preset.yaml"]
+
+
+@pytest.mark.parametrize("flags", [("--inptu", "x"), ("--in", "x"), ("--size", "big"), ("--refine", "magic")])
+def test_what_is_no_flag(flags: tuple[str, ...], cli: Cli) -> None:
+    done = cli(*flags)
+    assert done.returncode == USAGE
+    assert flags[0] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_v_shows_where(cli: Cli, tiny: str) -> None:
+    done = cli(*arguments("nowhere.mp4", tiny, "--output", "null", "-v"))
+    assert "Traceback" in done.stderr
+    assert "SourceError" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("deeplab-stream: error: nowhere.mp4")
+
+
+def test_what_nobody_foresaw_takes_one_line_too(
+    cli: Cli, clip: MakeClip, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise IndexError("seven\nis not six")
+
+    monkeypatch.setattr("pipeline.runner.run.divide", fail)
+    done = cli(*arguments(clip("h264").path, tiny, "--output", "null"))
+    one_line_error(done, "unexpected IndexError: seven is not six", "-v")
