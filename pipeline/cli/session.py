@@ -70,7 +70,16 @@ def _run(runner: Runner, *, quiet: bool) -> tuple[int, Report]:
         runner.stop()
 
     with _Handling(on_signal), Progress(runner, shown=not quiet) as progress:
-        report = runner.run(progress.update)
+        told = False
+
+        def on_tick() -> None:
+            nonlocal told
+            progress.update()
+            if caught and not told:  # not in the handler: it may have come in the middle of another line
+                told = True
+                log.warning("stopping: what is in flight is finished; once more leaves at once")
+
+        report = runner.run(on_tick)
     damaged = sum(one.damaged for one in report.inputs)
     if damaged:
         log.warning("%d damaged packets or frames were passed over; the rest was processed", damaged)

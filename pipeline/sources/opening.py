@@ -84,14 +84,18 @@ def _whole(uri: str, options: SourceOptions, name: str, start: Fraction) -> Sour
                 rate = _seconds(options.rate)
                 return ImageSource(images, shown=uri, name=name, rate=rate, start=start)
             target = _file(Path(path), options)
-    return AvSource(
-        target,
-        name=name,
-        start=start,
-        audio=options.audio,
-        threads=options.threads,
-        deinterlace=options.deinterlace == "auto",
-    )
+    try:
+        return AvSource(
+            target,
+            name=name,
+            start=start,
+            audio=options.audio,
+            threads=options.threads,
+            deinterlace=options.deinterlace == "auto",
+        )
+    finally:
+        if isinstance(target.url, DeadlinePipe):
+            target.url.pass_on_interrupt()
 
 
 def _special(uri: str, options: SourceOptions) -> Target | None:

@@ -59,6 +59,7 @@ class DeadlinePipe:
         self._descriptor = os.dup(descriptor)
         self._timeout = timeout
         self._waiting = Waiting()
+        self._interrupted = False
         self.name = name
 
     def read(self, size: int) -> bytes:
@@ -67,11 +68,20 @@ class DeadlinePipe:
         Raises:
             SourceError: nothing came in time.
         """
-        if self._waiting.until_ready(self._descriptor, self._timeout):
-            return os.read(self._descriptor, size)
+        try:
+            if self._waiting.until_ready(self._descriptor, self._timeout):
+                return os.read(self._descriptor, size)
+        except KeyboardInterrupt:  # libav would throw it away
+            self._interrupted = True
+            self.wake()
         if self._waiting.woken:
             return b""
         raise SourceError(f"{self.name}: nothing came for {self._timeout:g} s; is the program stuck that writes it?")
+
+    def pass_on_interrupt(self) -> None:
+        """Raise the KeyboardInterrupt that came while libav was reading."""
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def wake(self) -> None:
         """As if the writer had ended; for any thread."""
