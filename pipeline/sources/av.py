@@ -27,7 +27,7 @@ MAX_BROKEN = 1000
 
 _FULL_HD = 1920 * 1088
 _SLACK = Fraction(1, 2)
-_LONG_BEFORE = 3600
+_STEPS_BACK = (Fraction(0), Fraction(1, 2), Fraction(2), Fraction(20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,14 @@ class _Arrival:
     captured_ns: int
     wall_ns: int
     gap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Landing:
+    """The first picture that was decoded from where the demuxer stood: its time, and whether it is its own."""
+
+    pts: Fraction
+    own: bool
 
 
 class AvSource:
@@ -68,18 +76,16 @@ class AvSource:
         """
         self._name = name
         self._target = target
-        self._used = self._closed = False
-        self._items: Generator[Decoded | AudioPacket] | None = None
-        self._primed: list[Decoded | AudioPacket] = []
-        self._demuxer = Demuxer(target, audio=audio)
-        self._codec = self._demuxer.video.codec_context
+        self._used = self._closed = self._told = False
+        self._audio = audio
+        self._threads = threads
         self._deinterlace = deinterlace
+        self._cut: Fraction | None = None
         self._size: tuple[int, int] | None = None
+        self._open()
         try:
-            self._prepare_codec(threads)
-            self._sample_aspect_ratio = pixel_aspect(self._demuxer.video.sample_aspect_ratio)
             self._begin(start)
-            self._info = self._describe(start)
+            self._info = self._describe()
         except BaseException:
             self.close()
             raise
@@ -108,7 +114,7 @@ class AvSource:
         if self._closed or self._used:
             raise SourceError(f"{self._target.shown}: {'closed' if self._closed else 'read before'}; open it again")
         self._used = True
-        return chain(self._primed, self._items or ())
+        return chain(self._primed, self._items)
 
     def wake(self) -> None:
         """As `Source`."""
@@ -119,67 +125,90 @@ class AvSource:
         if self._closed:
             return
         self._closed = True
-        if self._items is not None:
-            self._items.close()
-        # Parks decoder threads without Python's lock; freeing the decoder would wait for them
-        # while holding it, and one of them may be waiting for it to log a line.
-        self._codec.flush_buffers()
-        self._primed = []
-        self._demuxer.close()
+        self._let_go()
+        self._primed.clear()
 
-    def _prepare_codec(self, threads: int) -> None:
+    def _open(self) -> None:
+        self._demuxer = Demuxer(self._target, audio=self._audio)
+        self._codec = self._demuxer.video.codec_context
+        threads = self._threads
         if threads == 0:
             large = self._codec.width * self._codec.height > _FULL_HD
             threads = min(4, os.cpu_count() or 1) if large else 1
         self._codec.thread_count = threads
         self._codec.thread_type = "SLICE" if self._demuxer.live or threads == 1 else "FRAME"
         self._codec.options = {"max_pixels": str(MAX_PIXELS)}
+        self._sample_aspect_ratio = pixel_aspect(self._demuxer.video.sample_aspect_ratio)
+        self._restart()
 
-    def _begin(self, start: Fraction) -> None:
-        """Stand before the first picture at or after ``start``, decoded already for `info`."""
-        origin = self._demuxer.start
-        self._cut = origin + start if start else None
-        # A container without an index may land behind the keyframe that is needed: then from further back,
-        # in the end from before the first picture, because some seek by decoding time.
-        moments = [origin + start - back for back in (0, 2, 20) if back < start]
-        for moment in (*moments, origin - _LONG_BEFORE) if start else ():
-            if not self._demuxer.seek(moment):
-                if self._items is not None:
-                    raise SourceError(f"{self._target.shown}: cannot go back in it; start at 0, or copy it to an MKV")
-                break
-            if self._prime() <= origin + start:
-                break
-        if self._items is None:
-            self._prime()
-        if not any(isinstance(item, Decoded) for item in self._primed):
-            raise SourceError(self._nothing(start))
+    def _let_go(self) -> None:
+        self._items.close()
+        # Parks decoder threads without Python's lock; freeing the decoder would wait for them
+        # while holding it, and one of them may be waiting for it to log a line.
+        self._codec.flush_buffers()
+        self._demuxer.close()
 
-    def _nothing(self, start: Fraction) -> str:
-        shown = self._target.shown
-        if self._landed is not None:
-            return f"{shown}: has no picture at or after {float(start):g} s; choose an earlier start"
-        codec = self._codec.name
-        return f"{shown}: nothing in it could be decoded ({codec}, {self.damaged} broken packets); is the file damaged?"
-
-    def _prime(self) -> Fraction:
-        """Start to play where the demuxer stands; the time of the first picture there."""
-        if self._items is not None:
-            self._items.close()
+    def _restart(self) -> None:
+        """Play from where the demuxer stands."""
         self._damaged = self._demuxer.damaged = self._broken = self._index = 0
         self._gap = True
-        self._landed: Fraction | None = None
+        self._landed: _Landing | None = None
         self._last: Fraction | None = None
         self._upright: Upright[tuple[_Arrival, Fraction]] = Upright(deinterlace=self._deinterlace)
         self._stamps: Timestamps[tuple[av.VideoFrame, _Arrival]] = Timestamps(
             self._demuxer.tick, rate=self._demuxer.rate, patient=not self._demuxer.live
         )
-        self._items = self._play()
-        self._primed = []
+        self._items: Generator[Decoded | AudioPacket] = self._play()
+        self._primed: list[Decoded | AudioPacket] = []
+
+    def _begin(self, start: Fraction) -> None:
+        """Stand before the first picture at or after ``start``, which is decoded already for `info`."""
+        shown = self._target.shown
+        if not self._prime():
+            raise SourceError(
+                f"{shown}: nothing in it could be decoded "
+                f"({self._codec.name}, {self.damaged} broken packets); is the file damaged?"
+            )
+        self._origin = next(item.frame.pts for item in self._primed if isinstance(item, Decoded))
+        if start:
+            self._cut = self._origin + start
+            if not self._skip(start):
+                raise SourceError(f"{shown}: has no picture at or after {float(start):g} s; choose an earlier start")
+
+    def _prime(self) -> bool:
+        """Play up to the first picture that counts; False where there is none."""
+        self._primed = [item for item in self._primed if self._counts(item)]
+        self._index = 0
         for item in self._items:
             self._primed.append(item)
             if isinstance(item, Decoded):
+                return True
+        return False
+
+    def _skip(self, start: Fraction) -> bool:
+        """Go to the first picture at or after ``start``; False where there is none."""
+        assert self._cut is not None
+        moved = False
+        timed = self._landed is not None and self._landed.own
+        # Many seek by decoding time or have no index, and land behind the keyframe that is needed.
+        for back in _STEPS_BACK:
+            if back >= start or not self._demuxer.seek(self._cut - back):
                 break
-        return self._landed if self._landed is not None else Fraction(0)
+            moved = True
+            self._items.close()
+            self._restart()
+            found = self._prime()
+            # Where the pictures have times of their own, one without may be counted from anywhere.
+            if self._landed is not None and self._landed.pts <= self._cut and self._landed.own >= timed:
+                return found
+        if moved:
+            self._let_go()
+            self._open()
+        return self._prime()
+
+    def _counts(self, item: Decoded | AudioPacket) -> bool:
+        moment = item.time if isinstance(item, AudioPacket) else item.frame.pts
+        return self._cut is None or moment >= self._cut
 
     def _play(self) -> Generator[Decoded | AudioPacket]:
         for packet, arrived in self._demuxer.packets():
@@ -187,7 +216,7 @@ class AvSource:
                 yield from self._decode(packet, arrived)  # type: ignore[arg-type]
             elif packet.dts is not None:
                 audio = AudioPacket(packet)  # type: ignore[arg-type]
-                if self._cut is None or audio.time >= self._cut:
+                if self._counts(audio):
                     yield audio
             if self._broken >= MAX_BROKEN:
                 self._give_up()
@@ -228,13 +257,18 @@ class AvSource:
     def _settled(self, ready: list[tuple[tuple[av.VideoFrame, _Arrival], Fraction]]) -> Iterator[Decoded]:
         for (frame, arrival), pts in ready:
             if self._landed is None:
-                self._landed = pts
+                self._landed = _Landing(pts, frame.pts is not None)
+            if self._stamps.repaired and not self._told:
+                self._told = True
+                _log.info("%s: times that were missing or did not rise are put right", self._target.shown)
             self._last = pts
             if self._cut is None or pts >= self._cut:
                 yield from self._decoded(self._upright.push(frame, (arrival, pts)))
 
     def _decoded(self, ready: list[tuple[Picture, tuple[_Arrival, Fraction]]]) -> Iterator[Decoded]:
         for picture, (arrival, pts) in ready:
+            if self._cut is not None and pts < self._cut:
+                continue
             yield Decoded(self._frame(picture, arrival, pts), picture.picture)
 
     def _frame(self, picture: Picture, arrival: _Arrival, pts: Fraction) -> Frame:
@@ -285,7 +319,7 @@ class AvSource:
                 "%s: ends at %.2f s of %.2f s; the file is cut off", self._target.shown, float(end), float(announced)
             )
 
-    def _describe(self, start: Fraction) -> StreamInfo:
+    def _describe(self) -> StreamInfo:
         first = next(item for item in self._primed if isinstance(item, Decoded)).frame
         video = self._demuxer.video
         return StreamInfo(
@@ -298,7 +332,7 @@ class AvSource:
             sample_aspect_ratio=first.sample_aspect_ratio,
             time_base=self._demuxer.tick,
             average_rate=self._demuxer.rate or video.average_rate or None,
-            start=self._demuxer.start if start else first.pts,
+            start=self._origin,
             duration=self._demuxer.duration,
             frames=video.frames or None,
             live=self._demuxer.live,

@@ -13,6 +13,7 @@ from typing import cast
 
 import av
 from av.container import InputContainer
+from av.container.core import Flags as ContainerFlags
 from av.format import Flags
 from av.stream import Discard, Disposition
 
@@ -51,6 +52,8 @@ class Demuxer:
         except BaseException:
             self.close()
             raise
+        # PyAV asks libav to invent missing times, which it does wrongly where pictures are reordered.
+        self.container.flags &= ~cast(int, ContainerFlags.gen_pts.value)
         self.audio = _audio_stream(self.container, target.shown) if audio else None
         self._camera = _camera_descriptor(target) if target.format == "v4l2" else None
         self._waiting = Waiting() if self._camera is not None else None
