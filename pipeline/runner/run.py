@@ -23,6 +23,7 @@ from pipeline.sinks import open_masks, open_output
 from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
+from pipeline.stages.prepare import geometry_for
 from pipeline.stages.refine import worker_pool
 from pipeline.stages.render import Renderer
 from pipeline.telemetry import Report
@@ -100,6 +101,10 @@ class Runner:
         self._engine = open_engine(model, options.engine.name, engine_options)
         if self._pool is not None:
             self._crew.watch(self._pool)
+        for each in opened:
+            # Compiled now and kept, so that a model that does not fit is refused before anything flows.
+            geometry = geometry_for(each.source.info, model, self.size)
+            self._engine.session(geometry.input_height, geometry.input_width)
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info.requests)
         self._crew.watch(*self._inference.buffers)

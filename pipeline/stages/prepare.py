@@ -9,6 +9,8 @@ converted from the decoder's own memory.
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
+from typing import Protocol
 
 import av
 import numpy as np
@@ -29,11 +31,27 @@ _SHRINK = Interpolation.AREA | Interpolation.ACCURATE_RND
 _ENLARGE = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
 
 
-def geometry_for(frame: Frame, model: Model, size: int) -> Geometry:
+class Shaped(Protocol):
+    """A frame, or what is known of a stream of them."""
+
+    @property
+    def height(self) -> int:
+        """Rows, in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Columns, in pixels."""
+
+    @property
+    def sample_aspect_ratio(self) -> Fraction:
+        """Width : height of one pixel."""
+
+
+def geometry_for(frame: Shaped, model: Model, size: int) -> Geometry:
     """Where a model's input lies in frames like ``frame``.
 
     Args:
-        frame: the picture.
+        frame: the picture, or the stream.
         model: the network; one whose graph has a fixed size gets the picture as large as fits.
         size: short side of the scaled picture in square pixels, where the model leaves a choice.
     """
