@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Generator
 from typing import Any, Literal, TypedDict, Unpack
 
 from pipeline.config import FLAGS, load_options
 from pipeline.flow import Buffer, Closed
 from pipeline.frame import Result
-from pipeline.options import InputOptions
+from pipeline.options import InputOptions, RunOptions
 from pipeline.runner import Runner
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket
@@ -40,7 +41,7 @@ class StreamOptions(TypedDict, total=False):
     realtime: bool
 
 
-def stream(uri: str, **options: Unpack[StreamOptions]) -> Iterator[Result]:
+def stream(uri: str, **options: Unpack[StreamOptions]) -> Generator[Result]:
     """Segment a video frame by frame.
 
     Frames flow ahead of the reader, a few at most; in live mode the oldest are dropped
@@ -55,15 +56,24 @@ def stream(uri: str, **options: Unpack[StreamOptions]) -> Iterator[Result]:
         ``shares`` (C floats) and ``pts`` (exact seconds).
 
     Raises:
+        TypeError: an unknown keyword.
         PipelineError: an input that cannot be read, a wrong option, a stage that failed.
         EngineError: a model or engine that cannot be used.
     """
     given: dict[str, Any] = dict(options)
     preset = given.pop("config", None)
+    for name in given:
+        if name not in FLAGS:
+            close = difflib.get_close_matches(name, FLAGS, n=1)
+            raise TypeError(f"stream() has no keyword {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
     overrides: dict[tuple[str, ...], Any] = {FLAGS[name]: value for name, value in given.items()}
     overrides[("inputs",)] = (InputOptions(uri),)
+    return _results(load_options(preset, overrides))
+
+
+def _results(options: RunOptions) -> Generator[Result]:
     results: Buffer[Result] = Buffer(2)
-    with Runner(load_options(preset, overrides), extra=(_Handover(results),)) as runner:
+    with Runner(options, extra=(_Handover(results),)) as runner:
         runner.start()
         try:
             while True:

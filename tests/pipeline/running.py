@@ -21,6 +21,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 from pipeline.config import FLAGS, load_options
 from pipeline.frame import Frame, Geometry
@@ -168,6 +169,36 @@ class Recorder:
     @property
     def indices(self) -> list[int]:
         return [result.index for result in self.results]
+
+
+# ---- what is told
+
+
+@dataclass
+class Told:
+    """What is left of an exception; it itself would keep alive all that its traceback mentions."""
+
+    message: str = ""
+    stage: str | None = None
+    index: int | None = None
+    cause: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def told(kind: type[Exception], message: str) -> Iterator[Told]:
+    """As `pytest.raises`, but the exception is forgotten in the end."""
+    what = Told()
+    try:
+        yield what
+    except kind as error:
+        assert type(error) is kind, repr(error)
+        assert message in str(error), repr(error)
+        what.message, what.cause = str(error), str(error.__cause__)
+        what.stage, what.index = getattr(error, "stage", None), getattr(error, "index", None)
+        what.notes = tuple(getattr(error, "__notes__", ()))
+    else:
+        pytest.fail(f"no {kind.__name__}")
 
 
 # ---- runs of the program

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from pipeline.stages.render import Renderer
 from pipeline.telemetry import Report
 from tests.pipeline.clips import Clip
 from tests.pipeline.refine_jobs import Fault
-from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, plainly, run, tree
+from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, plainly, run, told, tree
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -42,33 +41,6 @@ def soon(seconds: float = 10) -> Iterator[None]:
     began = time.monotonic()
     yield
     assert time.monotonic() - began < seconds
-
-
-@dataclass
-class Told:
-    """What is left of an exception; it itself would keep alive all that its traceback mentions."""
-
-    message: str = ""
-    stage: str | None = None
-    index: int | None = None
-    cause: str = ""
-    notes: tuple[str, ...] = ()
-
-
-@contextlib.contextmanager
-def told(kind: type[Exception], message: str) -> Iterator[Told]:
-    """As `pytest.raises`, but the exception is forgotten in the end."""
-    what = Told()
-    try:
-        yield what
-    except kind as error:
-        assert type(error) is kind, repr(error)
-        assert message in str(error), repr(error)
-        what.message, what.cause = str(error), str(error.__cause__)
-        what.stage, what.index = getattr(error, "stage", None), getattr(error, "index", None)
-        what.notes = tuple(getattr(error, "__notes__", ()))
-    else:
-        pytest.fail(f"no {kind.__name__}")
 
 
 def at_frame(function: Callable[..., Any], frame: int = AT) -> Callable[..., Any]:
