@@ -70,9 +70,9 @@ class StageMeter:
         self._started = time.perf_counter_ns()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
         self.busy_ns += time.perf_counter_ns() - self._started
-        self.frames += 1
+        self.frames += error is None
 
     def add(self, busy_s: float) -> None:
         """Count a frame whose work was timed elsewhere, in a worker process for one."""

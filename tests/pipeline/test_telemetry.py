@@ -1,0 +1,131 @@
+"""Counters and percentiles are what they claim; the report says it to people and to programs."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import replace
+
+import pytest
+
+from pipeline.telemetry import (
+    EngineReport,
+    InputReport,
+    LatencyHistogram,
+    ModelReport,
+    Percentiles,
+    Report,
+    SinkReport,
+    StageMeter,
+    StageReport,
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_percentiles_are_within_a_hundredth(seed: int) -> None:
+    draw = random.Random(seed)
+    durations = [int(draw.lognormvariate(17, 1.5)) + 1 for _ in range(5000)]
+    histogram = LatencyHistogram()
+    for duration in durations:
+        histogram.add(duration)
+    found = histogram.percentiles()
+    assert found is not None
+    durations.sort()
+    for share, value in ((0.5, found.p50), (0.95, found.p95), (0.99, found.p99)):
+        exact = durations[int(share * len(durations)) - 1] / 1e6
+        assert value == pytest.approx(exact, rel=0.011)
+
+
+def test_a_histogram_holds_bins_not_durations() -> None:
+    histogram = LatencyHistogram()
+    for nanoseconds in range(1, 10**6):
+        histogram.add(nanoseconds * 1000)
+    assert len(histogram._bins) < 1500
+    assert LatencyHistogram().percentiles() is None
+
+
+def test_histograms_add_up() -> None:
+    one, other, both = LatencyHistogram(), LatencyHistogram(), LatencyHistogram()
+    for number in range(1, 1000):
+        (one if number % 3 else other).add(number * 10**6)
+        both.add(number * 10**6)
+    one.merge(other)
+    assert one.percentiles() == both.percentiles()
+
+
+def test_zero_and_negative_durations_are_no_error() -> None:
+    """Clocks of two machines may disagree."""
+    histogram = LatencyHistogram()
+    histogram.add(0)
+    histogram.add(-5)
+    assert histogram.percentiles() is not None
+
+
+def test_a_meter_counts_frames_and_time() -> None:
+    meter = StageMeter()
+    with meter:
+        time.sleep(0.02)
+    meter.add(0.5)
+    assert meter.frames == 2
+    assert 0.52 <= meter.busy_ns / 1e9 < 0.8
+
+
+def test_a_meter_does_not_count_what_failed() -> None:
+    meter = StageMeter()
+    with pytest.raises(ValueError), meter:
+        raise ValueError
+    assert meter.frames == 0
+
+
+def report() -> Report:
+    stages = {
+        "decode": StageReport(100, 0.5, 5.0),
+        "infer": StageReport(100, 1.2, 12.0, 1.5, 3, 7),
+        "rtsp://somewhere/very/long": StageReport(99, 0.2, 2.0, 0.5, 4, 4),
+    }
+    sinks = (SinkReport("out.mkv", 99, 1),)
+    one = InputReport("cam", "rtsp://cam", 105, 99, 2, 1, 5, sinks, Percentiles(10, 20, 30), stages)
+    return Report(
+        seconds=10.0,
+        frames=99,
+        fps=9.9,
+        bottleneck="infer",
+        interrupted=False,
+        model=ModelReport("street", "ab" * 32, "research", ("road", "car")),
+        engine=EngineReport("openvino", "2026.1", "CPU", "fp32", 2, 2),
+        versions={"python": "3.11"},
+        cpus=2,
+        inputs=(one,),
+    )
+
+
+def test_the_text_names_all_that_was_lost() -> None:
+    text = report().as_text()
+    for said in (
+        "99 frames in 10.0 s: 9.9 FPS; bottleneck: infer",
+        "cam: 105 read, 99 written, 5 dropped, 1 lost by out.mkv, 2 damaged, 1 unrefined",
+        "latency p50 10, p95 20, p99 30 ms",
+        "120% busy",
+        "queue 1.5 of 7",
+    ):
+        assert said in text
+    lines = text.splitlines()
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_the_text_keeps_quiet_about_what_did_not_happen() -> None:
+    full = report()
+    (one,) = full.inputs
+    clean = replace(one, damaged=0, unrefined=0, dropped=0, sinks=(SinkReport("out.mkv", 99, 0),), latency_ms=None)
+    text = replace(full, inputs=(clean,)).as_text()
+    for word in ("dropped", "lost", "damaged", "unrefined", "latency"):
+        assert word not in text
+
+
+def test_the_json_holds_everything() -> None:
+    told = json.loads(report().as_json())
+    assert told["inputs"][0]["latency_ms"] == {"p50": 10, "p95": 20, "p99": 30}
+    assert told["inputs"][0]["stages"]["infer"]["queue_size"] == 7
+    assert told["model"]["classes"] == ["road", "car"]
+    assert told["interrupted"] is False
