@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from engines import zoo
 from engines.backends import open_engine
 from engines.base import Engine
 from engines.labels import LabelSet
+from pipeline.cli.figure import MAX_CLASSES, ClassMap, Step, heat, scaled, sheet
 from pipeline.errors import SinkError, SourceError
-from pipeline.frame import Float32, Frame, UInt8
+from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.options import RunOptions
-from pipeline.slots import Ring, SlotLayout
+from pipeline.slots import Ring, Slot, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.prepare import geometry_for, prepare, to_rgb
@@ -25,8 +27,6 @@ from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import alive_classes, class_counts, coarse_winners, upsample_argmax
 
 _TIMEOUT_S = 120.0
-_MARGIN = 12
-_CAPTION = 22
 
 
 def explain(options: RunOptions, folder: Path) -> str:
@@ -39,21 +39,27 @@ def explain(options: RunOptions, folder: Path) -> str:
         SourceError: no picture can be read.
         SinkError: the folder cannot be written.
     """
+    decoded = _first_picture(options)
     engine = open_engine(zoo.load_model(options.model.name), options.engine.name)
     try:
-        decoded = _first_picture(options)
-        panels = list(_panels(decoded, engine, options))
+        steps, maps = _way(decoded, engine, options)
     finally:
         engine.close()
+    frame, model = decoded.frame, engine.model
+    height, width = frame.height, max(1, round(frame.width * float(frame.sample_aspect_ratio)))
+    heading = f"{model.name} on {frame.source}, {float(frame.pts):.2f} s"
+    licence = f"{len(model.labels)} classes · {engine.info.backend}, {engine.info.precision} · weights: {model.licence}"
+    # The network's own input looks like the picture: it has a file, but no place in the figure.
+    shown = [step for step in steps if step.title != "network input"]
+    files = [(step.title, step.picture) for step in steps] + [(f"scores of {one.name}", one.picture) for one in maps]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number, (title, picture) in enumerate(panels):
-            name = f"{number:02d}-{title.replace(' ', '-')}.png"
-            Image.fromarray(picture).save(folder / name)
-        _figure(panels).save(folder / "figure.png")
+        for number, (title, picture) in enumerate(files):
+            scaled(picture, width, height).save(folder / f"{number:02d}-{re.sub(r'[^0-9A-Za-z]+', '-', title)}.png")
+        sheet(heading, licence, shown, maps[:MAX_CLASSES], width / height).save(folder / "figure.png")
     except OSError as error:
         raise SinkError(f"{folder} cannot be written: {error.strerror or error}") from error
-    return f"{len(panels)} pictures and figure.png in {folder}"
+    return f"{len(files)} pictures and figure.png in {folder}"
 
 
 def _first_picture(options: RunOptions) -> Decoded:
@@ -67,62 +73,66 @@ def _first_picture(options: RunOptions) -> Decoded:
     raise SourceError(f"{source.info.uri}: no picture to explain at this time")
 
 
-def _panels(decoded: Decoded, engine: Engine, options: RunOptions) -> Iterator[tuple[str, UInt8]]:
+def _way(decoded: Decoded, engine: Engine, options: RunOptions) -> tuple[list[Step], list[ClassMap]]:
     frame, model = decoded.frame, engine.model
     geometry = geometry_for(frame, model, options.model.size or model.size)
     session = engine.session(geometry.input_height, geometry.input_width)
     layout = SlotLayout(frame.format, frame.colour, frame.height, frame.width, geometry, session.score_shape)
-    ring = Ring(layout, 1)
-    slot = ring[0]
-    for ours, theirs in zip(slot.planes, frame.planes, strict=True):
-        np.copyto(ours, theirs)
-    prepare(decoded.picture, geometry, slot.image, frame.colour)
-    session.start(slot.image, slot.scores).wait(_TIMEOUT_S)
-    yield "input", to_rgb(frame)
-    yield "network input", slot.image.copy()
-    for index in alive_classes(slot.scores):
-        yield f"scores of {model.labels.names[index]}", _heat(slot.scores, int(index))
-    palette = np.array(model.labels.palette, np.uint8)
-    yield "coarse labels", palette[coarse_winners(slot.scores)]
+    with Ring(layout, 1) as ring:
+        slot = ring[0]
+        for ours, theirs in zip(slot.planes, frame.planes, strict=True):
+            np.copyto(ours, theirs)
+        prepare(decoded.picture, geometry, slot.image, frame.colour)
+        session.start(slot.image, slot.scores).wait(_TIMEOUT_S)
+        return _steps(frame, slot, model.labels, options), _maps(slot, model.labels)
+
+
+def _steps(frame: Frame, slot: Slot, labels: LabelSet, options: RunOptions) -> list[Step]:
+    """The pictures of the way; leaves the final labels in the slot."""
+    geometry, palette = slot.geometry, np.array(labels.palette, np.uint8)
+    _, rows, columns = slot.scores.shape
     upsample_argmax(slot.scores, geometry, slot.labels)
-    yield "upsampled labels", palette[slot.labels]
+    steps = [
+        Step("input", f"{frame.width} by {frame.height}", to_rgb(frame)),
+        Step("network input", "", slot.image[: geometry.picture_height, : geometry.picture_width].copy()),
+        Step(
+            "coarse labels",
+            f"best class of {columns} by {rows} cells",
+            palette[_inside(coarse_winners(slot.scores), geometry)],
+        ),
+        Step("labels", "best class of bilinear scores", palette[slot.labels]),
+    ]
     if options.refine.kind != "none":
-        open_refiner(RefineSpec(options.refine.kind, options.refine.crf))(slot, 0)
-        yield f"refined by {options.refine.kind}", palette[slot.labels]
-    yield "overlay", _overlay(frame, slot.labels, model.labels, options)
+        open_refiner(RefineSpec(options.refine.kind, options.refine.crf))(slot, frame.index)
+        steps.append(Step("refined", _REFINED[options.refine.kind], palette[slot.labels]))
+    counts = class_counts(slot.labels, len(labels))
+    painted = to_rgb(Renderer(labels, options.render).render(frame, slot.labels, counts))
+    return [*steps, Step(options.render.mode.replace("-", " "), "what is written", painted)]
 
 
-def _heat(scores: Float32, index: int) -> UInt8:
-    """The probability of one class on the score grid, dark to bright."""
-    shifted = np.exp(scores - scores.max(axis=0))
-    share = shifted[index] / shifted.sum(axis=0)
-    return np.repeat((share * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+_REFINED = {"crf": "fully connected CRF", "guided": "guided filter"}
 
 
-def _overlay(frame: Frame, labels: UInt8, names: LabelSet, options: RunOptions) -> UInt8:
-    counts = class_counts(labels, len(names))
-    return to_rgb(Renderer(names, options.render).render(frame, labels, counts))
+def _maps(slot: Slot, labels: LabelSet) -> list[ClassMap]:
+    """The classes that are best anywhere, those with most of the picture first."""
+    shifted = np.exp(slot.scores - slot.scores.max(axis=0))
+    probabilities = shifted / shifted.sum(axis=0)
+    shares = class_counts(slot.labels, len(labels)) / slot.labels.size
+    found = sorted((int(index) for index in alive_classes(slot.scores)), key=lambda index: -shares[index])
+    return [
+        ClassMap(
+            labels.names[index],
+            labels.palette[index],
+            float(shares[index]),
+            heat(_inside(probabilities[index], slot.geometry)),
+        )
+        for index in found
+    ]
 
 
-def _figure(panels: list[tuple[str, UInt8]]) -> Image.Image:
-    """All panels on one sheet, captions below."""
-    height = 240
-    tiles = []
-    for title, picture in panels:
-        width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-        # Score grids are shown as the cells that they are.
-        coarse = picture.shape[0] < height
-        kind = Image.Resampling.NEAREST if coarse else Image.Resampling.LANCZOS
-        tiles.append((title, Image.fromarray(picture).resize((width, height), kind)))
-    columns = min(4, len(tiles))
-    rows = -(-len(tiles) // columns)
-    cell_width = max(tile.width for _, tile in tiles) + _MARGIN
-    cell_height = height + _CAPTION + _MARGIN
-    sheet = Image.new("RGB", (columns * cell_width + _MARGIN, rows * cell_height + _MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for number, (title, tile) in enumerate(tiles):
-        x = _MARGIN + number % columns * cell_width
-        y = _MARGIN + number // columns * cell_height
-        sheet.paste(tile, (x, y))
-        draw.text((x, y + height + 3), title, fill="black", font=font)
-    return sheet
+def _inside(cells: Float32 | UInt8, geometry: Geometry) -> Any:
+    """The cells that cover the picture, without those of the edge that continues it."""
+    rows, columns = cells.shape[-2:]
+    last_row = ceil(rows * geometry.picture_height / geometry.input_height)
+    last_column = ceil(columns * geometry.picture_width / geometry.input_width)
+    return cells[:last_row, :last_column]
