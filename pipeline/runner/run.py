@@ -75,6 +75,7 @@ class Runner:
         self._sources: list[Source] = []
         self.lanes: tuple[Lane, ...] = ()
         self._began = self._ended = 0.0
+        self._waited = False
         try:
             self._open(options, tuple(extra))
         except BaseException:
@@ -200,6 +201,7 @@ class Runner:
             StageError, SinkError: what went wrong first.
             SourceError: an input that was lost; what came before it has been written.
         """
+        self._waited = True
         self._crew.join(LEAVE_TIMEOUT_S if self._crew.failed else JOIN_TIMEOUT_S)
         self._ended = time.monotonic()
         for lane in self.lanes:
@@ -222,7 +224,7 @@ class Runner:
         self._stop.set()
         self._crew.stop()
         try:
-            self._crew.join(LEAVE_TIMEOUT_S)
+            self._crew.join(0.0 if self._waited else LEAVE_TIMEOUT_S)
         except BaseException as error:  # `finish` has told whoever waits for it
             log.debug("while closing: %s", error)
         for source in self._sources:
