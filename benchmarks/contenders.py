@@ -88,6 +88,7 @@ def usual(clip: str, out: str) -> Timing:
     """The loop that everybody writes: cv2 → torch eager → interpolate → argmax → cv2 blend → encode."""
     import cv2
     import torch
+
     from engines.backends.torch import open_module
 
     model = zoo.load_model("street")
