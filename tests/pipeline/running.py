@@ -73,12 +73,19 @@ def plainly(uri: str | Path, size: int = tiny.SIZE, **source: Any) -> Iterator[E
 
 def _plainly(decoded: Decoded, size: int) -> Expected:
     frame = decoded.frame
-    geometry = Geometry.fit(
-        frame.height, frame.width, size=size, multiple=tiny.STRIDE, sample_aspect_ratio=frame.sample_aspect_ratio
-    )
-    image = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
+    shown = (Fraction(frame.height), frame.width * frame.sample_aspect_ratio)
+    picture = [round(side * size / min(shown)) for side in shown]  # square pixels, nothing stretched
+    given = [-(-side // tiny.STRIDE) * tiny.STRIDE for side in picture]
+    geometry = Geometry(frame.height, frame.width, picture[0], picture[1], given[0], given[1])
+    image = np.empty((*given, 3), np.uint8)
     prepare(decoded.picture, geometry, image, frame.colour)
-    full = interpolated(tiny_scores(image), geometry)
+    height, width = picture
+    assert (image[:height, width:] == image[:height, width - 1 : width]).all(), "the edge must go on"
+    assert (image[height:] == image[height - 1]).all()
+    # Pixel centres of the frame, in the input, in cells: centres lie at halves.
+    rows = (np.arange(frame.height) + 0.5) * height / frame.height / tiny.STRIDE - 0.5
+    columns = (np.arange(frame.width) + 0.5) * width / frame.width / tiny.STRIDE - 0.5
+    full = between(between(tiny_scores(image), 1, rows), 2, columns)
     ranked = np.sort(full, axis=0)
     return Expected(frame, full.argmax(axis=0).astype(np.uint8), ranked[-1] - ranked[-2] > 1e-3)
 
@@ -91,21 +98,15 @@ def tiny_scores(image: Array) -> Array:
     return (blocks @ weights).transpose(2, 0, 1)
 
 
-def interpolated(scores: Array, geometry: Geometry) -> Array:
-    """C×H×W: scores at every pixel of the frame, bilinear, clamped at the edges."""
-    scale_y, offset_y, scale_x, offset_x = geometry.score_map(*scores.shape[1:])
-
-    def between(array: Array, axis: int, at: Array) -> Array:
-        at = np.clip(at, 0, array.shape[axis] - 1)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, array.shape[axis] - 1)
-        shape = [1, 1, 1]
-        shape[axis] = -1
-        part = (at - low).reshape(shape)
-        return array.take(low, axis) * (1 - part) + array.take(high, axis) * part
-
-    rows = between(scores, 1, np.arange(geometry.frame_height) * scale_y + offset_y)
-    return between(rows, 2, np.arange(geometry.frame_width) * scale_x + offset_x)
+def between(array: Array, axis: int, at: Array) -> Array:
+    """The array at fractional positions of one of its three axes: linear, clamped at the ends."""
+    at = np.clip(at, 0, array.shape[axis] - 1)
+    low = np.floor(at).astype(int)
+    high = np.minimum(low + 1, array.shape[axis] - 1)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    part = (at - low).reshape(shape)
+    return array.take(low, axis) * (1 - part) + array.take(high, axis) * part
 
 
 # ---- runs in this process
