@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from engines.base import Engine
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, StageError
 from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
 from pipeline.frame import Frame, Result
 from pipeline.runner.epoch import Epoch
@@ -250,8 +250,14 @@ class Lane:
         return Result(painted, slot.labels.copy(), shares, refined=refined or epoch.refining is None)
 
     def _collect_refined(self, refining: PoolLane, frame: Frame) -> bool:
-        with failing_as("refine", frame.source, frame.index):
-            outcome = refining.next(REFINE_TIMEOUT_S)
+        try:
+            with failing_as("refine", frame.source, frame.index):
+                outcome = refining.next(REFINE_TIMEOUT_S)
+        except StageError as error:
+            if not str(error).startswith(frame.source):  # a worker knows frames, but not of which input
+                told = StageError(f"{frame.source}: {error}", stage=error.stage, index=error.index)
+                raise told from error.__cause__
+            raise
         self.meters.refine.add(outcome.busy_s)
         self.unrefined += not outcome.refined
         return outcome.refined

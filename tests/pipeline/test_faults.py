@@ -197,7 +197,7 @@ def test_a_refining_worker_that_raises(
     with nothing_left(), soon(20), told(StageError, "on purpose") as error:
         refined_run(clip, tiny, tmp_path)
     assert (error.stage, error.index) == ("refine", AT)
-    assert error.message == f"refine failed on frame {AT}: ValueError: on purpose"
+    assert error.message == f"h264: refine failed on frame {AT}: ValueError: on purpose"
     assert "refine_jobs.py" in error.cause
     assert tree(tmp_path) == []
 

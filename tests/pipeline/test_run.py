@@ -349,6 +349,31 @@ def refined_here(path: Path, model: str, kind: str, frames: int) -> list[Array]:
     return labels
 
 
+def test_another_engine_gives_the_same(clip: MakeClip, tiny: str) -> None:
+    engine = "onnxruntime"
+    if importlib.util.find_spec(engine) is None:
+        absent(f"{engine} (an extra)")
+    given, recorder = clip("odd"), Recorder()
+    report = run([InputOptions(str(given.path))], tiny, engine=engine, extra=[recorder])
+    assert report.engine.backend == engine
+    for expected, result in zip(plainly(given.path), recorder.results, strict=True):
+        expected.check(result.labels)
+
+
+def test_pictures_out_and_in_again(clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    """A run's pictures are another one's input: numbered, in order, as many."""
+    given, pictures = clip("h264"), tmp_path / "pictures"
+    run([InputOptions(str(given.path), outputs=(f"{pictures}/",))], tiny, alpha=0.0, legend=False)
+    assert len(list(pictures.iterdir())) == 30
+    for uri in (str(pictures), f"{pictures}/frame_%06d.png"):
+        recorder = Recorder()
+        run([InputOptions(uri)], tiny, extra=[recorder], alpha=0.0, legend=False)
+        assert [read_number(result.frame.planes[0]) for result in recorder.results] == list(given.numbers)
+        for expected, result in zip(plainly(uri), recorder.results, strict=True):
+            expected.check(result.labels)
+            assert result.pts == expected.frame.pts
+
+
 def test_parts_of_a_file(clip: MakeClip, tiny: str) -> None:
     given = clip("h264")
     recorder = Recorder()
