@@ -190,6 +190,9 @@ def _dispatch(flags: argparse.Namespace) -> int:
 
         print(explain(options, Path(flags.explain)))
         return EXIT_OK
+    from pipeline.runner.run import refuse_clashes
+
+    refuse_clashes(options, flags.report)
     if flags.dry_run:
         from pipeline.cli.listing import plan
 
