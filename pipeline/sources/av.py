@@ -27,6 +27,9 @@ MAX_BROKEN = 1000
 
 _FULL_HD = 1920 * 1088
 _SLACK = Fraction(1, 2)
+_MAX_RATE = 1000
+"""Frames a second; above it, the tick of the container was taken for the rate."""
+
 _STEPS_BACK = (Fraction(0), Fraction(1, 2), Fraction(2), Fraction(20))
 
 
@@ -319,6 +322,13 @@ class AvSource:
                 "%s: ends at %.2f s of %.2f s; the file is cut off", self._target.shown, float(end), float(announced)
             )
 
+    def _expected_frames(self) -> int | None:
+        """Frames by length and rate, where the container does not count them: Matroska, transport streams."""
+        duration, rate = self._demuxer.duration, self._demuxer.video.average_rate
+        if not duration or not rate or self._demuxer.rate or not 0 < rate <= _MAX_RATE:
+            return None
+        return max(round(duration * rate), 1)
+
     def _describe(self) -> StreamInfo:
         first = next(item for item in self._primed if isinstance(item, Decoded)).frame
         video = self._demuxer.video
@@ -334,7 +344,7 @@ class AvSource:
             average_rate=self._demuxer.rate or video.average_rate or None,
             start=self._origin,
             duration=self._demuxer.duration,
-            frames=video.frames or None,
+            frames=video.frames or self._expected_frames(),
             live=self._demuxer.live,
             audio=muxer_template(self._demuxer.audio) if self._demuxer.audio is not None else None,
         )
