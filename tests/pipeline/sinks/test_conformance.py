@@ -258,10 +258,17 @@ def test_a_directory_that_goes_away_is_an_error_without_remains(kind: Kind, tmp_
     if kind.at_once:  # the next file makes it again
         sink.close()
         return
-    with pytest.raises(SinkError, match="directory does not exist any more"):
+    with pytest.raises(SinkError, match="directory does not exist or cannot be made"):
         sink.close()
     sink.abort()
     assert not folder.exists()
+
+
+@kinds
+def test_a_directory_that_cannot_be_made_is_refused(kind: Kind) -> None:
+    sink = kind.open(Path("/proc/nothing"))  # nobody can make one there
+    with pytest.raises(SinkError, match=r"directory does not exist or cannot be made$"):
+        sink.open(TAKES[0].info())
 
 
 @kinds
