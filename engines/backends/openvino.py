@@ -252,13 +252,13 @@ def _own_directory(path: Path) -> Path:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = path.stat().st_uid
+        found = path.stat()
     except OSError as error:
         raise EngineError(f"the model cache {path} cannot be made ({error.strerror}): choose another") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise EngineError(f"the model cache {path} cannot be written: choose another directory")
-    if hasattr(os, "geteuid") and owner != os.geteuid():
-        raise EngineError(f"the model cache {path} belongs to another user: choose a directory of your own")
+    if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+        raise EngineError(f"the model cache {path} can be written by other users: choose a directory of your own")
     return path
 
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from tqdm import tqdm
 from engines import zoo
 from engines.backends import CHOICES, open_engine
 from engines.base import Engine, EngineError, EngineOptions
+from engines.facts import SIZES
 from engines.training.dataset import Sample, UInt8, find_samples, read_sample
 from engines.training.metrics import Confusion
-from pipeline.frame import Colour, Geometry
-from pipeline.stages.prepare import prepare
+from pipeline.frame import Colour
+from pipeline.stages.prepare import geometry_for, prepare
 from pipeline.stages.upsample import upsample_argmax
 
 TIMEOUT = 600.0
@@ -34,6 +36,15 @@ TIMEOUT = 600.0
 
 PICTURE_COLOUR = Colour(space=6, full_range=True)
 """BT.601 at full range: what pictures are turned into on their way to the stream's own scaling."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """The shape of a labelled picture, whose pixels are square."""
+
+    height: int
+    width: int
+    sample_aspect_ratio: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         EngineError: with a message of one line.
     """
+    if args.size is not None and not SIZES[0] <= args.size <= SIZES[1]:
+        raise EngineError(f"--size {args.size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
+    if not all(0 <= label <= 255 for label in args.ignore):
+        raise EngineError("--ignore takes labels from 0 to 255")
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise EngineError(f"{args.json}: cannot be written: its directory does not exist")
     samples = find_samples(args.root, args.split)
     engine = open_engine(zoo.load_model(args.model), args.engine, EngineOptions(args.precision, args.threads))
     try:
@@ -145,7 +162,7 @@ def predict(engine: Engine, image: UInt8, size: int) -> UInt8:
     """
     model = engine.model
     height, width = image.shape[:2]
-    geometry = Geometry.fit(height, width, size=size, multiple=model.output_stride, align_corners=model.align_corners)
+    geometry = geometry_for(_Picture(height, width), model, size)
     session = engine.session(geometry.input_height, geometry.input_width)
     given = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
     frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(

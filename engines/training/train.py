@@ -89,7 +89,15 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
 
 def resolve_options(args: argparse.Namespace) -> TrainingOptions:
     """The config with what the command line changes."""
+    for flag, value in (("--epochs", args.epochs), ("--hours", args.hours)):
+        if value is not None and not value > 0:
+            raise OptionError(f"{flag} must be above 0, not {value:g}")
+    for flag, value in (("--seed", args.seed), ("--threads", args.threads)):
+        if value is not None and value < 0:
+            raise OptionError(f"{flag} must not be negative, not {value}")
     options = with_limit(load_options(args.config), args.epochs, args.hours)
+    if args.splits is not None and not all(args.splits.split(",")):
+        raise OptionError(f"--splits {args.splits!r} names an empty split: give train or train,val")
     if args.splits:
         options = replace(options, splits=tuple(args.splits.split(",")))
     if args.hold_out:
@@ -115,7 +123,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise OptionError("--device cuda: torch finds no CUDA device; use --device cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise OptionError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from None
 
 
 def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
@@ -127,7 +138,8 @@ def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
         if not samples or not held_out:
             raise DataError(f"{root}: --hold-out {options.hold_out} leaves an empty side")
     else:
-        has_validation = (root / options.validation).is_dir()
+        # What is trained on is no validation: better no figure than one that flatters.
+        has_validation = options.validation not in options.splits and (root / options.validation).is_dir()
         held_out = find_samples(root, options.validation) if has_validation else []
 
     def read(files: list[Sample], what: str) -> list[tuple[UInt8, UInt8]]:

@@ -71,10 +71,15 @@ class Epoch:
             score_shape=session.score_shape,
         )
         ring = Ring(layout, slots)
+        try:
+            refining = pool.lane(ring) if pool else None
+        except BaseException:  # the pool has failed: nobody else knows of the ring yet
+            ring.close()
+            raise
         free: Buffer[int] = Buffer(slots)
         for number in range(slots):
             free.put(number)
-        return cls(geometry, session, ring, free, pool.lane(ring) if pool else None, info, VideoReformatter())
+        return cls(geometry, session, ring, free, refining, info, VideoReformatter())
 
     def takes(self, frame: Frame) -> bool:
         """Whether ``frame`` is of this epoch."""

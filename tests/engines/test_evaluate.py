@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import subprocess
@@ -16,7 +17,7 @@ from engines.base import EngineError, EngineInfo, Model, TensorSpec
 from engines.cli import main
 from engines.labels import LabelSet
 from engines.training.dataset import find_samples
-from engines.training.evaluate import Evaluation, evaluate, write_json
+from engines.training.evaluate import Evaluation, add_arguments, evaluate, run, write_json
 from engines.training.metrics import Confusion
 from tests.engines.support import write_graph
 
@@ -204,3 +205,19 @@ def test_evaluating_needs_no_torch() -> None:
     code = "import sys, engines.training.evaluate; print([n for n in ('torch', 'cv2', 'onnx') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--size", "-5"], "--size -5 is out of range"),
+        (["--ignore", "300"], "--ignore takes labels from 0 to 255"),
+        (["--json", "/no/such/folder/x.json"], "its directory does not exist"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(flags: list[str], said: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(["--model", "street", "--root", "/nowhere", "--split", "val", *flags])
+    with pytest.raises(EngineError, match=said):
+        run(arguments)

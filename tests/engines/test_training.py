@@ -395,3 +395,20 @@ def test_wrong_starting_weights_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ModelError, match="no weights of a fitting shape for Conv"):
         load_encoder(network, tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--epochs", "0"], "--epochs must be above 0"),
+        (["--hours", "-1"], "--hours must be above 0"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--splits", ","], "names an empty split"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused(flags: list[str], said: str, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    words = ["--config", "camvid", "--root", str(tmp_path), "--output", str(tmp_path / "out"), *flags]
+    with pytest.raises(EngineError, match=said):
+        train.resolve_options(parser.parse_args(words))

@@ -216,7 +216,7 @@ def program(*flags: str | Path, timeout: float = 60, **more: Any) -> subprocess.
     return subprocess.run(
         [*PROGRAM, *map(str, flags)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=timeout,
         check=False,
         cwd=more.pop("cwd", ROOT),

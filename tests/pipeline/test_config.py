@@ -18,7 +18,7 @@ from pipeline.options import RunOptions
 
 def write(folder: Path, text: str) -> str:
     path = folder / "site.yaml"
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     return str(path)
 
 
