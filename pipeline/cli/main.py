@@ -48,12 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _set_up_logging(flags.verbose, flags.quiet)
     try:
         status = _dispatch(flags)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where it was closed before the start
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our standard output is gone; say nothing more into it, also at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
         return _complain(parser.prog, error, verbose=flags.verbose > 0)
@@ -71,7 +73,8 @@ def _complain(program: str, error: Exception, *, verbose: bool) -> int:
     if not isinstance(error, PipelineError | EngineError):
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
-    print(f"{program}: error: {message}", file=sys.stderr)
+    if sys.stderr is not None:  # else it would go to standard output
+        print(f"{program}: error: {message}", file=sys.stderr)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
 

@@ -27,7 +27,7 @@ class Progress:
 
     def __init__(self, runner: Runner, *, shown: bool) -> None:
         self._runner = runner
-        self._shown = shown and sys.stderr.isatty()
+        self._shown = shown and sys.stderr is not None and sys.stderr.isatty()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:

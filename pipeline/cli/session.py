@@ -51,8 +51,9 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
     finally:
         if file is not None:
             file.discard()
-    if not (quiet or unread):
-        print(told.as_text(), file=sys.stderr if _uses_stdout(options) else sys.stdout)
+    place = sys.stderr if _uses_stdout(options) else sys.stdout
+    if place is not None and not (quiet or unread):  # None where it was closed before the start
+        print(told.as_text(), file=place)
     return EXIT_FAILED if unread else status
 
 

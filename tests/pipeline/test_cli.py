@@ -207,7 +207,7 @@ def test_a_compiled_model_runs_without_torch(refine: str, clip: MakeClip, tiny: 
     )
     flags = arguments(clip("h264").path, tiny, "--output", "null", "--quiet", "--refine", refine, "--max-frames", "4")
     done = subprocess.run(
-        [sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=50, check=False, cwd=ROOT
+        [sys.executable, "-c", code, *flags], capture_output=True, encoding="utf-8", timeout=50, check=False, cwd=ROOT
     )
     assert (done.returncode, done.stdout.split()) == (0, []), (done.stdout, done.stderr)
 
@@ -219,7 +219,7 @@ def test_help_and_usage_load_nothing_heavy() -> None:
         "finally: sys.stderr.write(' '.join(name for name in ('numpy', 'av', 'openvino') if name in sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=30, check=False, cwd=ROOT
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -265,3 +265,12 @@ def test_the_report_is_whole_or_absent(cli: Cli, clip: MakeClip, tiny: str, tmp_
     assert done.returncode == 1
     assert report.read_text() == "the old one"
     assert tree(tmp_path) == ["report.json"]
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_standard_output_is_no_failure(closed: str, clip: MakeClip, tiny: str) -> None:
+    flags = arguments(clip("h264").path, tiny, "--output", "null")
+    descriptor = 1 if closed == "stdout" else 2
+    done = program(*flags, preexec_fn=lambda: os.close(descriptor))
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr.lower()
