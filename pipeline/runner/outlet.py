@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 4
 """Results that may wait in front of a sink: enough to ride out a keyframe, little enough to stay fresh."""
 
+AUDIO_BACKLOG = 256
+"""Audio packets that may wait in live mode, besides the results: some seconds of sound, and little memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -26,6 +29,27 @@ class Delivery:
 
     result: Result
     info: OutputInfo
+
+
+class _Fresh(Buffer[Delivery | AudioPacket]):
+    """What waits in live mode: too many results push out the oldest result, too much audio the oldest audio."""
+
+    def __init__(self, on_drop: Callable[[Delivery | AudioPacket], None]) -> None:
+        super().__init__(BACKLOG + AUDIO_BACKLOG, "oldest", on_drop)
+
+    def put(self, item: Delivery | AudioPacket, timeout: float | None = None) -> None:
+        """Never waits; results come from one thread, and audio from one."""
+        kind, limit = (Delivery, BACKLOG) if isinstance(item, Delivery) else (AudioPacket, AUDIO_BACKLOG)
+        lost = None
+        with self._lock:
+            alike = [place for place, held in enumerate(self._items) if isinstance(held, kind)]
+            if len(alike) >= limit:
+                lost = self._items[alike[0]]
+                del self._items[alike[0]]
+                self._dropped += 1
+        if lost is not None and self._on_drop is not None:
+            self._on_drop(lost)
+        super().put(item, timeout)
 
 
 class Outlet:
@@ -50,7 +74,7 @@ class Outlet:
         self.gone = False
         self._source = source
         self._failed = failed
-        self.buffer: Buffer[Delivery | AudioPacket] = Buffer(BACKLOG, "oldest" if live else "never", self._count_drop)
+        self.buffer: Buffer[Delivery | AudioPacket] = _Fresh(self._count_drop) if live else Buffer(BACKLOG)
         self._info: OutputInfo | None = None
         self._index: int | None = None
         # Audio that comes before the first picture waits for it: only a picture tells how to open the sink.

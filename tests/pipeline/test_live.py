@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import pipeline
 from engines.backends.openvino import OpenVINORequest
+from pipeline.flow import Closed
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
+from pipeline.runner.outlet import AUDIO_BACKLOG, BACKLOG, Delivery, Outlet
+from pipeline.sources import AudioPacket, open_source
 from pipeline.telemetry import Report
 from tests.pipeline.clips import Clip
 from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, run, until
@@ -85,6 +89,35 @@ def test_a_file_played_as_a_camera_takes_its_time(clip: Callable[[str], Clip], t
     report = run([InputOptions(str(clip("h264").path))], tiny, extra=[recorder], realtime=True)
     assert time.monotonic() - began > 1.1, "thirty frames at 25 a second"
     check(recorder, report)
+
+
+def test_the_sound_is_whole_while_the_sink_keeps_up(clip: Callable[[str], Clip], tiny: str) -> None:
+    path = str(clip("aac").path)
+    with closing(open_source(path)) as source:
+        packets = sum(isinstance(item, AudioPacket) for item in source.read())
+    assert packets > 40
+    recorder = Recorder()
+    report = run([InputOptions(path)], tiny, extra=[recorder], realtime=True)
+    check(recorder, report)
+    assert len(recorder.audio) == packets
+    assert report.inputs[0].sinks[0].dropped == 0
+
+
+def test_results_and_sound_push_out_only_their_like() -> None:
+    outlet = Outlet(Recorder(), source="one", live=True, failed=lambda: False)
+    results = [Delivery(cast(Any, number), cast(Any, None)) for number in range(BACKLOG + 2)]
+    sound = [AudioPacket(cast(Any, number)) for number in range(AUDIO_BACKLOG + 3)]
+    given = [*results[:2], *sound[:100], *results[2:], *sound[100:]]
+    for item in given:
+        outlet.buffer.put(item)
+    outlet.buffer.close()
+    kept = []
+    while len(outlet.buffer):
+        kept.append(outlet.buffer.get())
+    assert kept == [*sound[3:100], *results[2:], *sound[100:]]
+    assert outlet.dropped == 2
+    with pytest.raises(Closed):
+        outlet.buffer.put(results[0])
 
 
 def test_lossless_waits_even_for_a_live_source(tiny: str) -> None:
