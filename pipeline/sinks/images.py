@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
+from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -65,12 +68,37 @@ class ImageNames:
         return self.directory / (self.template.replace("%%", "%") if self.single else self.template % index)
 
 
+class _Indices:
+    """Frame indices, a bit each: a live run never ends, and dropped frames leave gaps."""
+
+    _CHUNK = 4096
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, int] = {}
+
+    def add(self, index: int) -> None:
+        chunk, bit = divmod(index, self._CHUNK)
+        self._chunks[chunk] = self._chunks.get(chunk, 0) | 1 << bit
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def __contains__(self, index: int) -> bool:
+        chunk, bit = divmod(index, self._CHUNK)
+        return bool(self._chunks.get(chunk, 0) >> bit & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        for chunk, bits in self._chunks.items():
+            yield from (chunk * self._CHUNK + bit for bit in range(bits.bit_length()) if bits >> bit & 1)
+
+
 class ImageSink:
     """Writes every picture beside its final name and renames it at once, so that each one seen is whole.
 
     The files are numbered by the frame's index in its stream: a picture and a mask of one number
-    belong together, also where live frames were dropped.  Files of those names are overwritten,
-    others stay.  Pixels are written as they are; what their aspect is, only PNG can tell.
+    belong together, also where live frames were dropped.  Files of those names are replaced, others
+    stay.  A picture that replaces a file of before the run is renamed only by `close`, so that an
+    aborted run takes nothing away.  Pixels are written as they are; what their aspect is, only PNG can tell.
 
     Args:
         name: the output as the user named it.
@@ -84,7 +112,8 @@ class ImageSink:
         self._coder = coder
         self._info: OutputInfo | None = None
         self._made: list[Path] = []
-        self._written: list[int] = []
+        self._written = _Indices()
+        self._held: deque[PartFile] = deque()
 
     @property
     def name(self) -> str:
@@ -93,7 +122,6 @@ class ImageSink:
 
     def open(self, info: OutputInfo) -> None:
         """Make the directory and see that files can be made in it."""
-        self._written = []
         refuse_input(self._name, self._names.path(0) if self._names.single else self._names.directory, info.stream.uri)
         try:
             self._made = make_directory(self._names.directory)
@@ -109,16 +137,21 @@ class ImageSink:
         """Write one file."""
         if self._info is None:
             raise SinkError(f"{self._name} is not open")
-        if self._names.single and self._written:
+        if self._names.single and (self._written or self._held):
             raise self._too_many()
         try:
             data = self._coder.encode(result, self._info)
         except (av.FFmpegError, OSError, ValueError) as error:  # larger than the format can hold
             raise cannot_write(f"{self._name} ({result.frame.width}×{result.frame.height})", error) from error
-        target = PartFile(self._names.path(result.index), self._name)
+        path = self._names.path(result.index)
+        target = PartFile(path, self._name)
         target.write(data)
-        commit(target)
-        self._written.append(result.index)
+        if os.path.lexists(path) and result.index not in self._written:
+            self._held.append(target)
+            target.finish()
+        else:
+            commit(target)
+            self._written.add(result.index)
 
     def _too_many(self) -> SinkError:
         stem, dot, suffix = self._names.template.rpartition(".")
@@ -132,14 +165,23 @@ class ImageSink:
         self._info = info
 
     def close(self) -> None:
-        """All files have their names already; without a single one the directory goes again."""
-        if self._info is not None and not self._written:
+        """Replace the files that were there before; without a single picture the directory goes again."""
+        if self._info is not None and not (self._written or self._held):
             _LOG.warning("%s: no picture came, nothing is written", self._name)
             self.abort()
+        try:
+            while self._held:
+                self._held[0].publish()
+                self._held.popleft()  # the old file is gone: whatever comes, this one stays
+        except SinkError:
+            self.abort()
+            raise
         self._forget()
 
     def abort(self) -> None:
-        """Remove the files that were written, and the directories made for them."""
+        """Remove the files that were written, and the directories made for them; what was there before stays."""
+        for target in self._held:
+            target.discard()
         for index in self._written:
             with suppress(OSError):
                 self._names.path(index).unlink()
@@ -149,7 +191,8 @@ class ImageSink:
     def _forget(self) -> None:
         self._info = None
         self._made = []
-        self._written = []
+        self._written = _Indices()
+        self._held.clear()
 
 
 class _ToRgb:

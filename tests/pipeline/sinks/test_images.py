@@ -94,6 +94,73 @@ def test_an_aborted_run_leaves_other_peoples_files(tmp_path: Path) -> None:
     assert tree(tmp_path) == ["frame_000099.png"]
 
 
+def test_a_picture_that_was_there_survives_a_second_result(tmp_path: Path) -> None:
+    keep = tmp_path / "keep.png"
+    keep.write_text("mine")
+    sink = open_output(str(keep))
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    with pytest.raises(SinkError, match="holds one picture"):
+        sink.write(TAKES[0].result(1))
+    sink.abort()
+    assert (tree(tmp_path), keep.read_text()) == (["keep.png"], "mine")
+
+
+def test_a_link_that_was_there_survives_an_aborted_run(tmp_path: Path) -> None:
+    (tmp_path / "frame_000000.png").symlink_to("nowhere.png")
+    sink = open_output(f"{tmp_path}/")
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    sink.abort()
+    assert tree(tmp_path) == ["frame_000000.png"]
+
+
+def test_only_pictures_that_replace_others_wait_for_the_end(tmp_path: Path) -> None:
+    old = tmp_path / "frame_000001.png"
+    old.write_text("mine")
+    sink = open_output(f"{tmp_path}/")
+    sink.open(TAKES[0].info())
+    for index in (0, 1, 0, 2, 9000):
+        sink.write(replace(TAKES[0].result(index % 3), frame=replace(TAKES[0].result(index % 3).frame, index=index)))
+    assert old.read_text() == "mine"
+    names = [f"frame_{index:06d}.png" for index in (0, 1, 2, 9000)]
+    assert [name for name in tree(tmp_path) if not name.startswith(".")] == names
+    sink.close()
+    assert tree(tmp_path) == names
+    with Image.open(old) as image:
+        assert image.size == (64, 48)
+
+
+def test_a_failed_rename_at_the_end_takes_no_picture_away(tmp_path: Path) -> None:
+    names = [f"frame_{index:06d}.png" for index in range(4)]
+    for name in names[:3]:
+        (tmp_path / name).write_text("mine")
+    sink = open_output(f"{tmp_path}/")
+    sink.open(TAKES[0].info())
+    for index in range(4):
+        sink.write(TAKES[0].result(index))
+    (tmp_path / names[1]).unlink()
+    (tmp_path / names[1]).mkdir()
+    with pytest.raises(SinkError, match="there is a directory of that name"):
+        sink.close()
+    sink.abort()
+    assert tree(tmp_path) == names[:3]
+    with Image.open(tmp_path / names[0]) as image:
+        assert image.size == (64, 48)
+    assert (tmp_path / names[2]).read_text() == "mine"
+
+
+def test_written_files_are_found_again_across_gaps(tmp_path: Path) -> None:
+    sink = open_output(f"{tmp_path}/")
+    sink.open(TAKES[0].info())
+    result = TAKES[0].result(0)
+    for index in (0, 3, 4095, 4096, 10**9):
+        sink.write(replace(result, frame=replace(result.frame, index=index)))
+    (tmp_path / "frame_000002.png").write_text("made by another meanwhile")
+    sink.abort()
+    assert tree(tmp_path) == ["frame_000002.png"]
+
+
 def test_a_percent_sign_in_the_name(tmp_path: Path) -> None:
     write(open_output(f"{tmp_path}/50%%_%02d.png"), replace(TAKES[0], ticks=(0, 1)))
     assert tree(tmp_path) == ["50%_00.png", "50%_01.png"]
