@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,7 +23,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
     """Run to the end.
 
-    SIGINT and SIGTERM finish what is in flight; a second one leaves at once.
+    SIGINT, SIGTERM and SIGHUP finish what is in flight; a second one leaves at once, as the first
+    does while everything is still being opened.
 
     Args:
         options: what to do.
@@ -36,21 +36,23 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
 
     Raises:
         PipelineError, EngineError: as `Runner`.
-        KeyboardInterrupt: a second signal.
+        KeyboardInterrupt: a second signal, or one before the frames flow.
     """
-    file = PartFile(Path(report), f"report {report}") if report is not None else None
-    try:
-        with Runner(options) as runner:
-            status, told = _run(runner, quiet=quiet)
-            # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
-            unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
-        if file is not None:
-            file.write(told.as_json().encode() + b"\n")
-            commit(file)
-            file = None
-    finally:
-        if file is not None:
-            file.discard()
+    with _Signals() as signals:
+        file = PartFile(Path(report), f"report {report}") if report is not None else None
+        try:
+            signals.leave_at_once()
+            with Runner(options) as runner:
+                status, told = _run(runner, signals, quiet=quiet)
+                # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
+                unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
+            if file is not None:
+                file.write(told.as_json().encode() + b"\n")
+                commit(file)
+                file = None
+        finally:
+            if file is not None:
+                file.discard()
     place = sys.stderr if _uses_stdout(options) else sys.stdout
     if place is not None and not (quiet or unread):  # None where it was closed before the start
         print(told.as_text(), file=place)
@@ -61,22 +63,15 @@ def _uses_stdout(options: RunOptions) -> bool:
     return any("-" in (*one.outputs, *one.masks) for one in options.inputs)
 
 
-def _run(runner: Runner, *, quiet: bool) -> tuple[int, Report]:
-    caught: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        if len(caught) > 1:
-            raise KeyboardInterrupt
-        runner.stop()
-
-    with _Handling(on_signal), Progress(runner, shown=not quiet) as progress:
+def _run(runner: Runner, signals: _Signals, *, quiet: bool) -> tuple[int, Report]:
+    with Progress(runner, shown=not quiet) as progress:
+        signals.finish(runner)
         told = False
 
         def on_tick() -> None:
             nonlocal told
             progress.update()
-            if caught and not told:  # not in the handler: it may have come in the middle of another line
+            if signals.caught and not told:  # not in the handler: it may have come in the middle of another line
                 told = True
                 log.warning("stopping: what is in flight is finished; once more leaves at once")
 
@@ -88,18 +83,43 @@ def _run(runner: Runner, *, quiet: bool) -> tuple[int, Report]:
         log.error("%s", loss)
     if runner.losses:
         return EXIT_FAILED, report
-    return EXIT_INTERRUPTED if signal.SIGINT in caught else EXIT_OK, report
+    return EXIT_INTERRUPTED if signal.SIGINT in signals.caught else EXIT_OK, report
 
 
-class _Handling:
-    """Replaces the handlers of SIGINT and SIGTERM for a while."""
+class _Signals:
+    """What SIGINT, SIGTERM and SIGHUP do for a while: at first they are only remembered."""
 
-    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
-        self._handler = handler
+    def __init__(self) -> None:
+        self.caught: list[int] = []
+        self._at_once = False
+        self._runner: Runner | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    def leave_at_once(self) -> None:
+        """From now on they raise KeyboardInterrupt; so does this where one has come."""
+        self._at_once = True
+        if self.caught:
+            raise KeyboardInterrupt
+
+    def finish(self, runner: Runner) -> None:
+        """From now on the first stops the run, and a second raises KeyboardInterrupt."""
+        self._runner = runner
+        self._at_once = False
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        self.caught.append(number)
+        if self._at_once or len(self.caught) > 1:
+            raise KeyboardInterrupt
+        if self._runner is not None:
+            self._runner.stop()
+
+    def __enter__(self) -> _Signals:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored: as nohup asks
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -72,6 +72,7 @@ def read_until(stream: IO[bytes], text: str) -> str:
     [
         (signal.SIGINT, 130, "none"),
         (signal.SIGTERM, 0, "none"),
+        (signal.SIGHUP, 0, "none"),
         (signal.SIGINT, 130, "guided"),
         (signal.SIGTERM, 0, "crf"),
     ],
@@ -112,13 +113,15 @@ def test_while_waiting_for_standard_input(clip: MakeClip, tiny: str, tmp_path: P
     assert len(masks_of(masks)) == len(sidecar_of(masks)[1]) > 8
 
 
-def test_while_opening_standard_input(clip: MakeClip, tiny: str, tmp_path: Path) -> None:
-    with started(*arguments("-", tiny, "--output", tmp_path / "out.mp4"), stdin=subprocess.PIPE) as process:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_while_opening_standard_input(number: int, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    flags = ["--output", tmp_path / "out.mp4", "--report", tmp_path / "report.json"]
+    with started(*arguments("-", tiny, *flags), stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(clip("long").path.read_bytes()[:64])
         process.stdin.flush()
         until(lambda: _waiting_bytes(process.stdin) == 0, 40, "reading")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         status, said = ended(process, set(), 8)
     assert status == 130, said
     assert "error" not in said.lower()
