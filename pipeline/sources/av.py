@@ -168,6 +168,11 @@ class AvSource:
         """Stand before the first picture at or after ``start``, which is decoded already for `info`."""
         shown = self._target.shown
         if not self._prime():
+            if self._demuxer.index_last:
+                raise SourceError(
+                    f"{shown}: cannot be played from a pipe, its index is at the end: "
+                    "give the file, or remux it with -movflags faststart"
+                )
             raise SourceError(
                 f"{shown}: nothing in it could be decoded "
                 f"({self._codec.name}, {self.damaged} broken packets); is the file damaged?"

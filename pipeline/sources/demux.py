@@ -45,6 +45,7 @@ class Demuxer:
         self.target = target
         self.damaged = 0
         self.woken = False
+        self._read = 0
         self._waiting: Waiting | None = None
         self.container: InputContainer = open_container(target)
         try:
@@ -93,6 +94,12 @@ class Demuxer:
         late = "matroska" in self.container.format.name and 0 < self.start < duration
         return duration - self.start if late else duration
 
+    @property
+    def index_last(self) -> bool:
+        """An MP4 of which nothing could be read, since its index comes last and a pipe does not go back to the rest."""
+        pipe = isinstance(self.target.url, DeadlinePipe)
+        return pipe and not self._read and self.damaged > 0 and "mp4" in self.container.format.name.split(",")
+
     def packets(self) -> Iterator[tuple[av.Packet[av.VideoStream] | av.Packet[av.AudioStream], int]]:
         """Packets in file order, each with the monotonic nanoseconds of its arrival.
 
@@ -107,6 +114,7 @@ class Demuxer:
                 while self._ready() and (packet := next(reader, None)) is not None:
                     arrived = time.monotonic_ns()
                     failures = 0
+                    self._read += 1
                     libav_log.relay()
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
                         yield packet, arrived  # type: ignore[misc]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
 from fractions import Fraction
 from pathlib import Path
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import libav_log
 from pipeline.sources.av import AvSource
 from pipeline.sources.base import Source, SourceOptions
@@ -101,7 +103,7 @@ def _whole(uri: str, options: SourceOptions, name: str, start: Fraction) -> Sour
 def _special(uri: str, options: SourceOptions) -> Target | None:
     """What is neither a path nor an address."""
     if uri == "-":
-        return _pipe(0, "standard input", options)
+        return _standard_input(options)
     if uri == "sample" and not Path(uri).exists():
         return Target(f"file:{sample_path()}", "sample")
     if uri.startswith(_LAVFI):
@@ -123,6 +125,21 @@ def _file(path: Path, options: SourceOptions) -> Target:
             os.close(descriptor)
     # The scheme keeps libav from taking a colon in the name for one; a playlist reaches no network.
     return Target(f"file:{path}", str(path), options={"protocol_whitelist": "file,crypto,data"})
+
+
+def _standard_input(options: SourceOptions) -> Target:
+    shown = "standard input"
+    try:
+        regular = stat.S_ISREG(os.fstat(0).st_mode)
+    except OSError:
+        raise SourceError(f"{shown} is closed") from None
+    if sys.__stdin__ is None:  # closed at the start: whatever bears its number since then is something else
+        raise SourceError(f"{shown} is closed")
+    # A file that was redirected here can be sought in, which one with its index at the end needs.
+    again = Path("/proc/self/fd/0")
+    if regular and os.lseek(0, 0, os.SEEK_CUR) == 0 and os.access(again, os.R_OK):
+        return Target(f"file:{again}", shown, options={"protocol_whitelist": "file,crypto,data"})
+    return _pipe(0, shown, options)
 
 
 def _pipe(descriptor: int, shown: str, options: SourceOptions) -> Target:

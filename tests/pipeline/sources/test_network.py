@@ -20,6 +20,8 @@ from pipeline.errors import SourceError
 from pipeline.sources import Decoded, SourceOptions, open_source
 from pipeline.sources.network import SCHEMES, network_target
 from pipeline.sources.target import Waiting
+from tests.pipeline.clips import RECIPES
+from tests.pipeline.encoding import make
 from tests.pipeline.painting import read_number
 from tests.pipeline.sources.conftest import MakeClip
 from tests.pipeline.sources.served import rtsp_camera, standard_input, talker, web_server
@@ -215,6 +217,35 @@ def test_rubbish_on_standard_input() -> None:
         pytest.raises(SourceError, match="standard input: not a"),
     ):
         open_source("-")
+
+
+@pytest.fixture
+def index_last(tmp_path: Path) -> Path:
+    """An MP4 with its index last, too large for libav to hold it whole while it looks for that."""
+    lossless = replace(RECIPES["h264 lossless"], width=320, height=240)
+    path = make("index last", replace(lossless, ticks=tuple(range(0, 60 * 512, 512))), tmp_path).path
+    assert path.stat().st_size > 150_000
+    return path
+
+
+def test_an_index_at_the_end_of_a_pipe(index_last: Path) -> None:
+    with (
+        standard_input(["cat", str(index_last)]),
+        pytest.raises(SourceError, match="its index is at the end: give the file, or remux it with -movflags"),
+    ):
+        open_source("-")
+
+
+@pytest.mark.parametrize(("redirection", "said"), [('<"$2"', "60 stdin"), ("<&-", "standard input is closed")])
+def test_standard_input_from_a_file_or_closed(redirection: str, said: str, index_last: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -W error -c "$1" {redirection}', sys.executable, _READER, str(index_last)],
+        capture_output=True,
+        text=True,
+        timeout=25,
+        check=False,
+    )
+    assert (done.stdout + done.stderr).splitlines()[-1].endswith(said)
 
 
 _READER = """
