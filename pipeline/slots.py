@@ -219,6 +219,11 @@ def _reserve(total: int, layout: SlotLayout, count: int) -> int:
         os.close(fd)
         if isinstance(error, OSError) and error.errno not in _NO_MEMORY:
             raise
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise PipelineError(
+                f"{count} frame slots of {_mebibytes(layout.size)} are above the file size limit, "
+                "which holds for shared memory too; raise it (ulimit -f)"
+            ) from error
         raise PipelineError(message) from error
     _forbid_resizing(fd)
     return fd

@@ -125,6 +125,20 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert descriptors() == before
 
 
+def test_a_file_size_limit_is_named() -> None:
+    program = (
+        "import pickle, resource, sys; from pipeline.errors import PipelineError; from pipeline.slots import Ring\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n    Ring(pickle.loads(bytes.fromhex(sys.argv[1])), 2)\n"
+        "except PipelineError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, pickle.dumps(layout_of()).hex()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=True)
+    assert "file size limit" in done.stdout
+    assert "ulimit -f" in done.stdout
+    assert "memory for" not in done.stdout
+
+
 def test_without_memfd_an_unlinked_file_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delattr(slots.os, "memfd_create")
     monkeypatch.delattr(slots.os, "posix_fallocate")
