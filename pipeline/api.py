@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Generator
 from typing import Any, Literal, TypedDict, Unpack
 
+from pipeline.cli.places import parse_time
 from pipeline.config import FLAGS, load_options
 from pipeline.flow import Buffer, Closed
 from pipeline.frame import Result
@@ -19,6 +21,7 @@ class StreamOptions(TypedDict, total=False):
     """Keywords of `stream`; each is the command line's flag of that name, with its default.
 
     ``config`` is a preset's name or a YAML file; the other keywords win over it.
+    ``start`` and ``duration`` are seconds, or text as the flags take it: ``"1:30"``.
     """
 
     config: str
@@ -34,14 +37,14 @@ class StreamOptions(TypedDict, total=False):
     alpha: float
     classes: list[str]
     legend: bool
-    start: float
-    duration: float
+    start: float | str
+    duration: float | str
     max_frames: int
     loop: int
     realtime: bool
 
 
-def stream(uri: str, **options: Unpack[StreamOptions]) -> Generator[Result]:
+def stream(uri: str | os.PathLike[str], **options: Unpack[StreamOptions]) -> Generator[Result]:
     """Segment a video frame by frame.
 
     Frames flow ahead of the reader, a few at most; in live mode the oldest are dropped
@@ -67,7 +70,10 @@ def stream(uri: str, **options: Unpack[StreamOptions]) -> Generator[Result]:
             close = difflib.get_close_matches(name, FLAGS, n=1)
             raise TypeError(f"stream() has no keyword {name!r}" + (f": did you mean {close[0]!r}?" if close else ""))
     overrides: dict[tuple[str, ...], Any] = {FLAGS[name]: value for name, value in given.items()}
-    overrides[("inputs",)] = (InputOptions(uri),)
+    for name in {"start", "duration"} & given.keys():
+        if isinstance(given[name], str):
+            overrides[FLAGS[name]] = parse_time(given[name], name)
+    overrides[("inputs",)] = (InputOptions(os.fspath(uri)),)
     return _results(load_options(preset, overrides))
 
 

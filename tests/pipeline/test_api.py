@@ -121,6 +121,15 @@ def test_options_are_the_flags(clip: MakeClip, tiny: str) -> None:
     assert sizes == {2 * given.width}
 
 
+def test_paths_and_times_as_people_have_them(clip: MakeClip, tiny: str) -> None:
+    given = clip("h264")
+    by_text = [result.pts for result in pipeline.stream(given.path, model=tiny, start="0:00.5", duration="0:00.2")]
+    by_number = [result.pts for result in pipeline.stream(str(given.path), model=tiny, start=0.5, duration=0.2)]
+    assert by_text == by_number != []
+    with pytest.raises(ConfigError, match="start '1::2' is not a time"):
+        pipeline.stream(given.path, model=tiny, start="1::2")
+
+
 def test_streams_in_several_threads_of_a_program(clip: MakeClip, tiny: str) -> None:
     """Started from any thread, with others running, and with workers forked meanwhile."""
     names = ["h264", "vfr", "odd", "late"]
