@@ -12,7 +12,7 @@ import numpy as np
 
 from engines import zoo
 from engines.backends import open_engine
-from engines.base import Engine
+from engines.base import Engine, EngineOptions
 from engines.labels import LabelSet
 from pipeline.cli.figure import MAX_CLASSES, ClassMap, Step, heat, scaled, sheet
 from pipeline.errors import SinkError, SourceError
@@ -40,7 +40,8 @@ def explain(options: RunOptions, folder: Path) -> str:
         SinkError: the folder cannot be written.
     """
     decoded = _first_picture(options)
-    engine = open_engine(zoo.load_model(options.model.name), options.engine.name)
+    engine_options = EngineOptions(precision=options.engine.precision, cache=zoo.compiled_cache())
+    engine = open_engine(zoo.load_model(options.model.name), options.engine.name, engine_options)
     try:
         steps, maps = _way(decoded, engine, options)
     finally:

@@ -165,6 +165,8 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
         given["refine"] = "crf"
     if flags.classes is not None:
         given["classes"] = [name.strip() for name in flags.classes.split(",") if name.strip()]
+        if not given["classes"]:
+            raise ConfigError("--classes names no class")
     for name in {"start", "duration"} & given.keys():
         given[name] = parse_time(given[name], f"--{name}")
     overrides = {FLAGS[name]: value for name, value in given.items()}
@@ -187,6 +189,8 @@ def _dispatch(flags: argparse.Namespace) -> int:
 
         print(listing.inputs() if flags.list_inputs else listing.models())
         return EXIT_OK
+    if flags.explain is not None:
+        _refuse_outputs_beside_explain(flags)
     options = make_options(flags)
     if flags.explain is not None:
         from pipeline.cli.explain import explain
@@ -204,6 +208,15 @@ def _dispatch(flags: argparse.Namespace) -> int:
     from pipeline.cli.session import perform
 
     return perform(options, report=flags.report, quiet=flags.quiet)
+
+
+def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:
+    from pipeline.errors import ConfigError
+
+    given = [f"--{kind}" for kind, _ in flags.places or () if kind != "input"]
+    given += ["--report"] if flags.report is not None else []
+    if given:
+        raise ConfigError(f"--explain writes pictures of one frame and nothing else: leave {given[0]} out")
 
 
 def _set_up_logging(verbose: int, quiet: bool) -> None:

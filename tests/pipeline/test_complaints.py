@@ -128,6 +128,9 @@ def test_damage_is_counted_and_passed_over(name: str, cli: Cli, clip: MakeClip, 
         (("--output", "{}/one.png"), ("one.png", "one_%06d.png"), FAILED),
         (("--output", "{}/o.mp4", "--report", "{}/file/report.json"), ("report", "file/report.json"), FAILED),
         ((), ("clip.mp4 has no output", "--output"), USAGE),
+        (("--output", "null", "--classes", ","), ("--classes names no class",), USAGE),
+        (("--explain", "{}/figures", "--masks", "{}/m.mkv"), ("--explain", "leave --masks out"), USAGE),
+        (("--explain", "{}/figures", "--report", "{}/r.json"), ("--explain", "leave --report out"), USAGE),
     ],
 )
 def test_outputs_that_cannot_be_written(
