@@ -1,6 +1,11 @@
 """Segment video: ``python run_pipeline.py --input clip.mp4 --output overlay.mp4``."""
 
-from pipeline.cli import entry
+import sys
 
 if __name__ == "__main__":
-    entry()
+    try:
+        from pipeline.cli import entry
+
+        entry()
+    except KeyboardInterrupt:  # while modules are being imported
+        sys.exit(130)

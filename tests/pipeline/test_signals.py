@@ -190,3 +190,11 @@ def test_a_reader_that_leaves_takes_no_other_output_along(clip: MakeClip, tiny: 
         status, said = ended(process, set(), 40)
     assert status == 0, said
     assert len(times(out)) == 1000
+
+
+def test_while_modules_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise KeyboardInterrupt\n")
+    with started("--help", env={**os.environ, "PYTHONPATH": str(tmp_path)}) as process:
+        status, said = ended(process, set())
+    assert status == 130
+    assert said == ""
