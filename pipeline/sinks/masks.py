@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class MaskVideoSink:
     ``NAME.mkv`` gets ``NAME.mkv.jsonl`` beside it (see `pipeline.sinks.records`), because
     Matroska rounds times to milliseconds and says nothing of classes.  Neither FFV1 nor
     Matroska can change its size, and labels are never scaled: masks of another size go on in
-    ``NAME-2.mkv`` with lines of its own, and so on.
+    ``NAME-2.mkv`` with lines of its own, and so on.  Only ``NAME.mkv`` replaces what was there
+    before: the others take the next number that is free.
 
     Args:
         name: the output as the user named it.
@@ -160,21 +162,44 @@ class MaskVideoSink:
 def file_targets(path: Path, name: str) -> Callable[[int], Targets]:
     """Makes ``NAME.mkv`` and its lines for segment 1, ``NAME-2.mkv`` and its lines for segment 2, ….
 
+    Numbers are left out where a file of that name is there already.
+
     Args:
         path: the first segment's final name.
         name: how messages call the output.
     """
+    taken = 1  # a segment of this run is hidden until the end
 
     def make(number: int) -> Targets:
-        video = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        nonlocal taken
+        taken = 1 if number == 1 else _next_free(path, taken + 1)
+        video = _numbered(path, taken)
+        lines = _lines_of(video)
         first = PartFile(video, name)
         try:
-            return first, PartFile(video.with_name(video.name + ".jsonl"), name)
+            second = PartFile(lines, name)
         except SinkError:
             first.discard()
             raise
+        if number > 1:
+            _LOG.warning("%s: the masks' size has changed, they go on in %s and %s", name, video, lines)
+        return first, second
 
     return make
+
+
+def _next_free(path: Path, number: int) -> int:
+    while any(os.path.lexists(file) for file in (_numbered(path, number), _lines_of(_numbered(path, number)))):
+        number += 1
+    return number
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _lines_of(video: Path) -> Path:
+    return video.with_name(video.name + ".jsonl")
 
 
 def pipe_targets(number: int) -> Targets:

@@ -116,6 +116,29 @@ def test_another_size_goes_on_in_another_file(tmp_path: Path) -> None:
             assert Fraction(*frame["pts"]) == result.pts
 
 
+def test_another_segment_never_replaces_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    others = ("m-2.mkv", "m-4.mkv.jsonl")
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    for name in ("m.mkv", "m.mkv.jsonl"):
+        (tmp_path / name).write_text("from the last run")
+    sink = open_masks(str(tmp_path / "m.mkv"))
+    sink.open(TAKES[0].info())
+    sink.write(TAKES[0].result(0))
+    assert not caplog.messages
+    sink.write(TAKES[0].smaller().result(1))
+    sink.write(TAKES[0].result(2))
+    sink.close()
+    made = ["m.mkv", "m-3.mkv", "m-5.mkv"]
+    assert tree(tmp_path) == sorted([*others, *made, *(f"{name}.jsonl" for name in made)])
+    assert [(tmp_path / name).read_text() for name in others] == ["mine", "mine"]
+    assert [lines_of(tmp_path / f"{name}.jsonl")[0]["segment"] for name in made] == [1, 2, 3]
+    assert [len(decode(tmp_path / name)) for name in made] == [1, 1, 1]
+    for message, name in zip(caplog.messages, made[1:], strict=True):
+        assert message.endswith(f"go on in {tmp_path}/{name} and {tmp_path}/{name}.jsonl")
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
 def test_aborting_removes_all_segments(tmp_path: Path) -> None:
     sink = open_masks(str(tmp_path / "new" / "m.mkv"))
     sink.open(TAKES[0].info())
