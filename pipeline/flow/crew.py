@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
@@ -33,7 +34,8 @@ class Crew:
         self._ended = threading.Condition(self._lock)
         self._threads: list[threading.Thread] = []
         self._running: set[threading.Thread] = set()
-        self._watched: list[Abortable] = []
+        # Whoever waits on a thing holds it; the crew does not keep alive what nobody uses any more.
+        self._watched: list[weakref.ref[Abortable]] = []
         self._failure: BaseException | None = None
         self._failed = False
         self._raised = False
@@ -42,7 +44,8 @@ class Crew:
     def watch(self, *waited_on: Abortable) -> None:
         """Register buffers (pools, lanes …) to abort when a thread fails or `stop` is called."""
         with self._lock:
-            self._watched.extend(waited_on)
+            self._watched = [known for known in self._watched if known() is not None]
+            self._watched.extend(weakref.ref(each) for each in waited_on)
             late = self._stopping
         if late:
             for each in waited_on:
@@ -82,7 +85,7 @@ class Crew:
         """Abort everything registered; threads end as soon as they wait again."""
         with self._lock:
             self._stopping = True
-            watched = tuple(self._watched)
+            watched = [each for known in self._watched if (each := known()) is not None]
         for each in watched:
             each.abort()
 

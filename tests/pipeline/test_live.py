@@ -14,7 +14,7 @@ import pytest
 
 import pipeline
 from engines.backends.openvino import OpenVINORequest
-from pipeline.flow import Closed
+from pipeline.flow import Buffer, Closed, Crew
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from pipeline.runner.outlet import AUDIO_BACKLOG, BACKLOG, Delivery, Outlet
@@ -118,6 +118,17 @@ def test_results_and_sound_push_out_only_their_like() -> None:
     assert outlet.dropped == 2
     with pytest.raises(Closed):
         outlet.buffer.put(results[0])
+
+
+def test_a_crew_lets_go_of_what_nobody_uses() -> None:
+    crew = Crew()
+    kept: Buffer[int] = Buffer(1)
+    crew.watch(kept)
+    for _ in range(20):
+        crew.watch(Buffer[int](1))
+    assert len(crew._watched) <= 2
+    crew.stop()
+    assert kept.closed
 
 
 def test_lossless_waits_even_for_a_live_source(tiny: str) -> None:
