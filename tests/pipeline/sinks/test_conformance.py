@@ -342,4 +342,6 @@ def test_no_descriptor_and_no_thread_stays(kind: Kind, tmp_path: Path) -> None:
         sink.write(TAKES[0].result(0))
         sink.abort()
         del sink
-    assert load() == before
+    descriptors, threads = load()
+    assert descriptors <= before[0]
+    assert threads <= before[1]  # fewer: another library's thread has ended meanwhile
