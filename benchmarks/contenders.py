@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -166,14 +166,8 @@ def serial(clip: str, out: str) -> Timing:
     return timed(loop)
 
 
-def _parts(clip: str) -> Iterator[av.VideoFrame]:
-    with av.open(clip) as source:
-        source.streams.video[0].codec_context.thread_count = 1
-        yield from source.decode(video=0)
-
-
 def ours(clip: str, out: str) -> Timing:
-    """The pipeline from its command line; its processor seconds are those of the whole process."""
+    """The pipeline from its command line; its processor seconds are not known here, and told as 0."""
     report = Path(out).with_suffix(".json")
     command = [sys.executable, "run_pipeline.py", "--input", clip, "--output", out, "--model", "street", "--no-legend"]
     subprocess.run([*command, "--quiet", "--report", str(report)], check=True)
