@@ -221,8 +221,16 @@ class Runner:
 
     def report(self) -> Report:
         """What has happened so far."""
-        seconds = (self._ended or time.monotonic()) - self._began
-        return make_report(self.lanes, self.engine, self.plan, seconds, interrupted=self._stop.is_set())
+        seconds = (self._ended or time.monotonic()) - self._began if self._began else 0.0
+        return make_report(
+            self.lanes,
+            self.engine,
+            self.plan,
+            seconds,
+            pool=self._pool.stats() if self._pool is not None else None,
+            interrupted=self._stop.is_set(),
+            error="; ".join(map(str, self.losses)) or None,
+        )
 
     def close(self) -> None:
         """End every thread and process and give everything back; harmless when repeated."""

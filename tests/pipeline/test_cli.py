@@ -24,7 +24,18 @@ from pipeline.options import RunOptions
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import PROGRAM, ROOT, arguments, masks_of, nothing_left, plainly, program, times, tree
+from tests.pipeline.running import (
+    PROGRAM,
+    ROOT,
+    arguments,
+    masks_of,
+    nothing_left,
+    one_line_error,
+    plainly,
+    program,
+    times,
+    tree,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -258,10 +269,28 @@ def test_a_terminal_sees_a_progress_bar(clip: MakeClip, tiny: str) -> None:
     assert "frames/s" in text
 
 
-def test_the_report_is_whole_or_absent(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_that_fails_has_a_report(*, early: bool, cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    """Also one that fails before there is an engine."""
     report = tmp_path / "report.json"
     report.write_text("the old one")
-    done = cli(*arguments(clip("h264").path, tiny, "--output", tmp_path / "one.png", "--report", report))
+    given = "nowhere.mp4" if early else clip("h264").path
+    done = cli(*arguments(given, tiny, "--output", tmp_path / "one.png", "--report", report))
+    error = one_line_error(done, "nowhere.mp4: no such file" if early else "one.png holds one picture")
+    told = json.loads(report.read_text())
+    assert error.endswith(f"error: {told['error']}")
+    assert (told["model"] is None) == (told["engine"] is None) == early
+    assert [one["name"] for one in told["inputs"]] == ([] if early else ["h264"])
+    assert tree(tmp_path) == ["report.json"]
+
+
+def test_the_report_is_whole_or_absent(
+    cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("the old one")
+    monkeypatch.setattr("pipeline.cli.session.Report.as_json", lambda _: 1 / 0)
+    done = cli(*arguments(clip("h264").path, tiny, "--output", "null", "--report", report))
     assert done.returncode == 1
     assert report.read_text() == "the old one"
     assert tree(tmp_path) == ["report.json"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice
@@ -382,23 +381,6 @@ def test_parts_of_a_file(clip: MakeClip, tiny: str) -> None:
     assert recorder.indices == list(range(7))
     assert report.frames == 7
     assert not report.interrupted
-
-
-def test_the_report_as_json_and_text(clip: MakeClip, tiny: str) -> None:
-    report = run([InputOptions(str(clip("h264").path), outputs=("null",))], tiny)
-    told = json.loads(report.as_json())
-    assert told["frames"] == 30
-    assert told["engine"]["backend"] == "openvino"
-    assert told["model"]["name"] == "tiny"
-    assert told["model"]["sha256"] == zoo.load_model(tiny).sha256
-    assert {"python", "numpy", "av", "openvino"} <= told["versions"].keys()
-    assert told["bottleneck"] in ("infer", *(f"h264 {name}" for name in told["inputs"][0]["stages"]))
-    for stage in told["inputs"][0]["stages"].values():
-        assert stage["busy"] >= 0
-        assert stage["milliseconds"] >= 0
-    text = report.as_text()
-    assert "30 frames in" in text
-    assert "30 read, 30 written" in text
 
 
 def test_memory_descriptors_and_threads_stay_flat(colourful: Path, tiny: str, tmp_path: Path) -> None:
