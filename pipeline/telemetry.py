@@ -251,6 +251,9 @@ class Report:
             lines.append(f"{self.worker_deaths} refining workers died and were replaced")
         for one in self.inputs:
             lines.append(_input_line(one))
+            if one.latency_ms is not None:
+                times = one.latency_ms
+                lines.append(f"  latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
             lines += [f"  {_short(name):<24}{_stage_line(stage)}" for name, stage in one.stages.items()]
         return "\n".join(lines)
 
@@ -270,9 +273,6 @@ def _input_line(one: InputReport) -> str:
         parts.append(f"{one.repaired} restamped")
     if one.unrefined:
         parts.append(f"{one.unrefined} unrefined")
-    if one.latency_ms is not None:
-        times = one.latency_ms
-        parts.append(f"latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
     return ", ".join(parts)
 
 
