@@ -203,7 +203,7 @@ def _dispatch(flags: argparse.Namespace) -> int:
     if flags.dry_run:
         from pipeline.cli.listing import plan
 
-        print(plan(options))
+        print(plan(options, flags.report))
         return EXIT_OK
     from pipeline.cli.session import perform
 

@@ -22,7 +22,7 @@ from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
-from pipeline.sinks import open_masks, open_output
+from pipeline.sinks import check_writable, open_masks, open_output
 from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
@@ -57,7 +57,7 @@ class Runner:
     """One run over any number of inputs; a context manager that leaves nothing behind.
 
     Opening does everything that can be refused before the first frame flows: model, engine,
-    inputs, and names of outputs.
+    inputs, names and places of outputs.
 
     Args:
         options: what to do.
@@ -87,9 +87,11 @@ class Runner:
             raise
 
     def _open(self, options: RunOptions, extra: tuple[Sink, ...]) -> None:
-        # Outputs are named before anything is opened: a typing error there costs no waiting.
+        # Outputs are looked at before anything is opened: a typing error there costs no waiting.
         refuse_clashes(options)
         sinks = [_sinks(one, options) for one in options.inputs]
+        for uri, path in _written(options):
+            check_writable(uri, path)
         opened = [
             self._open_input(one, some + (extra if number == 0 else ()), options)
             for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
@@ -275,7 +277,8 @@ def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
     """
     read = {os.path.realpath(path): what for path, what in _read(options)}
     written: dict[str, str] = {}
-    for uri, path in _written(options, report):
+    written_too = [(f"report {report}", report)] if report is not None else []
+    for uri, path in (*_written(options), *written_too):
         real = os.path.realpath(path)
         # Pictures with running numbers may hit any of those that lie where they go.
         found = read.get(real) or (read.get(str(Path(real).parent)) if "%" in Path(path).name else None)
@@ -299,7 +302,7 @@ def _read(options: RunOptions) -> Iterator[tuple[str, str]]:
                     yield str(image.parent), "the directory that the input is read from"
 
 
-def _written(options: RunOptions, report: str | None) -> Iterator[tuple[str, str]]:
+def _written(options: RunOptions) -> Iterator[tuple[str, str]]:
     """What is written, as messages call it, and its path."""
     for one in options.inputs:
         for uri in (*one.outputs, *one.masks):
@@ -308,5 +311,3 @@ def _written(options: RunOptions, report: str | None) -> Iterator[tuple[str, str
         for uri in one.masks:
             if uri.lower().endswith(".mkv"):
                 yield uri, f"{uri}.jsonl"
-    if report is not None:
-        yield f"report {report}", report

@@ -115,6 +115,9 @@ def test_damage_is_counted_and_passed_over(name: str, cli: Cli, clip: MakeClip, 
         (("--output", "{}/clip.mp4"), ("clip.mp4", "is the input itself"), USAGE),
         (("--output", "{}/o.mp4", "--report", "{}/folder.mp4/../clip.mp4"), ("report", "is the input itself"), USAGE),
         (("--output", f"{{}}/{'x' * 300}.mp4"), ("the name is too long",), FAILED),
+        (("--output", "{}/file/deep/"), ("file/deep/", "a part of the path is a file"), FAILED),
+        (("--output", "{}/file/%06d.png"), ("file/%06d.png", "a part of the path is a file"), FAILED),
+        (("--masks", "{}/folder.mkv"), ("folder.mkv", "there is a directory of that name"), FAILED),
         (("--masks", "{}/masks.mp4"), ("masks.mp4", "lossy", "FFV1"), USAGE),
         (("--masks", "{}/masks.txt"), ("masks.txt", "no known kind"), USAGE),
         (("--output", "{}/o.webm", "--codec", "h264"), ("h264", "webm", "vp9"), USAGE),
@@ -145,10 +148,19 @@ def test_outputs_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "folder.mkv.jsonl").mkdir()
     (tmp_path / "clip.mp4").write_bytes(clip("h264").path.read_bytes())
     before = tree(tmp_path)
+    given = arguments(tmp_path / "clip.mp4", tiny, *(flag.format(tmp_path) for flag in flags))
+    foreseen = status is not None and "one.png" not in said  # that it holds one picture, and more will come
+    dry = cli(*given, "--dry-run")
+    assert tree(tmp_path) == before
+    if foreseen:
+        one_line_error(dry, *said, status=status)
+    else:
+        assert dry.returncode == 0, dry.stderr
     with nothing_left():
-        done = cli(*arguments(tmp_path / "clip.mp4", tiny, *(flag.format(tmp_path) for flag in flags)))
+        done = cli(*given)
     if status is None:  # a directory takes pictures, whatever it is called
         assert done.returncode == 0
         return
@@ -202,9 +214,10 @@ def test_an_output_without_permission(clip: MakeClip, tiny: str, tmp_path: Path)
         )
         if probe.returncode == 0:
             absent("a way to be refused as root")
-        flags = arguments(clip("h264").path, tiny, "--output", locked / "out.mp4")
-        done = program(*flags, preexec_fn=without_privilege)
-        one_line_error(done, "locked/out.mp4", "permission denied")
+        for place, more in ((locked / "out.mp4", ()), (locked / "new/out.mp4", ("--dry-run",))):
+            flags = arguments(clip("h264").path, tiny, "--output", place, *more)
+            done = program(*flags, preexec_fn=without_privilege)
+            one_line_error(done, str(place), "permission denied")
     finally:
         locked.chmod(0o755)
     assert tree(tmp_path) == ["locked"]
