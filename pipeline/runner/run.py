@@ -20,6 +20,7 @@ from pipeline.flow import Crew, WorkerPool
 from pipeline.options import InputOptions, RunOptions
 from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
+from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
 from pipeline.sinks import check_writable, open_masks, open_output
@@ -109,9 +110,12 @@ class Runner:
         self._engine = open_engine(model, options.engine.name, engine_options)
         if self._pool is not None:
             self._crew.watch(self._pool)
-        for each in opened:
+        geometries = [geometry_for(each.source.info, model, self.size) for each in opened]
+        if model.fixed_size is None:
+            requests, slots = self._engine.info.requests, self._slots(any(map(self._is_live, opened)))
+            refuse_too_large(geometries, self.size, requests=requests, slots=slots)
+        for geometry in geometries:
             # Compiled now and kept, so that a model that does not fit is refused before anything flows.
-            geometry = geometry_for(each.source.info, model, self.size)
             self._engine.session(geometry.input_height, geometry.input_width)
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info.requests)
@@ -130,9 +134,6 @@ class Runner:
     def _lane(self, opened: _Opened, live: bool) -> Lane:
         assert self._engine is not None
         options, labels = self._options, self._engine.model.labels
-        # One frame in each request and refining worker, and some on either side of them: as few as keep
-        # everybody busy where frames may be dropped, since those that wait in a slot grow old.
-        slots = self._engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
         return Lane(
             opened.source,
             tuple(
@@ -142,10 +143,18 @@ class Runner:
             engine=self._engine,
             pool=self._pool,
             renderer=Renderer(labels, options.render) if opened.shows_pictures else None,
-            options=LaneOptions(size=self.size, slots=slots, live=live),
+            options=LaneOptions(size=self.size, slots=self._slots(live), live=live),
             crew=self._crew,
             stopping=self._stop.is_set,
         )
+
+    def _slots(self, live: bool) -> int:
+        """Frames in flight of one input.
+
+        One in each request and refining worker, and some on either side of them: as few as keep
+        everybody busy where frames may be dropped, since those that wait in a slot grow old.
+        """
+        return self.engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
 
     @property
     def engine(self) -> Engine:
