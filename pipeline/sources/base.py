@@ -87,6 +87,7 @@ class StreamInfo:
         frames: number of frames expected (for progress only), or None.
         live: the source does not wait for its reader.
         audio: a template of the audio stream for a muxer, which outlives the source, or None.
+        skipped: seconds after ``start`` at which the part begins that is played, as asked for.
     """
 
     name: str
@@ -103,6 +104,7 @@ class StreamInfo:
     frames: int | None
     live: bool
     audio: av.AudioStream | None = None
+    skipped: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def _trimmed(info: StreamInfo, start: Fraction, duration: Fraction | None, max_f
         if frames is not None and frames > max_frames and kept is not None:
             kept = kept * max_frames / frames
         frames = max_frames if frames is None else min(frames, max_frames)
-    return replace(info, duration=kept, frames=frames)
+    return replace(info, duration=kept, frames=frames, skipped=info.skipped + start)
 
 
 class Loop:

@@ -348,6 +348,33 @@ def refined_here(path: Path, model: str, kind: str, frames: int) -> list[Array]:
     return labels
 
 
+@pytest.mark.parametrize(("name", "ending"), [("aac", "mp4"), ("aac", "mkv"), ("pcm", "mov"), ("late ts", "mp4")])
+def test_a_later_part_begins_at_zero_with_its_sound(
+    name: str, ending: str, clip: MakeClip, tiny: str, tmp_path: Path
+) -> None:
+    """The overlay is one to play by itself; masks tell where in the source they belong."""
+    given, start = clip(name), Fraction(1, 2)
+    out, masks = tmp_path / f"out.{ending}", tmp_path / "masks.mkv"
+    run([InputOptions(str(given.path), outputs=(str(out),), masks=(str(masks),))], tiny, start=start)
+    zero = given.pts[0] + start
+    expected = [pts for pts in given.pts if pts >= zero]
+    assert times(out) == [pts - zero for pts in expected]
+    assert times(masks) == expected
+    before, after = (sound_times(path) for path in (given.path, out))
+    kept = [time - zero for time in before if time >= zero]
+    assert bool(after) == bool(given.audio)
+    if name == "pcm":  # the other packets are whatever piece the demuxer cuts off
+        after, kept = after[:1], kept[:1]
+    assert len(after) == len(kept)
+    assert all(abs(ours - theirs) <= Fraction(1, 2000) for ours, theirs in zip(after, kept, strict=True))
+
+
+def sound_times(path: Path) -> list[Fraction]:
+    with av.open(str(path)) as container:
+        streams = container.streams.audio
+        return [p.pts * p.time_base for p in container.demux(streams) if p.pts is not None] if streams else []
+
+
 def test_another_engine_gives_the_same(clip: MakeClip, tiny: str) -> None:
     engine = "onnxruntime"
     if importlib.util.find_spec(engine) is None:
