@@ -17,6 +17,7 @@ from pipeline.errors import SinkError
 from pipeline.sinks.encoders import Encoder, plausible_rate
 from pipeline.sinks.files import Target, cannot_write
 from pipeline.sinks.picture import PictureFormat, range_code
+from pipeline.sources.base import shift_times
 
 _LOG = logging.getLogger(__name__)
 _WRITE_BYTES = 1 << 17
@@ -162,8 +163,7 @@ class Muxer:
             return
         self._last_audio = packet.dts
         copy = _copied(packet)
-        if self._zero:
-            _shift(copy, -round(self._zero / copy.time_base))
+        shift_times(copy, -self._zero)
         copy.stream = self._audio
         with self._translated("the audio copy"):
             self._container.mux(copy)
@@ -234,11 +234,6 @@ def _copied(packet: av.Packet[Any]) -> av.Packet[Any]:
     for side_data in packet.iter_sidedata():
         side_data.to_packet(copy)
     return copy
-
-
-def _shift(packet: av.Packet[Any], ticks: int) -> None:
-    packet.pts = None if packet.pts is None else packet.pts + ticks
-    packet.dts = None if packet.dts is None else packet.dts + ticks
 
 
 def _aspect_filter(picture: PictureFormat, time_base: Fraction) -> Graph:

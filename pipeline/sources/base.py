@@ -141,6 +141,13 @@ class AudioPacket:
         return (ticks or 0) * self.packet.time_base
 
 
+def shift_times(packet: av.Packet[av.AudioStream], seconds: Fraction) -> None:
+    """Move a packet's times, to the nearest tick."""
+    ticks = round(seconds / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+    packet.dts = None if packet.dts is None else packet.dts + ticks
+
+
 @runtime_checkable
 class Source(Protocol):
     """A stream of pictures."""
