@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 _GROWTH = math.log(1.02)
@@ -59,19 +60,26 @@ class LatencyHistogram:
 
 
 class StageMeter:
-    """How busy one stage of one input is; used as a context around its work on a frame."""
+    """How busy one stage of one input is; used as a context around its work on a frame.
 
-    def __init__(self) -> None:
+    Args:
+        clock: nanoseconds.  `time.thread_time_ns` where the thread that enters does all of the work itself:
+            then a machine that others load makes no stage look busier.  The time that passes where
+            others work for it (an encoder's threads, a disk).
+    """
+
+    def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.frames = 0
         self.busy_ns = 0
+        self._clock = clock
         self._started = 0
 
     def __enter__(self) -> StageMeter:
-        self._started = time.perf_counter_ns()
+        self._started = self._clock()
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        self.busy_ns += time.perf_counter_ns() - self._started
+        self.busy_ns += self._clock() - self._started
         self.frames += error is None
 
     def add(self, busy_s: float) -> None:
@@ -80,19 +88,49 @@ class StageMeter:
         self.frames += 1
 
 
+def awaited_shares(waiting: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """For each stage of a line the share of the time in which it was the one that the others waited for.
+
+    Frames pile up in front of the stage that sets the pace, since all before it are stopped by full
+    buffers or used up slots, and none wait behind it, since all after it are starved.  So at any moment the pace
+    is set by the *last* stage that has frames waiting.  How busy a stage is shows nothing of the kind:
+    where processors are scarce, whoever asks for most of them is late with everything.  (It is how
+    the slowest machine of a production line with finite buffers is found: Kuo, Lim and Meerkov,
+    Bottlenecks in serial production lines, 1996.)
+
+    Args:
+        waiting: stages in the order in which frames meet them, each with the share of the time in
+            which at least one frame waited in front of it, 0 to 1.
+
+    Returns:
+        By stage, 0 to 1: what its share exceeds that of every stage behind it.  They sum to the largest
+        of ``waiting``.
+    """
+    shares: dict[str, float] = {}
+    behind = 0.0
+    for name, share in reversed(waiting):
+        shares[name] = max(0.0, share - behind)
+        behind = max(behind, share)
+    return shares
+
+
 @dataclass(frozen=True, slots=True)
 class StageReport:
     """One stage in the report.
 
     Attributes:
         frames: frames that passed it.
-        busy: share of the wall time that it worked (above 1 where several work at once).
-        milliseconds: mean work on a frame.
+        busy: share of the wall time that it worked, of what it could: a stage of several places (requests
+            in the engine, refining workers) is at 1 when all are taken.  Prepare, upsample and render count the
+            processor time of their thread, the others the time that passed.
+        awaited: share of the wall time in which the others waited for it, see `awaited_shares`.
+        milliseconds: mean work on a frame, counted as ``busy`` is.
         queue_mean, queue_max, queue_size: depth of the buffer in front of it, or None without one.
     """
 
     frames: int
     busy: float
+    awaited: float
     milliseconds: float
     queue_mean: float | None = None
     queue_max: int | None = None
@@ -123,6 +161,7 @@ class InputReport:
         read: pictures decoded.
         written: pictures that reached the output that got most.
         damaged: packets and frames that could not be decoded.
+        repaired: pictures whose missing or backward time was put right.
         unrefined: frames that passed the refinement unrefined.
         dropped: pictures dropped after decoding because the engine was busy (live mode only).
         sinks: by output.
@@ -135,6 +174,7 @@ class InputReport:
     read: int
     written: int
     damaged: int
+    repaired: int
     unrefined: int
     dropped: int
     sinks: tuple[SinkReport, ...]
@@ -172,9 +212,13 @@ class Report:
         seconds: wall time from the first picture asked for to the last file closed.
         frames: frames written over all inputs.
         fps: ``frames / seconds``.
-        bottleneck: the stage that was busiest for the workers it has.
+        bottleneck: the stage with the largest ``awaited``, which is summed where several inputs share it;
+            ``"none"`` where live inputs came no faster than they were dealt with.
         interrupted: the run was asked to stop early.
-        model, engine, versions: what ran.
+        error: why the run failed, or lost an input; None where all went well.
+        worker_deaths: refining workers that died and were replaced.
+        model, engine: what ran; None where the run failed before they were ready.
+        versions: of what ran.
         cpus: processors that the run might use.
         inputs: by input.
     """
@@ -184,8 +228,10 @@ class Report:
     fps: float
     bottleneck: str
     interrupted: bool
-    model: ModelReport
-    engine: EngineReport
+    error: str | None
+    worker_deaths: int
+    model: ModelReport | None
+    engine: EngineReport | None
     versions: dict[str, str]
     cpus: float
     inputs: tuple[InputReport, ...]
@@ -196,13 +242,18 @@ class Report:
 
     def as_text(self) -> str:
         """The short report that people read."""
-        engine = self.engine
-        lines = [
-            f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} FPS; bottleneck: {self.bottleneck}",
-            f"model {self.model.name} on {engine.backend} {engine.version} ({engine.device}, {engine.precision})",
-        ]
+        lines = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} FPS; bottleneck: {self.bottleneck}"]
+        if self.model is not None and self.engine is not None:
+            engine = self.engine
+            on = f"{engine.backend} {engine.version} ({engine.device}, {engine.precision})"
+            lines.append(f"model {self.model.name} on {on}")
+        if self.worker_deaths:
+            lines.append(f"{self.worker_deaths} refining workers died and were replaced")
         for one in self.inputs:
             lines.append(_input_line(one))
+            if one.latency_ms is not None:
+                times = one.latency_ms
+                lines.append(f"  latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
             lines += [f"  {_short(name):<24}{_stage_line(stage)}" for name, stage in one.stages.items()]
         return "\n".join(lines)
 
@@ -218,14 +269,13 @@ def _input_line(one: InputReport) -> str:
     parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
     if one.damaged:
         parts.append(f"{one.damaged} damaged")
+    if one.repaired:
+        parts.append(f"{one.repaired} restamped")
     if one.unrefined:
         parts.append(f"{one.unrefined} unrefined")
-    if one.latency_ms is not None:
-        times = one.latency_ms
-        parts.append(f"latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
     return ", ".join(parts)
 
 
 def _stage_line(stage: StageReport) -> str:
     queue = "" if stage.queue_size is None else f"  queue {stage.queue_mean:.1f} of {stage.queue_size}"
-    return f"{stage.busy:>6.0%} busy {stage.milliseconds:>8.2f} ms a frame{queue}"
+    return f"{stage.busy:>6.0%} busy {stage.awaited:>5.0%} awaited {stage.milliseconds:>8.2f} ms a frame{queue}"

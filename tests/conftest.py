@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -12,6 +13,12 @@ import pytest
 
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish() -> None:
+    """Take all that is imported by now out of the garbage collector's sight: many tests collect, twice each."""
+    gc.collect()
+    gc.freeze()
 
 
 def absent(what: str) -> None:

@@ -18,6 +18,7 @@ from pipeline.cli.figure import MAX_CLASSES, ClassMap, Step, heat, scaled, sheet
 from pipeline.errors import SinkError, SourceError
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.options import RunOptions
+from pipeline.runner.memory import refuse_too_large
 from pipeline.slots import Ring, Slot, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
@@ -76,7 +77,10 @@ def _first_picture(options: RunOptions) -> Decoded:
 
 def _way(decoded: Decoded, engine: Engine, options: RunOptions) -> tuple[list[Step], list[ClassMap]]:
     frame, model = decoded.frame, engine.model
-    geometry = geometry_for(frame, model, options.model.size or model.size)
+    size = options.model.size or model.size
+    geometry = geometry_for(frame, model, size)
+    if model.fixed_size is None:
+        refuse_too_large([geometry], size, requests=1, slots=1)
     session = engine.session(geometry.input_height, geometry.input_width)
     layout = SlotLayout(frame.format, frame.colour, frame.height, frame.width, geometry, session.score_shape)
     with Ring(layout, 1) as ring:

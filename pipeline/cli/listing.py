@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from engines import zoo
 from pipeline.options import RunOptions
 from pipeline.runner import Runner
+from pipeline.sinks.files import check_place
 from pipeline.sources import list_inputs
 
 
@@ -24,12 +26,18 @@ def models() -> str:
     return _table(rows)
 
 
-def plan(options: RunOptions) -> str:
-    """What a run would do; everything is opened, nothing flows.
+def plan(options: RunOptions, report: str | None) -> str:
+    """What a run would do; everything is opened or, where that would make a file, looked at; nothing flows.
+
+    Args:
+        options: the run.
+        report: file for the report, or None.
 
     Raises:
-        PipelineError, EngineError: as `Runner`.
+        PipelineError, EngineError: as the run would.
     """
+    if report is not None:
+        check_place(Path(report), f"report {report}")
     with Runner(options) as runner:
         return _table(list(_rows(runner)))
 

@@ -110,7 +110,7 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, '-', 'null'; takes {name}")
     place("--masks", "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'")
     group.add_argument("--config", metavar="PRESET|FILE", help="a preset by name, or a YAML file; flags win over it")
-    group.add_argument("--start", metavar="S", help="skip to this time: seconds or [HH:]MM:SS")
+    group.add_argument("--start", metavar="S", help="skip to this time, which is 0 in overlays: seconds or [HH:]MM:SS")
     group.add_argument("--duration", metavar="S", help="stop after this much")
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after this many frames")
     group.add_argument("--loop", type=int, metavar="N", help="play a file this many times")
@@ -203,7 +203,7 @@ def _dispatch(flags: argparse.Namespace) -> int:
     if flags.dry_run:
         from pipeline.cli.listing import plan
 
-        print(plan(options))
+        print(plan(options, flags.report))
         return EXIT_OK
     from pipeline.cli.session import perform
 

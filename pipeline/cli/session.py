@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pipeline.cli.progress import Progress
+from pipeline.cpu import available_cpus
+from pipeline.errors import SinkError
 from pipeline.options import RunOptions
 from pipeline.runner import Runner
+from pipeline.runner.report import failed_report
 from pipeline.sinks.files import PartFile, commit
 from pipeline.telemetry import Report
 
@@ -29,6 +35,7 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
     Args:
         options: what to do.
         report: file for the whole report, made before anything runs so that a bad name costs no waiting.
+            A run that fails writes it too, with the reason in ``error``.
         quiet: no progress bar, no short report.
 
     Returns:
@@ -38,25 +45,71 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
         PipelineError, EngineError: as `Runner`.
         KeyboardInterrupt: a second signal, or one before the frames flow.
     """
-    with _Signals() as signals:
-        file = PartFile(Path(report), f"report {report}") if report is not None else None
-        try:
-            signals.leave_at_once()
-            with Runner(options) as runner:
-                status, told = _run(runner, signals, quiet=quiet)
-                # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
-                unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
-            if file is not None:
-                file.write(told.as_json().encode() + b"\n")
-                commit(file)
-                file = None
-        finally:
-            if file is not None:
-                file.discard()
+    with _Signals() as signals, _ReportFile(report) as file:
+        signals.leave_at_once()
+        with file.telling_of_failure(), Runner(options) as runner:
+            file.runner = runner
+            status, told = _run(runner, signals, quiet=quiet)
+            # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
+            unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
+        file.write(told)
     place = sys.stderr if _uses_stdout(options) else sys.stdout
     if place is not None and not (quiet or unread):  # None where it was closed before the start
         print(told.as_text(), file=place)
     return EXIT_FAILED if unread else status
+
+
+class _ReportFile:
+    """The file of ``--report``, or none: it appears whole or not at all.
+
+    Attributes:
+        runner: the run to report on, once there is one.
+
+    Args:
+        report: its name, or None.
+
+    Raises:
+        SinkError: it cannot be written there.
+    """
+
+    def __init__(self, report: str | None) -> None:
+        self.runner: Runner | None = None
+        self._file = PartFile(Path(report), f"report {report}") if report is not None else None
+
+    def write(self, report: Report) -> None:
+        """Write and give it its name.
+
+        Raises:
+            SinkError: cannot be written.
+        """
+        if self._file is not None:
+            self._file.write(report.as_json().encode() + b"\n")
+            commit(self._file)
+            self._file = None
+
+    @contextmanager
+    def telling_of_failure(self) -> Iterator[None]:
+        """Write what there is to tell if the block fails, and let the error pass."""
+        try:
+            yield
+        except Exception as error:
+            try:
+                self.write(self._failed(" ".join(str(error).split()) or type(error).__name__))
+            except SinkError as second:
+                log.warning("%s", second)
+            raise
+
+    def _failed(self, reason: str) -> Report:
+        if self.runner is None:
+            return failed_report(available_cpus(), reason)
+        return replace(self.runner.report(), error=reason)
+
+    def __enter__(self) -> _ReportFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.discard()
 
 
 def _uses_stdout(options: RunOptions) -> bool:

@@ -24,6 +24,7 @@ class BufferStats:
         capacity: items that it can hold.
         mean_depth: items that it held, averaged over time.
         max_depth: most items that it ever held.
+        waited_s: seconds in which at least one item was in it.
         items: items put in, dropped ones included.
         dropped: items thrown away to make room.
     """
@@ -31,24 +32,26 @@ class BufferStats:
     capacity: int
     mean_depth: float
     max_depth: int
+    waited_s: float
     items: int
     dropped: int
 
 
 class Gauge:
-    """Time-weighted mean and maximum of a depth."""
+    """Time-weighted mean and maximum of a depth, and the time in which it was not 0."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._began = self._changed = clock()
         self._depth = 0
-        self._area = 0.0
+        self._area = self._above = 0.0
         self.max = 0
 
     def set(self, depth: int) -> None:
         """The depth has just become this."""
         now = self._clock()
         self._area += self._depth * (now - self._changed)
+        self._above += (now - self._changed) * (self._depth > 0)
         self._changed = now
         self._depth = depth
         self.max = max(self.max, depth)
@@ -59,6 +62,11 @@ class Gauge:
         now = self._clock()
         area = self._area + self._depth * (now - self._changed)
         return area / (now - self._began) if now > self._began else float(self._depth)
+
+    @property
+    def above_zero_s(self) -> float:
+        """Seconds since the beginning in which the depth was not 0."""
+        return self._above + (self._clock() - self._changed) * (self._depth > 0)
 
 
 class Buffer(Generic[T]):
@@ -150,7 +158,8 @@ class Buffer(Generic[T]):
     def stats(self) -> BufferStats:
         """How full the buffer has been."""
         with self._lock:
-            return BufferStats(self.capacity, self._gauge.mean, self._gauge.max, self._put, self._dropped)
+            gauge = self._gauge
+            return BufferStats(self.capacity, gauge.mean, gauge.max, gauge.above_zero_s, self._put, self._dropped)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call ``watcher`` from now on whenever an item has come in or the buffer has ended."""

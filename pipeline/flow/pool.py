@@ -55,6 +55,7 @@ class PoolStats:
         deaths: workers that died and were replaced.
         busy_s: seconds that workers spent on jobs, summed.
         mean_depth, max_depth: jobs waiting for a worker or in one.
+        waited_s: seconds in which at least one job waited for a worker.
     """
 
     workers: int
@@ -64,6 +65,7 @@ class PoolStats:
     busy_s: float
     mean_depth: float
     max_depth: int
+    waited_s: float
 
 
 class WorkerPool:
@@ -100,7 +102,7 @@ class WorkerPool:
         self._turn = 0
         self._done = self._unrefined = self._deaths = self._stillborn = 0
         self._busy_s = 0.0
-        self._depth = Gauge(time.monotonic)
+        self._depth, self._waiting = Gauge(time.monotonic), Gauge(time.monotonic)
         setup = Setup(spec.target, pickle.dumps(spec), logs.levels())
         self._staff = Staff(self, self.lock, setup, threads, tick_s=min(1.0, patience / 4))
         for number in range(1, workers + 1):
@@ -144,7 +146,7 @@ class WorkerPool:
         """What the pool did so far."""
         with self.lock:
             counts = (self._done, self._unrefined, self._deaths, self._busy_s)
-            return PoolStats(self.workers, *counts, self._depth.mean, self._depth.max)
+            return PoolStats(self.workers, *counts, self._depth.mean, self._depth.max, self._waiting.above_zero_s)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -213,7 +215,9 @@ class WorkerPool:
 
     def _measure(self) -> None:
         working = sum(worker.task is not None for worker in self._staff.live.values())
-        self._depth.set(working + sum(len(lane.pending) for lane in self._lanes))
+        waiting = sum(len(lane.pending) for lane in self._lanes)
+        self._depth.set(working + waiting)
+        self._waiting.set(waiting)
 
     # ---- for the staff, with the lock held
 

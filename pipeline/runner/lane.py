@@ -57,7 +57,7 @@ class LaneOptions:
 
 @dataclass(frozen=True, slots=True)
 class LaneMeters:
-    """How busy each of a lane's stages is."""
+    """How busy each of a lane's stages is, and how long labelling waited for refined frames."""
 
     decode: StageMeter
     prepare: StageMeter
@@ -65,11 +65,21 @@ class LaneMeters:
     upsample: StageMeter
     refine: StageMeter
     render: StageMeter
+    for_refined: StageMeter
 
     @classmethod
     def new(cls) -> LaneMeters:
-        """All at zero."""
-        return cls(*(StageMeter() for _ in range(6)))
+        """All at zero; those of stages that do all of their work in their own thread count its processor time."""
+        own = time.thread_time_ns
+        return cls(
+            decode=StageMeter(),
+            prepare=StageMeter(own),
+            infer=StageMeter(),
+            upsample=StageMeter(own),
+            refine=StageMeter(),
+            render=StageMeter(own),
+            for_refined=StageMeter(),
+        )
 
 
 class Lane:
@@ -103,6 +113,7 @@ class Lane:
         self.lost: SourceError | None = None
         self.unrefined = 0
         self.dropped = 0
+        self.reading_s = 0.0
         self._engine = engine
         self._pool = pool
         self._renderer = renderer
@@ -128,6 +139,7 @@ class Lane:
 
         A loss is kept in `lost`: what came before it is finished first.
         """
+        began = time.monotonic()
         try:
             items = self.source.read()
             while self._wanted() and (item := self._next(items)) is not None:
@@ -140,6 +152,7 @@ class Lane:
             if not self._stopping():
                 self.lost = error
         finally:
+            self.reading_s = time.monotonic() - began
             self.source.close()
             self.decoded.close()
 
@@ -251,7 +264,7 @@ class Lane:
 
     def _collect_refined(self, refining: PoolLane, frame: Frame) -> bool:
         try:
-            with failing_as("refine", frame.source, frame.index):
+            with failing_as("refine", frame.source, frame.index), self.meters.for_refined:
                 outcome = refining.next(REFINE_TIMEOUT_S)
         except StageError as error:
             if not str(error).startswith(frame.source):  # a worker knows frames, but not of which input

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 from engines.base import Engine
 from pipeline.cpu import CpuPlan
-from pipeline.flow import Buffer
+from pipeline.flow import Buffer, PoolStats
 from pipeline.runner.lane import Lane
 from pipeline.telemetry import (
     EngineReport,
@@ -20,21 +20,51 @@ from pipeline.telemetry import (
     SinkReport,
     StageMeter,
     StageReport,
+    awaited_shares,
 )
 
+_NOBODY = "none"
+"""The bottleneck of a live input that is dealt with as fast as it comes."""
 
-def make_report(lanes: Sequence[Lane], engine: Engine, plan: CpuPlan, seconds: float, *, interrupted: bool) -> Report:
-    """What a run did in ``seconds`` of wall time."""
-    inputs = tuple(_input(lane, seconds) for lane in lanes)
+_SHARED = ("infer", "refine", _NOBODY)
+"""Stages that all inputs have in common."""
+
+
+def make_report(
+    lanes: Sequence[Lane],
+    engine: Engine,
+    plan: CpuPlan,
+    seconds: float,
+    *,
+    pool: PoolStats | None,
+    interrupted: bool,
+    error: str | None,
+) -> Report:
+    """What a run did in ``seconds`` of wall time.
+
+    Args:
+        lanes: the inputs.
+        engine, plan: what ran them.
+        seconds: since the first picture was asked for.
+        pool: what the refining workers did, None without any.
+        interrupted: the run was asked to stop.
+        error: why it failed, None if it did not.
+    """
+    shares = [_awaited(lane, seconds, pool) for lane in lanes]
+    inputs = tuple(
+        _input(lane, seconds, awaited, {"infer": engine.info.requests, "refine": plan.crf_workers})
+        for lane, awaited in zip(lanes, shares, strict=True)
+    )
     frames = sum(one.written for one in inputs)
-    workers = {"infer": engine.info.requests, "refine": plan.crf_workers}
     info, model = engine.info, engine.model
     return Report(
         seconds=round(seconds, 3),
         frames=frames,
         fps=round(frames / seconds, 2) if seconds > 0 else 0.0,
-        bottleneck=_bottleneck(inputs, workers),
+        bottleneck=_bottleneck([lane.source.info.name for lane in lanes], shares),
         interrupted=interrupted,
+        error=error,
+        worker_deaths=pool.deaths if pool else 0,
         model=ModelReport(model.name, model.sha256, model.licence, model.labels.names),
         engine=EngineReport(info.backend, info.version, info.device, info.precision, info.threads, info.requests),
         versions=_versions(),
@@ -43,19 +73,41 @@ def make_report(lanes: Sequence[Lane], engine: Engine, plan: CpuPlan, seconds: f
     )
 
 
-def _input(lane: Lane, seconds: float) -> InputReport:
+def failed_report(cpus: float, error: str) -> Report:
+    """Of a run that failed before any frame could flow."""
+    return Report(
+        seconds=0.0,
+        frames=0,
+        fps=0.0,
+        bottleneck=_NOBODY,
+        interrupted=False,
+        error=error,
+        worker_deaths=0,
+        model=None,
+        engine=None,
+        versions=_versions(),
+        cpus=cpus,
+        inputs=(),
+    )
+
+
+def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Mapping[str, int]) -> InputReport:
     meters, latency = lane.meters, LatencyHistogram()
     for outlet in lane.outlets:
         latency.merge(outlet.latency)
-    stages = {
-        "decode": _stage(meters.decode, seconds),
-        "prepare": _stage(meters.prepare, seconds, lane.decoded),
-        "infer": _stage(meters.infer, seconds, lane.ready),
-        "upsample": _stage(meters.upsample, seconds, lane.scored),
-        "refine": _stage(meters.refine, seconds),
-        "render": _stage(meters.render, seconds),
+    met: dict[str, tuple[StageMeter, Buffer[Any] | None]] = {
+        "decode": (meters.decode, None),
+        "prepare": (meters.prepare, lane.decoded),
+        "infer": (meters.infer, lane.ready),
+        "upsample": (meters.upsample, lane.scored),
+        "refine": (meters.refine, None),
+        "render": (meters.render, None),
     }
-    stages |= {outlet.sink.name: _stage(outlet.meter, seconds, outlet.buffer) for outlet in lane.outlets}
+    met |= {outlet.sink.name: (outlet.meter, outlet.buffer) for outlet in lane.outlets}
+    stages = {
+        name: _stage(meter, seconds * places.get(name, 1), awaited.get(name, 0.0), queue)
+        for name, (meter, queue) in met.items()
+    }
     info = lane.source.info
     return InputReport(
         name=info.name,
@@ -63,6 +115,7 @@ def _input(lane: Lane, seconds: float) -> InputReport:
         read=lane.read_frames,
         written=max((outlet.meter.frames for outlet in lane.outlets), default=0),
         damaged=lane.source.damaged,
+        repaired=lane.source.repaired,
         unrefined=lane.unrefined,
         dropped=lane.dropped,
         sinks=tuple(SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped) for outlet in lane.outlets),
@@ -71,11 +124,13 @@ def _input(lane: Lane, seconds: float) -> InputReport:
     )
 
 
-def _stage(meter: StageMeter, seconds: float, queue: Buffer[Any] | None = None) -> StageReport:
+def _stage(meter: StageMeter, seconds: float, awaited: float, queue: Buffer[Any] | None) -> StageReport:
+    """One stage that could have worked for ``seconds``, in all of its places together."""
     stats = queue.stats() if queue is not None else None
     return StageReport(
         frames=meter.frames,
         busy=round(meter.busy_ns / 1e9 / seconds, 4) if seconds > 0 else 0.0,
+        awaited=round(awaited, 4),
         milliseconds=round(meter.busy_ns / 1e6 / meter.frames, 3) if meter.frames else 0.0,
         queue_mean=round(stats.mean_depth, 2) if stats else None,
         queue_max=stats.max_depth if stats else None,
@@ -83,14 +138,38 @@ def _stage(meter: StageMeter, seconds: float, queue: Buffer[Any] | None = None) 
     )
 
 
-def _bottleneck(inputs: Iterable[InputReport], workers: dict[str, int]) -> str:
-    """The stage whose workers were busiest; a stage shared by all inputs counts for all of them."""
-    busy: dict[str, float] = {}
-    for one in inputs:
-        for name, stage in one.stages.items():
-            key = name if name in workers else f"{one.name} {name}"
-            busy[key] = busy.get(key, 0.0) + stage.busy / max(1, workers.get(name, 1))
-    return max(busy, key=lambda name: busy[name], default="none")
+def _awaited(lane: Lane, seconds: float, pool: PoolStats | None) -> dict[str, float]:
+    """By stage the share of the time in which this input's others waited for it, see `awaited_shares`."""
+    if seconds <= 0:
+        return {}
+    meters, live = lane.meters, lane.source.info.live
+    # Nobody waits in front of a source: a file could always be read on, a live one takes what comes,
+    # and only where decoding uses up its thread does it come too slowly.
+    reading = meters.decode.busy_ns / 1e9 if live else lane.reading_s
+    # One thread labels and renders.  Where workers refine, what lies before it may still be with them.
+    labelling = lane.scored.stats().waited_s - meters.for_refined.busy_ns / 1e9
+    sinks = {outlet.sink.name: outlet.buffer.stats().waited_s for outlet in lane.outlets}
+    slowest = max(sinks, key=lambda name: sinks[name], default="")
+    line = [
+        ("decode", reading),
+        ("prepare", lane.decoded.stats().waited_s),
+        ("infer", lane.ready.stats().waited_s),
+        ("refine", pool.waited_s if pool is not None else 0.0),
+        ("upsample" if meters.upsample.busy_ns > meters.render.busy_ns else "render", labelling),
+        (slowest, sinks.get(slowest, 0.0)),
+    ]
+    shares = awaited_shares([(name, min(1.0, max(0.0, waited / seconds))) for name, waited in line])
+    return shares | {_NOBODY: max(0.0, 1 - sum(shares.values()))} if live else shares
+
+
+def _bottleneck(names: Sequence[str], shares: Sequence[Mapping[str, float]]) -> str:
+    """The stage that was awaited most, over all inputs; those of one input alone bear its name too."""
+    total: dict[str, float] = {}
+    for name, awaited in zip(names, shares, strict=True):
+        for stage, share in awaited.items():
+            key = stage if stage in _SHARED else f"{name} {stage}"
+            total[key] = total.get(key, 0.0) + share
+    return max(total, key=lambda key: total[key], default=_NOBODY)
 
 
 def _versions() -> dict[str, str]:

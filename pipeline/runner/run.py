@@ -20,9 +20,10 @@ from pipeline.flow import Crew, WorkerPool
 from pipeline.options import InputOptions, RunOptions
 from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
+from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
-from pipeline.sinks import open_masks, open_output
+from pipeline.sinks import check_writable, open_masks, open_output
 from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
@@ -57,7 +58,7 @@ class Runner:
     """One run over any number of inputs; a context manager that leaves nothing behind.
 
     Opening does everything that can be refused before the first frame flows: model, engine,
-    inputs, and names of outputs.
+    inputs, names and places of outputs.
 
     Args:
         options: what to do.
@@ -87,9 +88,11 @@ class Runner:
             raise
 
     def _open(self, options: RunOptions, extra: tuple[Sink, ...]) -> None:
-        # Outputs are named before anything is opened: a typing error there costs no waiting.
+        # Outputs are looked at before anything is opened: a typing error there costs no waiting.
         refuse_clashes(options)
         sinks = [_sinks(one, options) for one in options.inputs]
+        for uri, path in _written(options):
+            check_writable(uri, path)
         opened = [
             self._open_input(one, some + (extra if number == 0 else ()), options)
             for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
@@ -107,9 +110,12 @@ class Runner:
         self._engine = open_engine(model, options.engine.name, engine_options)
         if self._pool is not None:
             self._crew.watch(self._pool)
-        for each in opened:
+        geometries = [geometry_for(each.source.info, model, self.size) for each in opened]
+        if model.fixed_size is None:
+            requests, slots = self._engine.info.requests, self._slots(any(map(self._is_live, opened)))
+            refuse_too_large(geometries, self.size, requests=requests, slots=slots)
+        for geometry in geometries:
             # Compiled now and kept, so that a model that does not fit is refused before anything flows.
-            geometry = geometry_for(each.source.info, model, self.size)
             self._engine.session(geometry.input_height, geometry.input_width)
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info.requests)
@@ -128,9 +134,6 @@ class Runner:
     def _lane(self, opened: _Opened, live: bool) -> Lane:
         assert self._engine is not None
         options, labels = self._options, self._engine.model.labels
-        # One frame in each request and refining worker, and some on either side of them: as few as keep
-        # everybody busy where frames may be dropped, since those that wait in a slot grow old.
-        slots = self._engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
         return Lane(
             opened.source,
             tuple(
@@ -140,10 +143,18 @@ class Runner:
             engine=self._engine,
             pool=self._pool,
             renderer=Renderer(labels, options.render) if opened.shows_pictures else None,
-            options=LaneOptions(size=self.size, slots=slots, live=live),
+            options=LaneOptions(size=self.size, slots=self._slots(live), live=live),
             crew=self._crew,
             stopping=self._stop.is_set,
         )
+
+    def _slots(self, live: bool) -> int:
+        """Frames in flight of one input.
+
+        One in each request and refining worker, and some on either side of them: as few as keep
+        everybody busy where frames may be dropped, since those that wait in a slot grow old.
+        """
+        return self.engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
 
     @property
     def engine(self) -> Engine:
@@ -221,8 +232,16 @@ class Runner:
 
     def report(self) -> Report:
         """What has happened so far."""
-        seconds = (self._ended or time.monotonic()) - self._began
-        return make_report(self.lanes, self.engine, self.plan, seconds, interrupted=self._stop.is_set())
+        seconds = (self._ended or time.monotonic()) - self._began if self._began else 0.0
+        return make_report(
+            self.lanes,
+            self.engine,
+            self.plan,
+            seconds,
+            pool=self._pool.stats() if self._pool is not None else None,
+            interrupted=self._stop.is_set(),
+            error="; ".join(map(str, self.losses)) or None,
+        )
 
     def close(self) -> None:
         """End every thread and process and give everything back; harmless when repeated."""
@@ -267,7 +286,8 @@ def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
     """
     read = {os.path.realpath(path): what for path, what in _read(options)}
     written: dict[str, str] = {}
-    for uri, path in _written(options, report):
+    written_too = [(f"report {report}", report)] if report is not None else []
+    for uri, path in (*_written(options), *written_too):
         real = os.path.realpath(path)
         # Pictures with running numbers may hit any of those that lie where they go.
         found = read.get(real) or (read.get(str(Path(real).parent)) if "%" in Path(path).name else None)
@@ -291,7 +311,7 @@ def _read(options: RunOptions) -> Iterator[tuple[str, str]]:
                     yield str(image.parent), "the directory that the input is read from"
 
 
-def _written(options: RunOptions, report: str | None) -> Iterator[tuple[str, str]]:
+def _written(options: RunOptions) -> Iterator[tuple[str, str]]:
     """What is written, as messages call it, and its path."""
     for one in options.inputs:
         for uri in (*one.outputs, *one.masks):
@@ -300,5 +320,3 @@ def _written(options: RunOptions, report: str | None) -> Iterator[tuple[str, str
         for uri in one.masks:
             if uri.lower().endswith(".mkv"):
                 yield uri, f"{uri}.jsonl"
-    if report is not None:
-        yield f"report {report}", report

@@ -8,14 +8,14 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.sinks.base import OutputInfo, Sink
 from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions
-from pipeline.sinks.files import PartFile, StandardOutput, Target, refuse_input
+from pipeline.sinks.files import PartFile, StandardOutput, Target, check_place, refuse_input
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
 from pipeline.sinks.rle_lines import RleSink
 from pipeline.sinks.video import VideoSink
 
-__all__ = ["OutputInfo", "Sink", "VideoOptions", "open_masks", "open_output"]
+__all__ = ["OutputInfo", "Sink", "VideoOptions", "check_writable", "open_masks", "open_output"]
 
 _OUTPUTS = (
     f"a video ({' '.join(EXTENSIONS)}), pictures (NAME_%06d.png, .jpg, or a directory with a / at the end), "
@@ -88,6 +88,19 @@ def open_masks(uri: str) -> Sink:
         if kind in _LOSSY:
             raise ConfigError(f"masks {uri!r}: {kind} is lossy and would destroy the labels: give {_MASKS}")
     raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
+
+
+def check_writable(uri: str, path: str) -> None:
+    """See that an output could be made where its name says, without making anything.
+
+    Args:
+        uri: the output, as `open_output` and `open_masks` take it.
+        path: the file it writes; the directory, or the pattern, where it writes many.
+
+    Raises:
+        SinkError: it could not.
+    """
+    check_place(Path(path, "0") if _is_directory(uri) else Path(path), uri)
 
 
 def _is_directory(uri: str) -> bool:

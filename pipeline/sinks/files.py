@@ -291,6 +291,31 @@ def refuse_input(name: str, path: Path, uri: str) -> None:
         raise SinkError(f"{name} is {what}: choose another")
 
 
+def check_place(path: Path, name: str) -> None:
+    """See that a `PartFile` could be made, without making anything.
+
+    Args:
+        path: final name.
+        name: how messages call the output.
+
+    Raises:
+        SinkError: it could not.
+    """
+    try:
+        final = Path(os.path.realpath(path))
+        if final.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory")
+        final.exists()  # a name that is too long
+        there = next(parent for parent in final.parents if parent.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+        if not os.access(there, os.W_OK | os.X_OK):
+            read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+            raise PermissionError(errno.EROFS if read_only else errno.EACCES, "not writable")
+    except OSError as error:
+        raise cannot_write(name, error) from error
+
+
 def make_directory(directory: Path) -> list[Path]:
     """Make a directory and its parents; the ones that were missing, outermost first.
 

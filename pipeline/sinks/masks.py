@@ -64,7 +64,8 @@ class MaskVideoSink:
     """Writes the labels' very bytes as gray levels, with the source's times.
 
     ``NAME.mkv`` gets ``NAME.mkv.jsonl`` beside it (see `pipeline.sinks.records`), because
-    Matroska rounds times to milliseconds and says nothing of classes.  Neither FFV1 nor
+    Matroska rounds times to milliseconds and says nothing of classes.  Both tell the source's times, whatever
+    part of it is played.  Neither FFV1 nor
     Matroska can change its size, and labels are never scaled: masks of another size go on in
     ``NAME-2.mkv`` with lines of its own, and so on.  Only ``NAME.mkv`` replaces what was there
     before: the others take the next number that is free.

@@ -17,6 +17,7 @@ from pipeline.errors import SinkError
 from pipeline.sinks.encoders import Encoder, plausible_rate
 from pipeline.sinks.files import Target, cannot_write
 from pipeline.sinks.picture import PictureFormat, range_code
+from pipeline.sources.base import shift_times
 
 _LOG = logging.getLogger(__name__)
 _WRITE_BYTES = 1 << 17
@@ -36,6 +37,7 @@ class Coding:
         rate: frames a second as the source says, for headers, rate control and the last frame's
             duration only.
         threads: threads of the encoder, 0 for its own choice.
+        zero: time of the source that is 0 in the container, in seconds; for pictures and audio.
     """
 
     encoder: Encoder
@@ -44,6 +46,7 @@ class Coding:
     time_base: Fraction
     rate: Fraction | None
     threads: int = 0
+    zero: Fraction = Fraction(0)
 
 
 class Muxer:
@@ -73,7 +76,7 @@ class Muxer:
         prompt: bool = False,
     ) -> None:
         self._target = target
-        self._time_base = coding.time_base
+        self._time_base, self._zero = coding.time_base, coding.zero
         rate = plausible_rate(coding.rate)
         self._nominal = _ticks(1 / rate, coding.time_base) if rate else None
         self._length = self._nominal or _ticks(1 / _ASSUMED_RATE, coding.time_base)
@@ -123,7 +126,7 @@ class Muxer:
         Raises:
             SinkError: the encoder failed, or bytes could not be written.
         """
-        tick = round(pts / self._time_base)
+        tick = round((pts - self._zero) / self._time_base)
         if tick <= self._last:  # one bad time must not end the run; muxers refuse any that does not rise
             tick = self._last + 1
         if self._nominal is not None:
@@ -160,6 +163,7 @@ class Muxer:
             return
         self._last_audio = packet.dts
         copy = _copied(packet)
+        shift_times(copy, -self._zero)
         copy.stream = self._audio
         with self._translated("the audio copy"):
             self._container.mux(copy)

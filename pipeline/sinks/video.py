@@ -23,9 +23,10 @@ class VideoSink:
 
     The planes go to the encoder as they are; where it cannot take their layout, libswscale makes
     the nearest that it can.  Odd sizes that the encoder cannot take are continued by their edge
-    to even ones (neither H.264 nor MP4 can say that half a chroma sample is to be cropped).
+    to even ones (H.264 and HEVC crop whole chroma samples only).
     Where neither codec nor container can carry the pixel aspect (VP9 and AV1 in WebM and
-    Matroska), the pictures are scaled to square pixels.  After `reconfigure`, pictures are
+    Matroska), the pictures are scaled to square pixels.  Where a later part of the source is played,
+    its beginning is 0 in the video, as it is ffmpeg's way with ``-ss``.  After `reconfigure`, pictures are
     scaled to the size at opening, as ffmpeg does.
 
     Args:
@@ -74,7 +75,15 @@ class VideoSink:
         options = self._encoder.options(self._options.quality)
         if self._prompt and stream.live and self._encoder.name == "libx264":
             options["tune"] = "zerolatency"
-        coding = Coding(self._encoder, options, picture, stream.time_base, stream.average_rate, self._options.threads)
+        coding = Coding(
+            self._encoder,
+            options,
+            picture,
+            stream.time_base,
+            stream.average_rate,
+            self._options.threads,
+            zero=stream.start + stream.skipped if stream.skipped else Fraction(0),
+        )
         try:
             self._target = self._make_target(info)
             self._muxer = Muxer(self._target, self._container, coding, audio=stream.audio, prompt=self._prompt)

@@ -87,6 +87,7 @@ class StreamInfo:
         frames: number of frames expected (for progress only), or None.
         live: the source does not wait for its reader.
         audio: a template of the audio stream for a muxer, which outlives the source, or None.
+        skipped: seconds after ``start`` at which the part begins that is played, as asked for.
     """
 
     name: str
@@ -103,6 +104,7 @@ class StreamInfo:
     frames: int | None
     live: bool
     audio: av.AudioStream | None = None
+    skipped: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,13 @@ class AudioPacket:
         """Presentation time of its first sample, in seconds."""
         ticks = self.packet.pts if self.packet.pts is not None else self.packet.dts
         return (ticks or 0) * self.packet.time_base
+
+
+def shift_times(packet: av.Packet[av.AudioStream], seconds: Fraction) -> None:
+    """Move a packet's times, to the nearest tick."""
+    ticks = round(seconds / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+    packet.dts = None if packet.dts is None else packet.dts + ticks
 
 
 @runtime_checkable

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from pipeline.sources.base import AudioPacket, Decoded, Source, StreamInfo
+from pipeline.sources.base import AudioPacket, Decoded, Source, StreamInfo, shift_times
 
 _AUDIO_LAG = Fraction(1)
 """Seconds past the end to look for the last audio packets: muxers interleave no worse."""
@@ -16,7 +17,41 @@ _AUDIO_LAG = Fraction(1)
 _NOMINAL_STEP = Fraction(1, 25)
 
 
-class Trim:
+class _Around(ABC):
+    """A source over another one, which it closes; what a part does not change is passed on."""
+
+    def __init__(self, source: Source, info: StreamInfo) -> None:
+        self._source = source
+        self.info = info
+
+    @property
+    def damaged(self) -> int:
+        """As `Source`."""
+        return self._source.damaged
+
+    @property
+    def repaired(self) -> int:
+        """As `Source`."""
+        return self._source.repaired
+
+    def read(self) -> Iterator[Decoded | AudioPacket]:
+        """As `Source`."""
+        return self._play(self._source.read())
+
+    @abstractmethod
+    def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
+        """What becomes of what the source gives."""
+
+    def wake(self) -> None:
+        """As `Source`."""
+        self._source.wake()
+
+    def close(self) -> None:
+        """As `Source`."""
+        self._source.close()
+
+
+class Trim(_Around):
     """The part of a source from ``start`` seconds on, exact to the frame; audio is cut alike."""
 
     def __init__(
@@ -35,34 +70,11 @@ class Trim:
             duration: seconds to keep, None to the end.
             max_frames: pictures to keep at most.
         """
-        self._source = source
+        super().__init__(source, _trimmed(source.info, start, duration, max_frames))
         # Sound may begin a little before the first picture: nothing is cut there unless asked for.
         self._begin = source.info.start + start if start else None
         self._end = None if duration is None else source.info.start + start + duration
         self._max_frames = max_frames
-        self.info: StreamInfo = _trimmed(source.info, start, duration, max_frames)
-
-    @property
-    def damaged(self) -> int:
-        """As `Source`."""
-        return self._source.damaged
-
-    @property
-    def repaired(self) -> int:
-        """As `Source`."""
-        return self._source.repaired
-
-    def read(self) -> Iterator[Decoded | AudioPacket]:
-        """As `Source`."""
-        return self._play(self._source.read())
-
-    def wake(self) -> None:
-        """As `Source`."""
-        self._source.wake()
-
-    def close(self) -> None:
-        """As `Source`."""
-        self._source.close()
 
     def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
         count, end = 0, self._end
@@ -107,10 +119,10 @@ def _trimmed(info: StreamInfo, start: Fraction, duration: Fraction | None, max_f
         if frames is not None and frames > max_frames and kept is not None:
             kept = kept * max_frames / frames
         frames = max_frames if frames is None else min(frames, max_frames)
-    return replace(info, duration=kept, frames=frames)
+    return replace(info, duration=kept, frames=frames, skipped=info.skipped + start)
 
 
-class Loop:
+class Loop(_Around):
     """A source played several times on one rising time line.
 
     Each pass begins where the pictures of the last one ended.  Audio is shifted by the same
@@ -125,41 +137,38 @@ class Loop:
             reopen: opens the source anew.
             times: passes, 0 for endless ones.
         """
+        source = reopen()
+        duration, frames = source.info.duration, source.info.frames
+        looped = replace(
+            source.info,
+            duration=duration * times if duration and times else None,
+            frames=frames * times if frames and times else None,
+        )
+        super().__init__(source, looped)
         self._reopen = reopen
         self._times = times
-        self._source = reopen()
         self._damaged = self._repaired = 0
         self._closed = False
-        info = self._source.info
-        self.info: StreamInfo = replace(
-            info,
-            duration=info.duration * times if info.duration and times else None,
-            frames=info.frames * times if info.frames and times else None,
-        )
 
     @property
     def damaged(self) -> int:
         """As `Source`, over all passes."""
-        return self._damaged + self._source.damaged
+        return self._damaged + super().damaged
 
     @property
     def repaired(self) -> int:
         """As `Source`, over all passes."""
-        return self._repaired + self._source.repaired
-
-    def read(self) -> Iterator[Decoded | AudioPacket]:
-        """As `Source`."""
-        return self._play(self._source.read())
+        return self._repaired + super().repaired
 
     def wake(self) -> None:
         """As `Source`."""
         self._closed = True
-        self._source.wake()
+        super().wake()
 
     def close(self) -> None:
         """As `Source`."""
         self._closed = True
-        self._source.close()
+        super().close()
 
     def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
         shift, index, passes = Fraction(0), 0, 1
@@ -169,7 +178,8 @@ class Loop:
             first = last = None
             for item in items:
                 if isinstance(item, AudioPacket):
-                    dts = _shift_packet(item, shift)
+                    shift_times(item.packet, shift)
+                    dts = item.packet.dts or 0
                     if audio_end is None or dts > audio_end:
                         audio_end = dts
                         yield item
@@ -192,48 +202,26 @@ class Loop:
         return self._source.read()
 
 
-def _shift_packet(audio: AudioPacket, seconds: Fraction) -> int:
-    """Move the packet's times; its new dts, in ticks."""
-    packet = audio.packet
-    ticks = round(seconds / packet.time_base)
-    if packet.pts is not None:
-        packet.pts += ticks
-    packet.dts = (packet.dts or 0) + ticks
-    return packet.dts
+class Pace(_Around):
+    """A source given out at the pace of its pictures' times, on the monotonic clock: a file as a camera.
 
-
-class Pace:
-    """A source given out at the pace of its pictures' times, on the monotonic clock: a file as a camera."""
+    The clock starts with the first picture that is asked for.
+    """
 
     def __init__(self, source: Source) -> None:
         """Pace ``source``, which `close` closes."""
-        self._source = source
+        super().__init__(source, replace(source.info, live=True))
         self._closing = threading.Event()
-        self.info: StreamInfo = replace(source.info, live=True)
-
-    @property
-    def damaged(self) -> int:
-        """As `Source`."""
-        return self._source.damaged
-
-    @property
-    def repaired(self) -> int:
-        """As `Source`."""
-        return self._source.repaired
-
-    def read(self) -> Iterator[Decoded | AudioPacket]:
-        """As `Source`; the clock starts with the first picture that is asked for."""
-        return self._play(self._source.read())
 
     def wake(self) -> None:
         """As `Source`; ends a wait for the next picture's time."""
         self._closing.set()
-        self._source.wake()
+        super().wake()
 
     def close(self) -> None:
         """As `Source`."""
         self._closing.set()
-        self._source.close()
+        super().close()
 
     def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
         zero: Fraction | None = None

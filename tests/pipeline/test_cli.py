@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import io
 import json
 import os
@@ -24,7 +25,18 @@ from pipeline.options import RunOptions
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import PROGRAM, ROOT, arguments, masks_of, nothing_left, plainly, program, times, tree
+from tests.pipeline.running import (
+    PROGRAM,
+    ROOT,
+    arguments,
+    masks_of,
+    nothing_left,
+    one_line_error,
+    plainly,
+    program,
+    times,
+    tree,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -196,18 +208,21 @@ def test_a_pipe_that_ends_in_the_middle(clip: MakeClip, tiny: str, tmp_path: Pat
     assert 50 < len(times(tmp_path / "out.mkv")) < 250
 
 
-@pytest.mark.parametrize("refine", ["none", "guided", "crf"])
-def test_a_compiled_model_runs_without_torch(refine: str, clip: MakeClip, tiny: str) -> None:
-    if refine == "crf":
-        pytest.importorskip("pydensecrf")
+def test_a_compiled_model_runs_without_torch(clip: MakeClip, tiny: str) -> None:
+    kinds = ["none", "guided", *(["crf"] if importlib.util.find_spec("pydensecrf") else [])]
     code = (
-        "import sys; from pipeline.cli import main; status = main(sys.argv[1:]); "
+        f"import sys; from pipeline.cli import main; status = [main([*sys.argv[1:], kind]) for kind in {kinds}]; "
         "print(*[name for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'openvino_telemetry') "
-        "if sys.modules.get(name)]); sys.exit(status)"
+        "if sys.modules.get(name)]); sys.exit(any(status))"
     )
-    flags = arguments(clip("h264").path, tiny, "--output", "null", "--quiet", "--refine", refine, "--max-frames", "4")
+    flags = arguments(clip("h264").path, tiny, "--output", "null", "--quiet", "--max-frames", "4")
     done = subprocess.run(
-        [sys.executable, "-c", code, *flags], capture_output=True, encoding="utf-8", timeout=50, check=False, cwd=ROOT
+        [sys.executable, "-c", code, *flags, "--refine"],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=50,
+        check=False,
+        cwd=ROOT,
     )
     assert (done.returncode, done.stdout.split()) == (0, []), (done.stdout, done.stderr)
 
@@ -258,10 +273,28 @@ def test_a_terminal_sees_a_progress_bar(clip: MakeClip, tiny: str) -> None:
     assert "frames/s" in text
 
 
-def test_the_report_is_whole_or_absent(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("early", [False, True])
+def test_a_run_that_fails_has_a_report(*, early: bool, cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    """Also one that fails before there is an engine."""
     report = tmp_path / "report.json"
     report.write_text("the old one")
-    done = cli(*arguments(clip("h264").path, tiny, "--output", tmp_path / "one.png", "--report", report))
+    given = "nowhere.mp4" if early else clip("h264").path
+    done = cli(*arguments(given, tiny, "--output", tmp_path / "one.png", "--report", report))
+    error = one_line_error(done, "nowhere.mp4: no such file" if early else "one.png holds one picture")
+    told = json.loads(report.read_text())
+    assert error.endswith(f"error: {told['error']}")
+    assert (told["model"] is None) == (told["engine"] is None) == early
+    assert [one["name"] for one in told["inputs"]] == ([] if early else ["h264"])
+    assert tree(tmp_path) == ["report.json"]
+
+
+def test_the_report_is_whole_or_absent(
+    cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("the old one")
+    monkeypatch.setattr("pipeline.cli.session.Report.as_json", lambda _: 1 / 0)
+    done = cli(*arguments(clip("h264").path, tiny, "--output", "null", "--report", report))
     assert done.returncode == 1
     assert report.read_text() == "the old one"
     assert tree(tmp_path) == ["report.json"]

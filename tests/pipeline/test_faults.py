@@ -227,6 +227,8 @@ def test_a_refining_worker_that_dies(
         report, recorder = refined_run(clip, tiny, tmp_path)
     assert recorder.indices == list(range(30))
     assert report.inputs[0].unrefined == unrefined
+    assert report.worker_deaths == (2 if kind == "die" else 1)
+    assert report.error is None
     assert [result.index for result in recorder.results if not result.refined] == [AT] * unrefined
     for expected, mask in zip(plainly(clip("h264").path), masks_of(tmp_path / "masks.mkv"), strict=True):
         expected.check(mask)
@@ -317,5 +319,6 @@ def test_an_input_that_is_lost_is_told_after_what_came_was_written(
     with nothing_left(), Runner(options) as runner:
         report = runner.run()
         assert [str(loss) for loss in runner.losses] == ["cam: lost"]
+    assert report.error == "cam: lost"
     assert 10 < report.frames < 20
     assert len(masks_of(masks)) == report.frames

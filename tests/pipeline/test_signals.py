@@ -70,8 +70,6 @@ def read_until(stream: IO[bytes], text: str) -> str:
 @pytest.mark.parametrize(
     ("number", "status", "refine"),
     [
-        (signal.SIGINT, 130, "none"),
-        (signal.SIGTERM, 0, "none"),
         (signal.SIGHUP, 0, "none"),
         (signal.SIGINT, 130, "guided"),
         (signal.SIGTERM, 0, "crf"),

@@ -80,18 +80,20 @@ def test_a_meter_does_not_count_what_failed() -> None:
 
 def report() -> Report:
     stages = {
-        "decode": StageReport(100, 0.5, 5.0),
-        "infer": StageReport(100, 1.2, 12.0, 1.5, 3, 7),
-        "rtsp://somewhere/very/long": StageReport(99, 0.2, 2.0, 0.5, 4, 4),
+        "decode": StageReport(100, 0.5, 0.0, 5.0),
+        "infer": StageReport(100, 0.9, 0.8, 12.0, 1.5, 3, 7),
+        "rtsp://somewhere/very/long": StageReport(99, 0.2, 0.1, 2.0, 0.5, 4, 4),
     }
     sinks = (SinkReport("out.mkv", 99, 1),)
-    one = InputReport("cam", "rtsp://cam", 105, 99, 2, 1, 5, sinks, Percentiles(10, 20, 30), stages)
+    one = InputReport("cam", "rtsp://cam", 105, 99, 2, 3, 1, 5, sinks, Percentiles(10, 20, 30), stages)
     return Report(
         seconds=10.0,
         frames=99,
         fps=9.9,
         bottleneck="infer",
         interrupted=False,
+        error=None,
+        worker_deaths=4,
         model=ModelReport("street", "ab" * 32, "research", ("road", "car")),
         engine=EngineReport("openvino", "2026.1", "CPU", "fp32", 2, 2),
         versions={"python": "3.11"},
@@ -104,9 +106,10 @@ def test_the_text_names_all_that_was_lost() -> None:
     text = report().as_text()
     for said in (
         "99 frames in 10.0 s: 9.9 FPS; bottleneck: infer",
-        "cam: 105 read, 99 written, 5 dropped, 1 lost by out.mkv, 2 damaged, 1 unrefined",
+        "cam: 105 read, 99 written, 5 dropped, 1 lost by out.mkv, 2 damaged, 3 restamped, 1 unrefined",
+        "4 refining workers died and were replaced",
         "latency p50 10, p95 20, p99 30 ms",
-        "120% busy",
+        "90% busy   80% awaited",
         "queue 1.5 of 7",
     ):
         assert said in text
@@ -117,9 +120,11 @@ def test_the_text_names_all_that_was_lost() -> None:
 def test_the_text_keeps_quiet_about_what_did_not_happen() -> None:
     full = report()
     (one,) = full.inputs
-    clean = replace(one, damaged=0, unrefined=0, dropped=0, sinks=(SinkReport("out.mkv", 99, 0),), latency_ms=None)
-    text = replace(full, inputs=(clean,)).as_text()
-    for word in ("dropped", "lost", "damaged", "unrefined", "latency"):
+    clean = replace(
+        one, damaged=0, repaired=0, unrefined=0, dropped=0, sinks=(SinkReport("out.mkv", 99, 0),), latency_ms=None
+    )
+    text = replace(full, worker_deaths=0, inputs=(clean,)).as_text()
+    for word in ("dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency"):
         assert word not in text
 
 
