@@ -14,6 +14,7 @@ import av
 from av.filter import Graph
 
 from pipeline.errors import SinkError
+from pipeline.scheduling import scheduling_kept
 from pipeline.sinks.encoders import Encoder, plausible_rate
 from pipeline.sinks.files import Target, cannot_write
 from pipeline.sinks.picture import PictureFormat, range_code
@@ -97,7 +98,8 @@ class Muxer:
                 self._audio = self._container.add_stream_from_template(audio)
             elif audio is not None:
                 _LOG.warning("%s: %s cannot hold %s audio; it is left out", target.name, container, audio.codec.name)
-            self._container.start_encoding()
+            with scheduling_kept():
+                self._container.start_encoding()
         # FFV1 takes the pixel aspect from the pictures, which only a filter can put there.
         stamp = encoder.name == "ffv1" and picture.sample_aspect_ratio != 1
         self._aspect = _aspect_filter(picture, coding.time_base) if stamp else None
