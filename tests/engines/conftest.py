@@ -1,13 +1,16 @@
-"""The real networks, for every test of engines."""
+"""What every test of engines may ask for: the real networks, a server."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engines.base import Model
 from engines.zoo import load_model
+from tests.engines.serving import Server
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,16 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mo
             "street": load_model("street"),
             "voc": load_model("voc", weights_dir=data / "weights"),
         }
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("engines.fetch.PAUSE_S", 0.01)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(10)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +165,36 @@ def test_auto_does_not_wait_for_a_dead_server(
     assert load_model().name == "street"
     assert caplog.text.count("WARNING") == 1
     assert "Connection refused" in caplog.text
+
+
+def test_auto_leaves_a_proxy_that_keeps_it_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A byte now and then, as no time-out of an operation can notice."""
+    stop = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                connection, _ = listening.accept()
+                with connection:
+                    for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000:
+                        if stop.wait(0.2):
+                            break
+                        connection.sendall(bytes([byte]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        began = time.monotonic()
+        assert load_model().name == "street"
+        assert time.monotonic() - began < 6
+        stop.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert caplog.text.count("WARNING") == 1
+    assert "no answer in time" in caplog.text
 
 
 def test_auto_takes_what_is_at_hand_without_a_network(data: Path) -> None:
