@@ -1,4 +1,4 @@
-"""Starting weights for a MobileNetV2 encoder: published weights with batch norm folded away."""
+"""Starting weights with batch norm folded away: of a published encoder, or of an exported network."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from engines.base import ModelError
 from engines.networks import DeepLab
 from engines.networks.layers import ConvNorm
 from engines.networks.mobilenet import InvertedResidual, MobileNetV2
+
+EXPORTED = "network."
+"""What the names of a network's weights begin with in its export."""
 
 
 def load_encoder(network: DeepLab, path: Path) -> None:
@@ -44,9 +47,58 @@ def load_encoder(network: DeepLab, path: Path) -> None:
             raise ModelError(f"{path}: no weights of a fitting shape for {name}")
         with torch.no_grad():
             layer.conv.weight.copy_(weight)
-            norm.reset_running_stats()
-            norm.weight.fill_((1 + norm.eps) ** 0.5)
+            reset_norm(norm)
             norm.bias.copy_(bias)
+
+
+def load_exported(network: DeepLab, path: Path) -> None:
+    """Put the weights of an export of this very network into it; each batch norm becomes its layer's bias.
+
+    Args:
+        network: A network of the shape that was exported.
+        path: ONNX file as `engines.export` writes it.
+
+    Raises:
+        ModelError: If the file is missing, damaged or of another network.
+    """
+    import onnx
+    from google.protobuf import message
+    from onnx import numpy_helper
+
+    try:
+        graph = onnx.load(path).graph
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file") from error
+    except (OSError, message.DecodeError) as error:
+        raise ModelError(f"{path}: not a readable ONNX file") from error
+    tensors = {
+        each.name.removeprefix(EXPORTED): torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in graph.initializer
+        if each.name.startswith(EXPORTED)
+    }
+    for name, module in network.named_modules():
+        if isinstance(module, ConvNorm):
+            reset_norm(module.get_submodule("norm"))
+            if f"{name}.conv.bias" in tensors:
+                tensors[f"{name}.norm.bias"] = tensors.pop(f"{name}.conv.bias")
+    for name, target in network.named_parameters():
+        if name.endswith(".norm.weight"):
+            continue
+        # The exporter leaves out a bias of zeros.
+        missing = torch.zeros_like(target) if name.endswith(".bias") else torch.empty(0)
+        source = tensors.get(name, missing)
+        if source.shape != target.shape:
+            raise ModelError(f"{path}: no weights of a fitting shape for {name}")
+        with torch.no_grad():
+            target.copy_(source)
+
+
+@torch.no_grad()
+def reset_norm(norm: nn.Module) -> None:
+    """Make a batch norm the identity but for its bias."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.reset_running_stats()
+    norm.weight.fill_((1 + norm.eps) ** 0.5)
 
 
 def named_layers(encoder: MobileNetV2) -> Iterator[tuple[str, ConvNorm]]:
@@ -62,31 +114,31 @@ def named_layers(encoder: MobileNetV2) -> Iterator[tuple[str, ConvNorm]]:
 
 
 @torch.no_grad()
-def calibrate(network: DeepLab, images: Tensor) -> None:
-    """Give the encoder's batch norms real statistics without changing what it computes.
+def calibrate(module: nn.Module, images: Tensor) -> None:
+    """Give the batch norms of a module real statistics without changing what it computes.
 
     The statistics of what each norm sees are put in, and its scale and shift cancel them. After
     that batch statistics can be used in training from the first step on.
 
     Args:
-        network: A network whose encoder was filled by `load_encoder`.
+        module: An encoder filled by `load_encoder`, or a network filled by `load_exported`.
         images: Normalised pictures, N×3×H×W.
     """
     seen: dict[nn.BatchNorm2d, tuple[Tensor, Tensor]] = {}
 
-    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.BatchNorm2d)
-        seen[module] = (inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False))
+    def record(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        seen[norm] = (inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), unbiased=False))
 
-    norms = [module for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [each for each in module.modules() if isinstance(each, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(record) for norm in norms]
-    was_training = network.training
+    was_training = module.training
     try:
-        network.encoder.eval()(images)
+        module.eval()(images)
     finally:
         for hook in hooks:
             hook.remove()
-        network.train(was_training)
+        module.train(was_training)
     for norm, (mean, variance) in seen.items():
         if norm.running_mean is None or norm.running_var is None:
             continue

@@ -17,7 +17,7 @@ from engines.networks import DeepLab, build
 from engines.networks.normalise import normalise
 from engines.training.checkpoint import Checkpoint
 from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
-from engines.training.initial import calibrate, load_encoder
+from engines.training.initial import calibrate, load_encoder, load_exported
 from engines.training.options import OptionError, TrainingOptions, load_options
 from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name in configs/training, or a YAML file")
     parser.add_argument("--root", type=Path, required=True, help="directory of the splits")
     parser.add_argument("--output", type=Path, required=True, help="directory of the checkpoints")
-    parser.add_argument("--init", type=Path, help="NPZ file of starting weights for the encoder")
+    parser.add_argument("--init", type=Path, help="starting weights: NPZ of an encoder, or ONNX of an export")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="length of the run in epochs")
@@ -75,8 +75,7 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
         raise OptionError(f"{args.config}: model: {error}") from error
     data = load_data(args.root, options, len(labels))
     if args.init is not None and resumed is None:
-        load_encoder(network, args.init)
-        calibrate_on(network, data)
+        start_from(args.init, network, data)
     args.output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(network.to(pick_device(args.device)), data, options, labels, args.output)
     if args.init is not None:
@@ -151,11 +150,20 @@ def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
     return Data(samples, read(samples, "training"), read(held_out, "validation"))
 
 
-def calibrate_on(network: DeepLab, data: Data) -> None:
-    """Calibrate the encoder's batch norms on pictures spread over the training data."""
+def start_from(path: Path, network: DeepLab, data: Data) -> None:
+    """Load starting weights and calibrate their batch norms on pictures spread over the training data.
+
+    Raises:
+        ModelError: If the file is missing, damaged or of another network.
+    """
     step = max(1, len(data.pictures) // CALIBRATION_PICTURES)
     pictures = [image for image, _ in data.pictures[::step][:CALIBRATION_PICTURES]]
     height = min(image.shape[0] for image in pictures)
     width = min(image.shape[1] for image in pictures)
-    stack = np.stack([image[:height, :width] for image in pictures])
-    calibrate(network, normalise(torch.from_numpy(stack), network.encoder))
+    stack = normalise(torch.from_numpy(np.stack([image[:height, :width] for image in pictures])), network.encoder)
+    if path.suffix == ".onnx":
+        load_exported(network, path)
+        calibrate(network, stack)
+    else:
+        load_encoder(network, path)
+        calibrate(network.encoder, stack)
