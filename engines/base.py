@@ -21,6 +21,10 @@ class EngineError(Exception):
     """An engine that cannot be found, built or run; the message names the way out."""
 
 
+class MissingEngineError(EngineError):
+    """A backend whose library is not installed or cannot be loaded here."""
+
+
 class ModelError(EngineError):
     """A model file that is missing, unreadable or does not fit."""
 
