@@ -58,22 +58,6 @@ class TorchEngine(EngineBase):
         self._graph = None
 
 
-def open_module(model: Model) -> torch.nn.Module:
-    """A network as a plain torch module: what people who use torch have in their hands.
-
-    Args:
-        model: the network.
-
-    Returns:
-        A module in float32 that maps the graph's own input (uint8 1×H×W×3 for the models made here) to
-        scores 1×C×h×w; weights are its buffers.
-
-    Raises:
-        ModelError: the file is unreadable or has an operator that is not known here.
-    """
-    return TorchGraph(model.path, model.output_name).eval()
-
-
 class TorchSession(SessionBase):
     """A network at one input size; `start` computes before it returns."""
 
