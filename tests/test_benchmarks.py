@@ -13,6 +13,7 @@ pytest.importorskip("onnx", reason="weights are read from ONNX (the extra `train
 
 from benchmarks.clip import make_clip  # noqa: E402
 from benchmarks.contenders import model_geometry, torch_module  # noqa: E402
+from benchmarks.memory import Usage, what_differs  # noqa: E402
 from engines import zoo  # noqa: E402
 from engines.backends import open_engine  # noqa: E402
 from engines.base import EngineOptions  # noqa: E402
@@ -42,3 +43,9 @@ def test_the_usual_loop_computes_what_the_engine_computes(tmp_path: Path) -> Non
         ours = module(torch.from_numpy(image)[None])[0].numpy()
     assert (ours.argmax(0) == scores.argmax(0)).mean() >= 0.999
     assert len(np.unique(scores.argmax(0))) > 2
+
+
+def test_growth_is_told() -> None:
+    before = Usage(300, 100.0, 20, 9)
+    assert what_differs(before, Usage(3000, 101.9, 20, 9)) == []
+    assert what_differs(before, Usage(3000, 102.1, 21, 8)) == ["resident memory", "descriptors", "threads"]
