@@ -69,6 +69,7 @@ class Model:
         input_name, output_name: the tensors to feed and to read.
         fixed_size: (height, width) where the graph takes no other size, else None.
         quantised: the graph carries int8 quantisation (Q/DQ nodes).
+        half: its labels were seen to hold in half precision, so precision ``auto`` may take that.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Model:
     output_name: str = "scores"
     fixed_size: tuple[int, int] | None = None
     quantised: bool = False
+    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)

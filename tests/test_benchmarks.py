@@ -32,7 +32,7 @@ def test_the_usual_loop_computes_what_the_engine_computes(tmp_path: Path) -> Non
         (frame,) = clip.decode(video=0)
     geometry = model_geometry(model, frame.height, frame.width)
     image = frame.to_ndarray(width=geometry.input_width, height=geometry.input_height, format="rgb24")
-    engine = open_engine(model, "openvino", EngineOptions(threads=1))
+    engine = open_engine(model, "openvino", EngineOptions("fp32", threads=1))
     session = engine.session(*image.shape[:2])
     scores = np.empty(session.score_shape, np.float32)
     session.start(np.ascontiguousarray(image), scores).wait(60)

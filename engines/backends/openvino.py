@@ -41,7 +41,7 @@ class OpenVINOEngine(EngineBase):
         threads = options.threads or available_cpus()
         self._properties: dict[str, Any] = {
             # On a CPU with bf16 OpenVINO's own default is bf16: twice as fast, but it moves labels where
-            # two classes are close, so it runs only where it is asked for.
+            # two classes are close, so it is for models that were measured with it.
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": threads,
             # One request shall use all threads; several shall have threads of their own, since
@@ -215,11 +215,12 @@ def _precision(asked: str, model: Model, capabilities: list[str]) -> tuple[str, 
         EngineError: the model or the processor cannot do what is asked.
     """
     kind = arithmetic(asked, model)
-    if asked == "fp16":
+    if asked == "fp16" or (asked == "auto" and model.half and kind == "fp32"):
         if "FP16" in capabilities:
             return "f16", "fp16"
         if "BF16" in capabilities and _has_bf16():
             return "bf16", "bf16"
+    if asked == "fp16":
         raise EngineError("this CPU has no half-precision arithmetic: use precision fp32 or auto")
     return "f32", kind
 

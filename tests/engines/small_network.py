@@ -44,6 +44,6 @@ def export_small(folder: Path) -> Exported:
     parser = argparse.ArgumentParser()
     exporting.add_arguments(parser)
     places = ["--checkpoint", str(folder / "last.pt"), "--output", str(folder / "street.onnx")]
-    assert exporting.run(parser.parse_args([*places, "--licence", "research use"])) == 0
+    assert exporting.run(parser.parse_args([*places, "--licence", "research use", "--half"])) == 0
     assert {path.name for path in folder.iterdir()} == {"last.pt", "street.onnx"}
     return Exported(trained, folder / "street.onnx")

@@ -77,6 +77,30 @@ def test_openvino_half_precision_only_where_the_processor_has_it(
         backend._precision("fp16", models["street"], ["BF16", "FP32"])
 
 
+def test_openvino_takes_half_precision_of_itself_only_where_the_model_keeps_its_labels(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import engines.backends.openvino as backend
+
+    measured, not_measured = (replace(models["street"], half=half) for half in (True, False))
+    monkeypatch.setattr(backend, "_has_bf16", lambda: True)
+    assert backend._precision("auto", measured, ["BF16", "FP32"]) == ("bf16", "bf16")
+    assert backend._precision("fp32", measured, ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("auto", not_measured, ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("auto", replace(measured, quantised=True), ["BF16", "FP32"]) == ("f32", "int8")
+    monkeypatch.setattr(backend, "_has_bf16", lambda: False)
+    assert backend._precision("auto", measured, ["BF16", "FP32"]) == ("f32", "fp32")
+
+
+def test_openvino_half_precision_keeps_nearly_all_labels(models: dict[str, Model]) -> None:
+    """On processors without it this compares single precision with itself."""
+    image, labels = picture((96, 128)), []
+    for half in (True, False):
+        with open_engine_for(replace(models["street"], half=half), "openvino") as engine:
+            labels.append(score(engine.session(96, 128), image).argmax(0))
+    assert (labels[0] == labels[1]).mean() > 0.9
+
+
 def test_openvino_precision_is_always_set(models: dict[str, Model]) -> None:
     """Left alone, OpenVINO computes in bf16 on processors that have it."""
     engine = open_engine(models["street"], "openvino", EngineOptions(threads=1))

@@ -57,13 +57,13 @@ def test_onnxruntime_and_openvino_agree_with_torch(
 def test_the_file_tells_what_it_is(file: Path) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     facts = ModelFacts.from_properties(properties, "file")
-    assert facts == ModelFacts("street", CAMVID, 448, 16, align_corners=False, licence="research use")
+    assert facts == ModelFacts("street", CAMVID, 448, 16, align_corners=False, licence="research use", half=True)
     assert json.loads(properties["deeplab_stream.score_stride"]) == 4
     assert json.loads(properties["deeplab_stream.training"]) == {"epochs": 3, "splits": ["train"]}
     assert properties["deeplab_stream.align_corners"] == "false"
     assert set(properties) >= {f"deeplab_stream.{key}" for key in ("name", "labels", "palette", "licence", "size")}
     model = read_model(file)
-    assert (model.layout, model.input_dtype, model.mean) == ("nhwc", "uint8", None)
+    assert (model.layout, model.input_dtype, model.mean, model.half) == ("nhwc", "uint8", None, True)
 
 
 def test_the_graph_is_plain(file: Path) -> None:

@@ -257,6 +257,10 @@ def test_the_embedded_file_agrees_with_its_entry() -> None:
 def test_facts_survive_the_file() -> None:
     facts = ModelFacts("straße", VOC, 360, 16, True, "CC-BY 4.0")
     assert ModelFacts.from_properties(facts.to_properties(), "x.onnx") == facts
+    half = replace(facts, half=True)
+    assert ModelFacts.from_properties(half.to_properties(), "x.onnx") == half
+    older = {key: value for key, value in half.to_properties().items() if not key.endswith(".half")}
+    assert ModelFacts.from_properties(older, "x.onnx") == facts
 
 
 @pytest.mark.parametrize(
@@ -265,6 +269,7 @@ def test_facts_survive_the_file() -> None:
         ("size", '"big"', r"x\.onnx: metadata deeplab_stream\.size is 'big': it must be a whole number from 16"),
         ("labels", "[]", "labels is \\[\\]: it must be a list of 2 to 255"),
         ("palette", "[[0,0,0]]", "palette is .*: it must be a list of 21 colours"),
+        ("half", '"yes"', "half is 'yes': it must be true or false"),
         ("align_corners", "1", "align_corners is 1: it must be true or false"),
         ("background", '"sea"', "background is 'sea': it must be a class name or a number from 0 to 20"),
     ],
