@@ -68,7 +68,7 @@ def test_openvino_half_precision_only_where_the_processor_has_it(
 ) -> None:
     import engines.backends.openvino as backend
 
-    assert backend._precision("auto", models["street"], ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("auto", replace(models["street"], half=False), ["FP16"]) == ("f32", "fp32")
     assert backend._precision("fp16", models["street"], ["FP16", "FP32"]) == ("f16", "fp16")
     monkeypatch.setattr(backend, "_has_bf16", lambda: True)
     assert backend._precision("fp16", models["street"], ["BF16", "FP32"]) == ("bf16", "bf16")
@@ -103,7 +103,7 @@ def test_openvino_half_precision_keeps_nearly_all_labels(models: dict[str, Model
 
 def test_openvino_precision_is_always_set(models: dict[str, Model]) -> None:
     """Left alone, OpenVINO computes in bf16 on processors that have it."""
-    engine = open_engine(models["street"], "openvino", EngineOptions(threads=1))
+    engine = open_engine(replace(models["street"], half=False), "openvino", EngineOptions(threads=1))
     session = engine.session(96, 128)
     compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
     assert "f" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
