@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,9 @@ from engines.networks.registry import NetworkSpec, assemble
 FORMAT = "deeplab-stream checkpoint 1"
 KEY = "trained"
 """Where a checkpoint file keeps the trained network."""
+
+UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What values of a wrong type or shape raise on their way into a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class TrainedNetwork:
     def from_tree(cls, tree: Mapping[str, Any]) -> TrainedNetwork:
         """The inverse of `to_tree`."""
         spec, labels = tree["spec"], tree["labels"]
+        if not isinstance(tree["size"], int) or not isinstance(tree["facts"], dict):
+            raise TypeError("its size or its facts are of a wrong type")
         return cls(
             spec=NetworkSpec(**{**spec, "rates": tuple(spec["rates"])}),
             output_stride=tree["output_stride"],
@@ -82,7 +86,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such checkpoint") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # rubbish can lead the unpickler into any exception
         raise ModelError(f"{path}: not a readable checkpoint") from error
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise ModelError(f"{path}: not a checkpoint of this program")
@@ -95,7 +99,15 @@ def read_trained(path: Path) -> TrainedNetwork:
     Raises:
         ModelError: as `read_tree`, or the network in it does not fit this program.
     """
+    tree = read_tree(path)
     try:
-        return TrainedNetwork.from_tree(read_tree(path)[KEY])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: its network does not fit this version: {error}") from error
+        trained = TrainedNetwork.from_tree(tree[KEY])
+        trained.restore()
+    except UNFIT as error:
+        raise ModelError(f"{path}: its network does not fit this version: {first_line(error)}") from error
+    return trained
+
+
+def first_line(error: Exception) -> str:
+    """What torch says in a line; it goes on with every tensor's name."""
+    return str(error).partition("\n")[0] or type(error).__name__

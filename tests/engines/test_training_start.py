@@ -13,39 +13,16 @@ for peer in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(peer, reason=f"exporting needs {peer} (the extra `train`)")
 
 from engines.base import ModelError  # noqa: E402
-from engines.export import export  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
-from engines.networks import DeepLab, NetworkSpec, assemble  # noqa: E402
-from engines.networks.trained import TrainedNetwork  # noqa: E402
+from engines.networks import NetworkSpec, assemble  # noqa: E402
 from engines.training.augment import paste  # noqa: E402
 from engines.training.dataset import IGNORE  # noqa: E402
 from engines.training.initial import calibrate, load_exported  # noqa: E402
-
-SPEC = NetworkSpec("mobilenetv2", decoder=True, width=0.25, aspp_channels=16, decoder_channels=16)
-
-
-def network_with_statistics() -> DeepLab:
-    torch.manual_seed(0)
-    network = assemble(SPEC, len(CAMVID))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.normal_(module.bias, std=0.1)
-    network.train()(torch.randn(4, 3, 64, 64))
-    return network.eval()
+from tests.engines.small_network import SPEC, Exported  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeepLab, Path]:
-    torch.set_num_threads(1)
-    network = network_with_statistics()
-    path = tmp_path_factory.mktemp("start") / "small.onnx"
-    export(TrainedNetwork(SPEC, 16, CAMVID, 64, network.state_dict()), path, name="small")
-    return network, path
-
-
-def test_an_exported_network_goes_on_where_it_was(exported: tuple[DeepLab, Path]) -> None:
-    network, path = exported
+def test_an_exported_network_goes_on_where_it_was(exported: Exported) -> None:
+    network, path = exported.trained.restore(), exported.file
     images = torch.randn(4, 3, 64, 96)
     started = assemble(SPEC, len(CAMVID)).eval()
     with torch.inference_mode():
@@ -63,10 +40,10 @@ def test_an_exported_network_goes_on_where_it_was(exported: tuple[DeepLab, Path]
             assert module.running_mean.abs().max() > 0, name
 
 
-def test_an_export_of_another_network_is_refused(exported: tuple[DeepLab, Path], tmp_path: Path) -> None:
-    _, path = exported
+def test_an_export_of_another_network_is_refused(exported: Exported, tmp_path: Path) -> None:
+    path = exported.file
     other = assemble(SPEC, 5)
-    with pytest.raises(ModelError, match=r"small\.onnx: no weights of a fitting shape for head\.weight"):
+    with pytest.raises(ModelError, match=r"street\.onnx: no weights of a fitting shape for head\.weight"):
         load_exported(other, path)
     larger = assemble(NetworkSpec("mobilenetv2", decoder=True, width=0.5, aspp_channels=16), len(CAMVID))
     with pytest.raises(ModelError, match="no weights of a fitting shape for"):
