@@ -34,6 +34,8 @@ class TrainedNetwork:
         size: preferred short side of the picture, in pixels.
         weights: its state, tensors by name.
         facts: anything worth knowing of how it was trained; JSON values only.
+        class_weights: weight of each class in the cross-entropy that it was trained with; empty
+            where all weighed the same.
     """
 
     spec: NetworkSpec
@@ -42,11 +44,20 @@ class TrainedNetwork:
     size: int
     weights: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
+    class_weights: tuple[float, ...] = ()
 
     def restore(self) -> DeepLab:
-        """The network with its weights, in eval mode, on the CPU."""
+        """The network with its weights, in eval mode, on the CPU; its scores are of the classes as they occur.
+
+        A weighted cross-entropy is least where the scores are those of the weighted classes, so the
+        logarithms of the weights are taken from them (Menon et al., arXiv 2007.07314, section 4.1).
+        """
         network = assemble(self.spec, len(self.labels), self.output_stride)
         network.load_state_dict(self.weights)
+        if self.class_weights:
+            assert network.head.bias is not None
+            with torch.no_grad():
+                network.head.bias -= torch.tensor(self.class_weights).log()
         return network.eval()
 
     def to_tree(self) -> dict[str, Any]:
@@ -58,6 +69,7 @@ class TrainedNetwork:
             "size": self.size,
             "weights": self.weights,
             "facts": self.facts,
+            "class_weights": list(self.class_weights),
         }
 
     @classmethod
@@ -73,6 +85,7 @@ class TrainedNetwork:
             size=tree["size"],
             weights=tree["weights"],
             facts=tree["facts"],
+            class_weights=tuple(map(float, tree.get("class_weights", ()))),
         )
 
 

@@ -137,6 +137,7 @@ class Trainer:
                 size=self.options.model.size,
                 weights=self._average.network.state_dict(),
                 facts=self.facts,
+                class_weights=tuple(self._loss.weights.tolist()),
             ),
             epoch=self.epoch,
             step=self._progress.step,
@@ -203,11 +204,12 @@ class Trainer:
         confusion = Confusion(len(self.labels))
         network = self._average.network
         assert isinstance(network, DeepLab)
+        shift = self._loss.weights.log()[:, None, None]  # as `TrainedNetwork.restore` does
         with torch.inference_mode():
             for image, labels in tqdm(self._held_out, desc="validation", unit="picture"):
                 batch = torch.from_numpy(image)[None].to(self._device)
                 truth = torch.from_numpy(labels)[None]
-                scores = network(normalise(batch, network.encoder))
+                scores = network(normalise(batch, network.encoder)) - shift
                 predicted = enlarge_scores(scores, truth).argmax(1).cpu().numpy()
                 confusion.add(labels[None], predicted)
         iou = dict(zip(self.labels.names, np.round(confusion.iou(), 4).tolist(), strict=True))

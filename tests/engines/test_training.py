@@ -37,6 +37,7 @@ def test_four_pictures_can_be_learnt(root: Path, tmp_path: Path) -> None:
     assert facts["pictures"] == 4
     assert facts["train_miou"] > 0.7
     assert facts["validation_miou"] > 0.7
+    assert min(checkpoint.trained.class_weights) < 1 < max(checkpoint.trained.class_weights)
     network = checkpoint.trained.restore()
     assert not network.training
     assert read_trained(tmp_path / "run" / CHECKPOINT).labels.names[3] == "road"

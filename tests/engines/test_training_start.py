@@ -1,10 +1,10 @@
-"""Training from a network that was exported, and pasting one picture's things into another."""
+"""Training from a network that was exported."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
@@ -15,8 +15,7 @@ for peer in ("onnx", "onnxscript", "onnxruntime"):
 from engines.base import ModelError  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
 from engines.networks import NetworkSpec, assemble  # noqa: E402
-from engines.training.augment import paste  # noqa: E402
-from engines.training.dataset import IGNORE  # noqa: E402
+from engines.networks.trained import TrainedNetwork  # noqa: E402
 from engines.training.initial import calibrate, load_exported  # noqa: E402
 from tests.engines.small_network import SPEC, Exported  # noqa: E402
 
@@ -55,27 +54,10 @@ def test_an_export_of_another_network_is_refused(exported: Exported, tmp_path: P
         load_exported(other, tmp_path / "text.onnx")
 
 
-def test_half_of_the_donors_classes_are_pasted_where_they_lie() -> None:
-    view = (np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4), np.uint8))
-    donor_labels = np.array([[1] * 4, [2] * 4, [3] * 4, [IGNORE] * 4], np.uint8)
-    donor = (np.repeat(donor_labels.repeat(2, 0).repeat(2, 1)[..., None], 3, 2), donor_labels)
-    seen = set()
-    for seed in range(20):
-        image, labels = paste(view, donor, np.random.default_rng(seed))
-        taken = set(np.unique(labels)) - {0}
-        assert len(taken) == 2
-        assert taken < {1, 2, 3}
-        assert np.array_equal(np.unique(image), np.unique(labels))
-        assert np.array_equal(image[::2, ::2, 0], labels)
-        assert np.array_equal(image[1::2, 1::2, 2], labels)
-        seen |= taken
-    assert seen == {1, 2, 3}
-    assert not view[1].any()
-
-
-def test_a_donor_without_labels_gives_nothing() -> None:
-    view = (np.full((8, 8, 3), 7, np.uint8), np.ones((4, 4), np.uint8))
-    donor = (np.zeros((8, 8, 3), np.uint8), np.full((4, 4), IGNORE, np.uint8))
-    image, labels = paste(view, donor, np.random.default_rng(0))
-    assert np.array_equal(image, view[0])
-    assert np.array_equal(labels, view[1])
+def test_class_weights_are_taken_from_the_scores(exported: Exported) -> None:
+    weights = tuple(1.0 + 0.1 * index for index in range(len(CAMVID)))
+    weighted = TrainedNetwork.from_tree(replace(exported.trained, class_weights=weights).to_tree())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        change = exported.trained.restore()(images) - weighted.restore()(images)
+    torch.testing.assert_close(change, torch.tensor(weights).log()[None, :, None, None].expand_as(change))
