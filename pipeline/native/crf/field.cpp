@@ -1,0 +1,154 @@
+#include "field.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+namespace crf {
+namespace {
+
+constexpr float kPadding = -2e6f;  // score of a lane without a class
+constexpr float kFloor = -1e6f;    // any class that far behind is as unlikely as can be
+
+Lattice<2>::Sigmas place(const Energy &energy) { return {energy.pos_xy, 0}; }
+
+}  // namespace
+
+Field::Field(int height, int width, const Energy &energy, const Kernels &kernels, Team &team)
+    : energy_(energy),
+      kernels_(kernels),
+      team_(team),
+      order_(height, width, team.size()),
+      spatial_(order_, place(energy), energy.symmetric, team.size()),
+      bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, energy.symmetric, team.size()) {
+    spatial_.build(nullptr, kernels, team);
+}
+
+void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample::Map mx,
+                      const std::vector<uint8_t> &alive, bool lump) {
+    alive_ = alive;
+    lumped_ = false;
+    (void)lump;
+    lanes_ = (int(alive.size()) + 7) / 8 * 8;
+    const int h = scores.height, w = scores.width;
+    const size_t cells = size_t(h) * w;
+    // Cells × lanes, each relative to the cell's best class: no sum of them can overflow.
+    std::vector<float> most(cells, -INFINITY);
+    for (int c = 0; c < scores.classes; ++c)
+        for (size_t i = 0; i < cells; ++i) most[i] = std::max(most[i], scores.data[c * cells + i]);
+    Buffer<float> records;
+    records.need(cells * lanes_);
+    std::fill_n(records.data(), cells * lanes_, kPadding);
+    for (size_t k = 0; k < alive.size(); ++k) {
+        const float *from = scores.data + alive[k] * cells;
+        for (size_t i = 0; i < cells; ++i) records[i * lanes_ + k] = std::max(from[i] - most[i], kFloor);
+    }
+    std::vector<int32_t> column(order_.width);
+    std::vector<float> across(order_.width);
+    for (int x = 0; x < order_.width; ++x) {
+        const double at = std::min(std::max(mx.scale * x + mx.offset, 0.0), double(w - 1));
+        column[x] = int(at);
+        across[x] = float(at - column[x]);
+    }
+    unary_.need(order_.size() * lanes_);
+    team_.run([&](int thread) {
+        Buffer<float> rows;
+        const size_t record = size_t(w) * lanes_;
+        rows.need(record * kTile);
+        for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
+            const size_t begin = order_.tile[t], end = order_.tile[t + 1];
+            const int left = order_.pixel[begin] % order_.width, right = order_.pixel[end - 1] % order_.width;
+            const int wide = right - left + 1, top = order_.pixel[begin] / order_.width;
+            const int first = column[left], last = std::min(column[right] + 1, w - 1);
+            for (size_t p = begin; p < end; p += wide) {
+                const int y = top + int((p - begin) / wide);
+                const double at = std::min(std::max(my.scale * y + my.offset, 0.0), double(h - 1));
+                const int above = int(at), below = std::min(above + 1, h - 1);
+                const float down = float(at - above);
+                const float *a = records.data() + above * record, *b = records.data() + below * record;
+                float *to = rows.data();
+                for (size_t i = size_t(first) * lanes_; i < size_t(last + 1) * lanes_; ++i)
+                    to[i] = a[i] + (b[i] - a[i]) * down;
+                kernels_.unary({rows.data(), column.data(), across.data(), w - 1}, left, wide, lanes_,
+                               unary_.data() + p * lanes_);
+            }
+        }
+    });
+}
+
+void Field::infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals, int classes) {
+    for (int i = 0; i < 2; ++i) {
+        bilateral_values_[i].need(bilateral_.size() * lanes_);
+        spatial_values_[i].need(spatial_.size() * lanes_);
+    }
+    if (marginals && alive_.size() < size_t(classes))
+        std::fill_n(marginals, size_t(classes) * order_.size(), 0.0f);
+    sweep(true, iterations == 0, labels, stride, marginals);
+    for (int i = 0; i < iterations; ++i) {
+        bilateral_.blur(bilateral_values_[0].data(), lanes_, kernels_, team_);
+        spatial_.blur(spatial_values_[0].data(), lanes_, kernels_, team_);
+        sweep(false, i + 1 == iterations, labels, stride, marginals);
+    }
+}
+
+void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals) {
+    const float scales[2] = {energy_.bi_w / (1.0f + 1.0f / 32), energy_.pos_w / (1.0f + 1.0f / 4)};
+    if (!energy_.symmetric && !first) {
+        bilateral_scale_.resize(order_.size());
+        spatial_scale_.resize(order_.size());
+        for (size_t p = 0; p < order_.size(); ++p) {
+            bilateral_scale_[p] = scales[0] * bilateral_.after()[p];
+            spatial_scale_[p] = scales[1] * spatial_.after()[p];
+        }
+    }
+    float *const bilateral = bilateral_values_[first ? 0 : 1].data(), *const spatial = spatial_values_[first ? 0 : 1].data();
+    team_.run([&](int thread) {
+        Buffer<float> q;
+        if (last) q.need(size_t(kTile) * kTile * lanes_);
+        Pass pass{};
+        pass.lanes = lanes_;
+        pass.unary = unary_.data();
+        pass.rest = lumped_ ? rest_.data() : nullptr;
+        pass.bilateral = bilateral_.points();
+        pass.spatial = spatial_.points();
+        pass.bilateral_from = first ? nullptr : bilateral_values_[0].data();
+        pass.spatial_from = first ? nullptr : spatial_values_[0].data();
+        pass.bilateral_to = last ? nullptr : bilateral;
+        pass.spatial_to = last ? nullptr : spatial;
+        pass.bilateral_scale = energy_.symmetric ? &scales[0] : bilateral_scale_.data();
+        pass.spatial_scale = energy_.symmetric ? &scales[1] : spatial_scale_.data();
+        pass.scale_step = energy_.symmetric ? 0 : 1;
+        pass.q = last ? q.data() : nullptr;
+        for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
+            pass.begin = order_.tile[t];
+            pass.end = order_.tile[t + 1];
+            if (!last) {
+                bilateral_.open_tile(t, bilateral, lanes_);
+                spatial_.open_tile(t, spatial, lanes_);
+            }
+            kernels_.pass(pass);
+            if (last) write(pass.begin, pass.end, q.data(), labels, stride, marginals);
+        }
+    });
+    if (!first && !last) {
+        std::swap(bilateral_values_[0], bilateral_values_[1]);
+        std::swap(spatial_values_[0], spatial_values_[1]);
+    }
+}
+
+void Field::write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const {
+    for (size_t p = begin; p < end; ++p, q += lanes_) {
+        const size_t pixel = order_.pixel[p];
+        if (labels) {
+            int best = 0;
+            for (int k = 1; k < int(alive_.size()); ++k)
+                if (q[k] > q[best]) best = k;
+            labels[pixel / order_.width * stride + pixel % order_.width] = alive_[best];
+        }
+        if (marginals)
+            for (size_t k = 0; k < alive_.size(); ++k) marginals[alive_[k] * order_.size() + pixel] = q[k];
+    }
+}
+
+}  // namespace crf

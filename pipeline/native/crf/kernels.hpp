@@ -1,0 +1,71 @@
+// The inner loops, one table of them for every instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace crf {
+
+template <int D>
+struct Vertices {  // the corners of the simplex that a pixel lies in, and its barycentric coordinates
+    int32_t id[D + 1];
+    float weight[D + 1];
+};
+
+template <int D>
+struct Packing {  // lattice coordinates as fields of one 64-bit key
+    int32_t bias[D];
+    int32_t shift[D];
+    uint64_t step[D + 1];  // what the key changes by from a corner to the next, by the axis in between
+};
+
+constexpr int kBlock = 8;  // pixels whose simplices are found together
+
+template <int D>
+struct Simplices {
+    alignas(32) float elevated[D][kBlock];  // in: features times the lattice's scale
+    uint64_t key[kBlock][D + 1];
+    float weight[kBlock][D + 1];
+};
+
+struct Upsampling {      // one row of scores, already interpolated between two rows of cells
+    const float *row;    // cells × lanes
+    const int32_t *cell; // of each pixel: the cell before it
+    const float *across; // of each pixel: the weight of the cell after it
+    int32_t last;        // the last cell
+};
+
+struct Pass {  // one sweep over pixels [begin, end) in their order
+    size_t begin, end;
+    int lanes;
+    const float *unary;  // pixels × lanes: logarithms of probabilities
+    const float *rest;   // pixels: the summed probability of the classes without a lane; may be null
+    const Vertices<5> *bilateral;
+    const Vertices<2> *spatial;
+    const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone
+    float *bilateral_to, *spatial_to;            // lattices to splat into, or null
+    const float *bilateral_scale, *spatial_scale;  // of the messages; a pixel each if scale_step is 1
+    size_t scale_step;
+    float *q;  // begin's marginals first, a pixel of lanes each; or null
+};
+
+struct Kernels {
+    const char *name;
+    void (*simplices5)(const Packing<5> &, Simplices<5> &);
+    void (*simplices2)(const Packing<2> &, Simplices<2> &);
+    // In place along chains of neighbours: v ← v + (before + after) / 2.  A negative entry begins a chain.
+    void (*blur)(const int32_t *chain, size_t length, float *values, int lanes);
+    // The same from one array into another: out[i] for i in [begin, end), neighbours 2 a vertex.
+    void (*blur_apart)(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out, int lanes);
+    void (*pass)(const Pass &);
+    // Log-probabilities, at least log 1e-5, of `count` pixels from interpolated scores.
+    void (*unary)(const Upsampling &, int first, int count, int lanes, float *out);
+};
+
+const Kernels &portable_kernels();
+#if defined(CRF_X86_KERNELS)
+const Kernels &avx2_kernels();
+const Kernels &avx512_kernels();
+#endif
+
+}  // namespace crf

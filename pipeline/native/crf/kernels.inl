@@ -1,0 +1,187 @@
+// The mean field's inner loops; included once for every instruction set, which names its table.
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace crf {
+namespace {
+
+constexpr float kLeast = -11.5129255f;  // log 1e-5: no class is ever impossible
+constexpr float kNoLane = -1.5e6f;      // below it is padding, which has no class
+constexpr int kAhead = 12;              // vertices to fetch in advance
+
+template <int G>
+CRF_INLINE void prefetch(const float *p) {
+    for (int g = 0; g < (G ? G : 4); g += 2) __builtin_prefetch(p + 8 * g);
+}
+
+template <int G>
+CRF_INLINE void blur_chains(const int32_t *chain, size_t length, float *values, int lanes) {
+    const int groups = G ? G : lanes / 8;
+    const f8 half = splat8(0.5f);
+    f8 before[G ? G : 32];
+    for (size_t i = 0; i < length; ++i) {
+        if (i + kAhead < length) prefetch<G>(values + size_t(chain[i + kAhead] & 0x7fffffff) * 8 * groups);
+        f8 *here = (f8 *)(values + size_t(chain[i] & 0x7fffffff) * 8 * groups);
+        if (chain[i] < 0)
+            for (int g = 0; g < groups; ++g) before[g] = splat8(0);
+        if (i + 1 < length && chain[i + 1] >= 0) {
+            const f8 *after = (const f8 *)(values + size_t(chain[i + 1]) * 8 * groups);
+            for (int g = 0; g < groups; ++g) {
+                const f8 old = here[g];
+                here[g] = old + half * (before[g] + after[g]);
+                before[g] = old;
+            }
+        } else {
+            for (int g = 0; g < groups; ++g) here[g] = here[g] + half * before[g];
+        }
+    }
+}
+
+void blur_scalar(const int32_t *chain, size_t length, float *values) {
+    float before = 0;
+    for (size_t i = 0; i < length; ++i) {
+        if (chain[i] < 0) before = 0;
+        float &here = values[chain[i] & 0x7fffffff];
+        const float after = i + 1 < length && chain[i + 1] >= 0 ? values[chain[i + 1]] : 0.0f;
+        const float old = here;
+        here = old + 0.5f * (before + after);
+        before = old;
+    }
+}
+
+void blur(const int32_t *chain, size_t length, float *values, int lanes) {
+    switch (lanes) {
+        case 1: return blur_scalar(chain, length, values);
+        case 8: return blur_chains<1>(chain, length, values, lanes);
+        case 16: return blur_chains<2>(chain, length, values, lanes);
+        case 24: return blur_chains<3>(chain, length, values, lanes);
+        case 32: return blur_chains<4>(chain, length, values, lanes);
+        default: return blur_chains<0>(chain, length, values, lanes);
+    }
+}
+
+template <int G>
+CRF_INLINE void blur_between(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out,
+                             int lanes) {
+    const int groups = G ? G : lanes / 8;
+    const f8 half = splat8(0.5f);
+    for (size_t i = begin; i < end; ++i) {
+        const f8 *here = (const f8 *)(in + i * 8 * groups);
+        const f8 *one = (const f8 *)(in + size_t(neighbours[2 * i]) * 8 * groups);
+        const f8 *two = (const f8 *)(in + size_t(neighbours[2 * i + 1]) * 8 * groups);
+        f8 *to = (f8 *)(out + i * 8 * groups);
+        for (int g = 0; g < groups; ++g) to[g] = here[g] + half * (one[g] + two[g]);
+    }
+}
+
+void blur_apart(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out, int lanes) {
+    switch (lanes) {
+        case 8: return blur_between<1>(neighbours, begin, end, in, out, lanes);
+        case 16: return blur_between<2>(neighbours, begin, end, in, out, lanes);
+        default: return blur_between<0>(neighbours, begin, end, in, out, lanes);
+    }
+}
+
+template <int G>
+CRF_INLINE void softmax(f8 *a, int groups, const float *rest) {
+    f8 most = a[0];
+    for (int g = 1; g < groups; ++g) most = max8(most, a[g]);
+    const float top = max_of(most);
+    f8 total = splat8(0);
+    for (int g = 0; g < groups; ++g) {
+        a[g] = exp8(a[g] - splat8(top));
+        total = total + a[g];
+    }
+    float sum = sum_of(total);
+    if (rest) sum += *rest * exp8(splat8(-top))[0];
+    const f8 scale = splat8(1.0f / sum);
+    for (int g = 0; g < groups; ++g) a[g] = a[g] * scale;
+}
+
+template <int G, int D>
+CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 *a, int groups) {
+    for (int k = 0; k <= D; ++k) {
+        const f8 w = splat8(at.weight[k] * scale);
+        const f8 *v = (const f8 *)(from + size_t(at.id[k]) * 8 * groups);
+        for (int g = 0; g < groups; ++g) a[g] = a[g] + w * v[g];
+    }
+}
+
+template <int G, int D>
+CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int groups) {
+    for (int k = 0; k <= D; ++k) {
+        const f8 w = splat8(at.weight[k]);
+        f8 *v = (f8 *)(to + size_t(at.id[k]) * 8 * groups);
+        for (int g = 0; g < groups; ++g) v[g] = v[g] + w * q[g];
+    }
+}
+
+template <int G>
+CRF_INLINE void sweep(const Pass &s) {
+    const int groups = G ? G : s.lanes / 8;
+    f8 a[G ? G : 32];
+    for (size_t p = s.begin; p < s.end; ++p) {
+        const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
+        for (int g = 0; g < groups; ++g) a[g] = unary[g];
+        if (s.bilateral_from) {
+            slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], a, groups);
+            slice<G>(s.spatial[p], s.spatial_from, s.spatial_scale[p * s.scale_step], a, groups);
+        }
+        softmax<G>(a, groups, s.rest ? s.rest + p : nullptr);
+        if (s.bilateral_to) {
+            splat<G>(s.bilateral[p], a, s.bilateral_to, groups);
+            splat<G>(s.spatial[p], a, s.spatial_to, groups);
+        }
+        if (s.q) {
+            f8 *q = (f8 *)(s.q + (p - s.begin) * 8 * groups);
+            for (int g = 0; g < groups; ++g) q[g] = a[g];
+        }
+    }
+}
+
+void pass(const Pass &s) {
+    switch (s.lanes) {
+        case 8: return sweep<1>(s);
+        case 16: return sweep<2>(s);
+        case 24: return sweep<3>(s);
+        case 32: return sweep<4>(s);
+        default: return sweep<0>(s);
+    }
+}
+
+template <int G>
+CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, int lanes, float *out) {
+    const int groups = G ? G : lanes / 8;
+    f8 z[G ? G : 32];
+    for (int i = 0; i < count; ++i) {
+        const int near = up.cell[first + i], far = near < up.last ? near + 1 : near;
+        const f8 *left = (const f8 *)(up.row + size_t(near) * 8 * groups);
+        const f8 *right = (const f8 *)(up.row + size_t(far) * 8 * groups);
+        const f8 w = splat8(up.across[first + i]);
+        f8 most = splat8(-3e6f);
+        for (int g = 0; g < groups; ++g) {
+            z[g] = left[g] + (right[g] - left[g]) * w;
+            most = max8(most, z[g]);
+        }
+        const float top = max_of(most);
+        f8 total = splat8(0);
+        for (int g = 0; g < groups; ++g) total = total + exp8(z[g] - splat8(top));
+        const f8 scale = splat8(top + log_of(sum_of(total)));
+        f8 *to = (f8 *)(out + size_t(i) * 8 * groups);
+        for (int g = 0; g < groups; ++g)
+            to[g] = z[g] > splat8(kNoLane) ? max8(z[g] - scale, splat8(kLeast)) : splat8(-1e4f);
+    }
+}
+
+void unary(const Upsampling &up, int first, int count, int lanes, float *out) {
+    switch (lanes) {
+        case 8: return log_probabilities<1>(up, first, count, lanes, out);
+        case 16: return log_probabilities<2>(up, first, count, lanes, out);
+        case 24: return log_probabilities<3>(up, first, count, lanes, out);
+        case 32: return log_probabilities<4>(up, first, count, lanes, out);
+        default: return log_probabilities<0>(up, first, count, lanes, out);
+    }
+}
+
+}  // namespace
+}  // namespace crf

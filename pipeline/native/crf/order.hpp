@@ -1,0 +1,39 @@
+// The order in which pixels are visited: tile by tile, so that what they touch of a lattice stays in cache.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace crf {
+
+constexpr int kTile = 16;
+
+struct Order {
+    int height, width;
+    std::vector<int32_t> pixel;  // row-major index, in the order of visits
+    std::vector<size_t> tile;    // where each tile begins, and the end
+    std::vector<size_t> part;    // the first tile of each thread's share, and the end
+
+    Order(int height_, int width_, int parts) : height(height_), width(width_) {
+        pixel.reserve(size_t(height) * width);
+        // Along the shorter side first: shares then touch along the shorter side.
+        const bool wide = width > height;
+        const int outer = wide ? width : height, inner = wide ? height : width;
+        for (int a = 0; a < outer; a += kTile)
+            for (int b = 0; b < inner; b += kTile) {
+                tile.push_back(pixel.size());
+                const int top = wide ? b : a, left = wide ? a : b;
+                for (int y = top; y < std::min(top + kTile, height); ++y)
+                    for (int x = left; x < std::min(left + kTile, width); ++x) pixel.push_back(y * width + x);
+            }
+        tile.push_back(pixel.size());
+        const size_t tiles = tile.size() - 1;
+        for (int i = 0; i <= parts; ++i) part.push_back(tiles * i / parts);
+    }
+    size_t size() const { return pixel.size(); }
+    size_t tiles() const { return tile.size() - 1; }
+};
+
+}  // namespace crf

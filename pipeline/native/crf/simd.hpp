@@ -1,0 +1,73 @@
+// Eight floats at a time, by the vector extension of GCC and Clang: one source for every instruction set.
+//
+// Everything here is pulled into its caller; nothing of the standard library is used, so that a file
+// compiled for AVX-512 leaves no function behind that a lesser processor might be given.
+#pragma once
+
+#include <cstdint>
+
+#define CRF_INLINE inline __attribute__((always_inline))
+
+namespace crf {
+namespace {
+
+typedef float f8 __attribute__((vector_size(32), may_alias));
+typedef int32_t i8 __attribute__((vector_size(32), may_alias));
+
+CRF_INLINE f8 splat8(float x) { return f8{x, x, x, x, x, x, x, x}; }
+CRF_INLINE i8 splat8i(int32_t x) { return i8{x, x, x, x, x, x, x, x}; }
+CRF_INLINE f8 max8(f8 a, f8 b) { return a > b ? a : b; }
+
+CRF_INLINE float max_of(f8 v) {
+    const f8 a = max8(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+    const f8 b = max8(a, __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5));
+    return b[0] > b[1] ? b[0] : b[1];
+}
+
+CRF_INLINE float sum_of(f8 v) {
+    const f8 a = v + __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+    const f8 b = a + __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5);
+    return b[0] + b[1];
+}
+
+// Nearest whole number, ties to even, for |x| < 2^22.  No compiler may simplify this (no -ffast-math).
+CRF_INLINE f8 round8(f8 x) {
+    const f8 magic = splat8(12582912.0f);
+    return (x + magic) - magic;
+}
+
+// exp for arguments ≤ 88, to 2 units in the last place; 0 below -87.
+CRF_INLINE f8 exp8(f8 x) {
+    const f8 low = splat8(-87.0f);
+    const f8 y = max8(x, low);
+    const f8 n = round8(y * splat8(1.44269504f));
+    f8 r = y - n * splat8(0.693359375f);
+    r = r + n * splat8(2.12194440e-4f);
+    f8 p = splat8(1.9875691500e-4f);
+    p = p * r + splat8(1.3981999507e-3f);
+    p = p * r + splat8(8.3334519073e-3f);
+    p = p * r + splat8(4.1665795894e-2f);
+    p = p * r + splat8(1.6666665459e-1f);
+    p = p * r + splat8(5.0000001201e-1f);
+    p = p * r * r + r + splat8(1.0f);
+    const i8 power = (__builtin_convertvector(n, i8) + 127) << 23;
+    const i8 bits = (i8)(p * (f8)power) & (x >= low);
+    return (f8)bits;
+}
+
+// Natural logarithm of normal positive numbers, to about 1e-7.
+CRF_INLINE float log_of(float x) {
+    union {
+        float f;
+        int32_t i;
+    } u = {x};
+    const int32_t e = (u.i - 0x3f3504f3) >> 23;
+    u.i -= e * (1 << 23);
+    const float f = u.f - 1.0f, s = f / (2.0f + f), z = s * s;
+    const float r = z * (0.66666669f + z * (0.40000972f + z * (0.28498787f + z * 0.24279079f)));
+    const float h = 0.5f * f * f;
+    return float(e) * 0.69313812f + (f - (h - s * (h + r)) + float(e) * 9.0580006e-6f);
+}
+
+}  // namespace
+}  // namespace crf
