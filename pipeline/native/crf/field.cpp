@@ -11,8 +11,6 @@ namespace {
 constexpr float kPadding = -2e6f;  // score of a lane without a class
 constexpr float kFloor = -1e6f;    // any class that far behind is as unlikely as can be
 
-Lattice<2>::Sigmas place(const Energy &energy) { return {energy.pos_xy, 0}; }
-
 }  // namespace
 
 Field::Field(int height, int width, const Energy &energy, const Kernels &kernels, Team &team)
@@ -20,10 +18,8 @@ Field::Field(int height, int width, const Energy &energy, const Kernels &kernels
       kernels_(kernels),
       team_(team),
       order_(height, width, team.size()),
-      spatial_(order_, place(energy), energy.symmetric, team.size()),
-      bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, energy.symmetric, team.size()) {
-    spatial_.build(nullptr, kernels, team);
-}
+      spatial_(order_, energy.pos_xy, energy.symmetric, kernels, team),
+      bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, energy.symmetric, team.size()) {}
 
 void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample::Map mx,
                       const std::vector<uint8_t> &alive, bool lump) {
@@ -78,16 +74,14 @@ void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample
 }
 
 void Field::infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals, int classes) {
-    for (int i = 0; i < 2; ++i) {
-        bilateral_values_[i].need(bilateral_.size() * lanes_);
-        spatial_values_[i].need(spatial_.size() * lanes_);
-    }
+    for (Buffer<float> &values : values_) values.need(bilateral_.size() * lanes_);
+    spatial_.prepare(lanes_);
     if (marginals && alive_.size() < size_t(classes))
         std::fill_n(marginals, size_t(classes) * order_.size(), 0.0f);
     sweep(true, iterations == 0, labels, stride, marginals);
     for (int i = 0; i < iterations; ++i) {
-        bilateral_.blur(bilateral_values_[0].data(), lanes_, kernels_, team_);
-        spatial_.blur(spatial_values_[0].data(), lanes_, kernels_, team_);
+        spatial_.finish();
+        bilateral_.blur(values_[0].data(), lanes_, kernels_, team_);
         sweep(false, i + 1 == iterations, labels, stride, marginals);
     }
 }
@@ -102,7 +96,7 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
             spatial_scale_[p] = scales[1] * spatial_.after()[p];
         }
     }
-    float *const bilateral = bilateral_values_[first ? 0 : 1].data(), *const spatial = spatial_values_[first ? 0 : 1].data();
+    float *const to = values_[first ? 0 : 1].data();
     team_.run([&](int thread) {
         Buffer<float> q;
         if (last) q.need(size_t(kTile) * kTile * lanes_);
@@ -112,10 +106,10 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
         pass.rest = lumped_ ? rest_.data() : nullptr;
         pass.bilateral = bilateral_.points();
         pass.spatial = spatial_.points();
-        pass.bilateral_from = first ? nullptr : bilateral_values_[0].data();
-        pass.spatial_from = first ? nullptr : spatial_values_[0].data();
-        pass.bilateral_to = last ? nullptr : bilateral;
-        pass.spatial_to = last ? nullptr : spatial;
+        pass.bilateral_from = first ? nullptr : values_[0].data();
+        pass.spatial_from = first ? nullptr : spatial_.blurred();
+        pass.bilateral_to = last ? nullptr : to;
+        pass.spatial_to = last ? nullptr : spatial_.splatted();
         pass.bilateral_scale = energy_.symmetric ? &scales[0] : bilateral_scale_.data();
         pass.spatial_scale = energy_.symmetric ? &scales[1] : spatial_scale_.data();
         pass.scale_step = energy_.symmetric ? 0 : 1;
@@ -124,17 +118,16 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
             pass.begin = order_.tile[t];
             pass.end = order_.tile[t + 1];
             if (!last) {
-                bilateral_.open_tile(t, bilateral, lanes_);
-                spatial_.open_tile(t, spatial, lanes_);
+                bilateral_.open_tile(t, to, lanes_);
+                spatial_.open_tile(thread, t);
             }
             kernels_.pass(pass);
+            if (!last) spatial_.close_tile(thread, t);
             if (last) write(pass.begin, pass.end, q.data(), labels, stride, marginals);
         }
     });
-    if (!first && !last) {
-        std::swap(bilateral_values_[0], bilateral_values_[1]);
-        std::swap(spatial_values_[0], spatial_values_[1]);
-    }
+    if (!first && !last)
+        std::swap(values_[0], values_[1]);
 }
 
 void Field::write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const {

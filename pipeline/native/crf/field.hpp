@@ -10,6 +10,7 @@
 #include "lattice.hpp"
 #include "memory.hpp"
 #include "order.hpp"
+#include "spatial.hpp"
 #include "team.hpp"
 
 namespace crf {
@@ -27,7 +28,7 @@ class Field {
     // Choose the classes that take part and give their scores; the others' probability is lumped together.
     void set_unary(const upsample::Scores &scores, upsample::Map y, upsample::Map x, const std::vector<uint8_t> &alive,
                    bool lump);
-    void set_image(const uint8_t *image) { bilateral_.build(image, kernels_, team_); }
+    void set_image(const uint8_t *image) { bilateral_.build(image, lanes_, kernels_, team_); }
 
     // Iterate; then the best class of every pixel (height × width), and if `marginals` is not null the
     // probabilities (classes × height × width; zero for a class that takes no part).
@@ -35,7 +36,7 @@ class Field {
 
     int lanes() const { return lanes_; }
     const Lattice<5> &bilateral() const { return bilateral_; }
-    const Lattice<2> &spatial() const { return spatial_; }
+    const Spatial &spatial() const { return spatial_; }
 
    private:
     void sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals);
@@ -45,12 +46,12 @@ class Field {
     const Kernels &kernels_;
     Team &team_;
     const Order order_;
-    Lattice<2> spatial_;
+    Spatial spatial_;
     Lattice<5> bilateral_;
     std::vector<uint8_t> alive_;
     int lanes_ = 0;
     bool lumped_ = false;
-    Buffer<float> unary_, rest_, bilateral_values_[2], spatial_values_[2];
+    Buffer<float> unary_, rest_, values_[2];  // of the bilateral lattice: blurred, and splatted into
     std::vector<float> bilateral_scale_, spatial_scale_;
 };
 

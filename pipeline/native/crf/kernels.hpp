@@ -8,7 +8,7 @@ namespace crf {
 
 template <int D>
 struct Vertices {  // the corners of the simplex that a pixel lies in, and its barycentric coordinates
-    int32_t id[D + 1];
+    int32_t id[D + 1];  // where a vertex's values begin, in pairs of floats
     float weight[D + 1];
 };
 
@@ -57,15 +57,23 @@ struct Kernels {
     void (*blur)(const int32_t *chain, size_t length, float *values, int lanes);
     // The same from one array into another: out[i] for i in [begin, end), neighbours 2 a vertex.
     void (*blur_apart)(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out, int lanes);
+    // out ← middle + (left + right) / 2.
+    void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
     void (*pass)(const Pass &);
     // Log-probabilities, at least log 1e-5, of `count` pixels from interpolated scores.
     void (*unary)(const Upsampling &, int first, int count, int lanes, float *out);
 };
 
-const Kernels &portable_kernels();
+#define CRF_LEVEL(name)                                              \
+    const Kernels &name##_kernels();                                 \
+    void name##_simplices5(const Packing<5> &, Simplices<5> &);      \
+    void name##_simplices2(const Packing<2> &, Simplices<2> &);
+
+CRF_LEVEL(portable)
 #if defined(CRF_X86_KERNELS)
-const Kernels &avx2_kernels();
-const Kernels &avx512_kernels();
+CRF_LEVEL(avx2)
+CRF_LEVEL(avx512)
 #endif
+#undef CRF_LEVEL
 
 }  // namespace crf

@@ -7,6 +7,7 @@ namespace {
 
 constexpr float kLeast = -11.5129255f;  // log 1e-5: no class is ever impossible
 constexpr float kNoLane = -1.5e6f;      // below it is padding, which has no class
+constexpr int kPixels = 16;              // that are worked on together
 constexpr int kAhead = 12;              // vertices to fetch in advance
 
 template <int G>
@@ -18,7 +19,7 @@ template <int G>
 CRF_INLINE void blur_chains(const int32_t *chain, size_t length, float *values, int lanes) {
     const int groups = G ? G : lanes / 8;
     const f8 half = splat8(0.5f);
-    f8 before[G ? G : 32];
+    f8 before[G ? G : 32] = {};
     for (size_t i = 0; i < length; ++i) {
         if (i + kAhead < length) prefetch<G>(values + size_t(chain[i + kAhead] & 0x7fffffff) * 8 * groups);
         f8 *here = (f8 *)(values + size_t(chain[i] & 0x7fffffff) * 8 * groups);
@@ -82,60 +83,87 @@ void blur_apart(const int32_t *neighbours, size_t begin, size_t end, const float
     }
 }
 
+typedef float any8 __attribute__((vector_size(32), may_alias, aligned(4)));
+
+// out ← middle + (left + right) / 2, for any number of floats.
+void blur_run(const float *left, const float *middle, const float *right, float *out, size_t floats) {
+    const f8 half = splat8(0.5f);
+    size_t i = 0;
+    for (; i + 8 <= floats; i += 8)
+        *(any8 *)(out + i) = *(const any8 *)(middle + i) + half * (*(const any8 *)(left + i) + *(const any8 *)(right + i));
+    for (; i < floats; ++i) out[i] = middle[i] + 0.5f * (left[i] + right[i]);
+}
+
 template <int G>
 CRF_INLINE void softmax(f8 *a, int groups, const float *rest) {
     f8 most = a[0];
     for (int g = 1; g < groups; ++g) most = max8(most, a[g]);
     const float top = max_of(most);
+    f8 e[G ? G : 32];
     f8 total = splat8(0);
     for (int g = 0; g < groups; ++g) {
-        a[g] = exp8(a[g] - splat8(top));
-        total = total + a[g];
+        e[g] = exp8(a[g] - splat8(top));
+        total = total + e[g];
     }
     float sum = sum_of(total);
     if (rest) sum += *rest * exp8(splat8(-top))[0];
     const f8 scale = splat8(1.0f / sum);
-    for (int g = 0; g < groups; ++g) a[g] = a[g] * scale;
+    for (int g = 0; g < groups; ++g) a[g] = e[g] * scale;
 }
 
 template <int G, int D>
 CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 *a, int groups) {
+    f8 sum[G ? G : 32];
+    for (int g = 0; g < groups; ++g) sum[g] = splat8(0);
     for (int k = 0; k <= D; ++k) {
-        const f8 w = splat8(at.weight[k] * scale);
-        const f8 *v = (const f8 *)(from + size_t(at.id[k]) * 8 * groups);
-        for (int g = 0; g < groups; ++g) a[g] = a[g] + w * v[g];
+        const f8 w = splat8(at.weight[k]);
+        const f8 *v = (const f8 *)(from + size_t(at.id[k]) * 2);
+        for (int g = 0; g < groups; ++g) sum[g] = sum[g] + w * v[g];
     }
+    for (int g = 0; g < groups; ++g) a[g] = a[g] + splat8(scale) * sum[g];
 }
 
 template <int G, int D>
 CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int groups) {
+    f8 mine[G ? G : 32];
+    for (int g = 0; g < groups; ++g) mine[g] = q[g];
     for (int k = 0; k <= D; ++k) {
         const f8 w = splat8(at.weight[k]);
-        f8 *v = (f8 *)(to + size_t(at.id[k]) * 8 * groups);
-        for (int g = 0; g < groups; ++g) v[g] = v[g] + w * q[g];
+        f8 *v = (f8 *)(to + size_t(at.id[k]) * 2);
+        for (int g = 0; g < groups; ++g) v[g] = v[g] + w * mine[g];
     }
 }
 
+// Step by step over a few pixels, not pixel by pixel: the processor then finds independent work while
+// it waits for a pixel's chain of sums, maximum, exponentials and quotient.
 template <int G>
 CRF_INLINE void sweep(const Pass &s) {
+    constexpr int kStride = G ? G : 32;
     const int groups = G ? G : s.lanes / 8;
-    f8 a[G ? G : 32];
-    for (size_t p = s.begin; p < s.end; ++p) {
-        const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
-        for (int g = 0; g < groups; ++g) a[g] = unary[g];
-        if (s.bilateral_from) {
-            slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], a, groups);
-            slice<G>(s.spatial[p], s.spatial_from, s.spatial_scale[p * s.scale_step], a, groups);
+    f8 a[kPixels * kStride];
+    for (size_t first = s.begin; first < s.end; first += kPixels) {
+        const int count = s.end - first < kPixels ? int(s.end - first) : kPixels;
+        for (int i = 0; i < count; ++i) {
+            const size_t p = first + i;
+            const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
+            f8 sum[kStride];
+            for (int g = 0; g < groups; ++g) sum[g] = unary[g];
+            if (s.bilateral_from) {
+                slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], sum, groups);
+                slice<G>(s.spatial[p], s.spatial_from, s.spatial_scale[p * s.scale_step], sum, groups);
+            }
+            for (int g = 0; g < groups; ++g) a[i * kStride + g] = sum[g];
         }
-        softmax<G>(a, groups, s.rest ? s.rest + p : nullptr);
-        if (s.bilateral_to) {
-            splat<G>(s.bilateral[p], a, s.bilateral_to, groups);
-            splat<G>(s.spatial[p], a, s.spatial_to, groups);
-        }
-        if (s.q) {
-            f8 *q = (f8 *)(s.q + (p - s.begin) * 8 * groups);
-            for (int g = 0; g < groups; ++g) q[g] = a[g];
-        }
+        for (int i = 0; i < count; ++i) softmax<G>(a + i * kStride, groups, s.rest ? s.rest + first + i : nullptr);
+        if (s.bilateral_to)
+            for (int i = 0; i < count; ++i) splat<G>(s.bilateral[first + i], a + i * kStride, s.bilateral_to, groups);
+        if (s.spatial_to)
+            for (int i = 0; i < count; ++i) splat<G>(s.spatial[first + i], a + i * kStride, s.spatial_to, groups);
+        if (s.q)
+            for (int i = 0; i < count; ++i) {
+                f8 *q = (f8 *)(s.q + (first + i - s.begin) * 8 * groups);
+                for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g];
+            }
     }
 }
 

@@ -1,10 +1,9 @@
 #include "kernels.inl"
-#include "simplex.inl"
 
 namespace crf {
 
 const Kernels &avx2_kernels() {
-    static const Kernels kernels{"avx2", simplices5, simplices2, blur, blur_apart, pass, unary};
+    static const Kernels kernels{"avx2", avx2_simplices5, avx2_simplices2, blur, blur_apart, blur_run, pass, unary};
     return kernels;
 }
 

@@ -1,10 +1,9 @@
 #include "kernels.inl"
-#include "simplex.inl"
 
 namespace crf {
 
 const Kernels &avx512_kernels() {
-    static const Kernels kernels{"avx512", simplices5, simplices2, blur, blur_apart, pass, unary};
+    static const Kernels kernels{"avx512", avx512_simplices5, avx512_simplices2, blur, blur_apart, blur_run, pass, unary};
     return kernels;
 }
 

@@ -1,10 +1,9 @@
 #include "kernels.inl"
-#include "simplex.inl"
 
 namespace crf {
 
 const Kernels &portable_kernels() {
-    static const Kernels kernels{"portable", simplices5, simplices2, blur, blur_apart, pass, unary};
+    static const Kernels kernels{"portable", portable_simplices5, portable_simplices2, blur, blur_apart, blur_run, pass, unary};
     return kernels;
 }
 

@@ -56,7 +56,7 @@ Lattice<D>::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts
 }
 
 template <int D>
-void Lattice<D>::build(const uint8_t *image, const Kernels &kernels, Team &team) {
+void Lattice<D>::build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team) {
     points_.need(order_.size());
     if (!symmetric_) after_.need(order_.size());
     const size_t expected = std::max(size_, order_.size() / 8);
@@ -73,7 +73,7 @@ void Lattice<D>::build(const uint8_t *image, const Kernels &kernels, Team &team)
     mass_.need(size_);
     for (const Part &part : parts_) std::copy(part.mass.begin(), part.mass.end(), mass_.data() + part.base);
     blur(mass_.data(), 1, kernels, team);
-    team.run([&](int part) { normalise(part); });
+    team.run([&](int part) { normalise(part, lanes / 2); });
 }
 
 // The vertices of one share of the pixels, numbered in the order in which they are met.
@@ -198,7 +198,7 @@ void Lattice<D>::chain(int index, int axis) {
 }
 
 template <int D>
-void Lattice<D>::normalise(int index) {
+void Lattice<D>::normalise(int index, int unit) {
     const size_t begin = order_.tile[order_.part[index]], end = order_.tile[order_.part[index + 1]];
     const int32_t base = parts_[index].base;
     for (size_t p = begin; p < end; ++p) {
@@ -214,6 +214,7 @@ void Lattice<D>::normalise(int index) {
         } else {
             after_[p] = 1.0f / (sum + 1e-20f);
         }
+        for (int k = 0; k <= D; ++k) point.id[k] *= unit;
     }
 }
 
@@ -261,7 +262,6 @@ size_t Lattice<D>::links() const {
     return sum;
 }
 
-template class Lattice<2>;
 template class Lattice<5>;
 
 }  // namespace crf

@@ -24,7 +24,7 @@ class Lattice {
     Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts);
 
     // Vertices, weights (with the normalisation in them) and neighbours for a height × width × 3 picture.
-    void build(const uint8_t *image, const Kernels &kernels, Team &team);
+    void build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team);
 
     // `values` (size × lanes) blurred in place along all axes.
     void blur(float *values, int lanes, const Kernels &kernels, Team &team) const;
@@ -56,7 +56,7 @@ class Lattice {
     void merge();
     void link(int part, int axis);
     void chain(int part, int axis);
-    void normalise(int part);
+    void normalise(int part, int unit);
 
     const Order &order_;
     const bool symmetric_;
@@ -71,7 +71,6 @@ class Lattice {
     size_t size_ = 0, distinct_ = 0;
 };
 
-extern template class Lattice<2>;
 extern template class Lattice<5>;
 
 }  // namespace crf

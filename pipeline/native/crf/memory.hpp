@@ -6,7 +6,13 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace crf {
+
+constexpr size_t kHuge = size_t(1) << 21;  // a large page: what is visited at random is found sooner in them
 
 template <typename T>
 class Buffer {
@@ -28,9 +34,13 @@ class Buffer {
             std::free(data_);
             data_ = nullptr;
             room_ = 0;
-            const size_t bytes = (count * sizeof(T) + 64) / 64 * 64;
-            data_ = static_cast<T *>(std::aligned_alloc(64, bytes));
+            const bool big = count * sizeof(T) >= kHuge;
+            const size_t grain = big ? kHuge : 64, bytes = (count * sizeof(T) + grain) / grain * grain;
+            data_ = static_cast<T *>(std::aligned_alloc(grain, bytes));
             if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+            if (big) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
             room_ = count;
         }
         return data_;

@@ -35,8 +35,8 @@ bool Model::infer(const uint8_t *image, const upsample::Scores &scores, upsample
         if (!std::isfinite(scores.data[i])) return false;
     std::vector<uint8_t> alive;
     for (int c = 0; c < classes_; ++c) alive.push_back(uint8_t(c));
-    if (iterations > 0) field_.set_image(image);
     field_.set_unary(scores, y, x, alive, false);
+    field_.set_image(image);
     field_.infer(iterations, labels, stride, marginals, classes_);
     stats_ = {int(alive.size()), field_.bilateral().distinct(), 0};
     return true;

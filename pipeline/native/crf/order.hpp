@@ -18,19 +18,16 @@ struct Order {
 
     Order(int height_, int width_, int parts) : height(height_), width(width_) {
         pixel.reserve(size_t(height) * width);
-        // Along the shorter side first: shares then touch along the shorter side.
-        const bool wide = width > height;
-        const int outer = wide ? width : height, inner = wide ? height : width;
-        for (int a = 0; a < outer; a += kTile)
-            for (int b = 0; b < inner; b += kTile) {
+        for (int left = 0; left < width; left += kTile)
+            for (int top = 0; top < height; top += kTile) {
                 tile.push_back(pixel.size());
-                const int top = wide ? b : a, left = wide ? a : b;
                 for (int y = top; y < std::min(top + kTile, height); ++y)
                     for (int x = left; x < std::min(left + kTile, width); ++x) pixel.push_back(y * width + x);
             }
         tile.push_back(pixel.size());
-        const size_t tiles = tile.size() - 1;
-        for (int i = 0; i <= parts; ++i) part.push_back(tiles * i / parts);
+        // Shares are whole columns of tiles: threads then touch along the picture's height alone.
+        const size_t down = size_t(height + kTile - 1) / kTile, across = size_t(width + kTile - 1) / kTile;
+        for (int i = 0; i <= parts; ++i) part.push_back(across * i / parts * down);
     }
     size_t size() const { return pixel.size(); }
     size_t tiles() const { return tile.size() - 1; }

@@ -72,8 +72,5 @@ CRF_INLINE void simplices(const Packing<D> &packing, Simplices<D> &s) {
     }
 }
 
-void simplices5(const Packing<5> &packing, Simplices<5> &s) { simplices<5>(packing, s); }
-void simplices2(const Packing<2> &packing, Simplices<2> &s) { simplices<2>(packing, s); }
-
 }  // namespace
 }  // namespace crf
