@@ -9,6 +9,8 @@ namespace crf {
 namespace {
 
 constexpr float kPadding = -2e6f;  // score of a lane without a class
+// Messages sum up to the weights, but for the symmetric normalisation, which may pass them by a little.
+constexpr float kBounded = 20.0f;
 constexpr float kFloor = -1e6f;    // any class that far behind is as unlikely as can be
 
 }  // namespace
@@ -29,44 +31,45 @@ void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample
     lanes_ = (int(alive.size()) + 7) / 8 * 8;
     const int h = scores.height, w = scores.width;
     const size_t cells = size_t(h) * w;
-    // Cells × lanes, each relative to the cell's best class: no sum of them can overflow.
+    // Cells (column by column, as pixels are visited) × lanes, each relative to the cell's best class: no
+    // sum of them can overflow.
     std::vector<float> most(cells, -INFINITY);
     for (int c = 0; c < scores.classes; ++c)
         for (size_t i = 0; i < cells; ++i) most[i] = std::max(most[i], scores.data[c * cells + i]);
-    Buffer<float> records;
-    records.need(cells * lanes_);
-    std::fill_n(records.data(), cells * lanes_, kPadding);
-    for (size_t k = 0; k < alive.size(); ++k) {
-        const float *from = scores.data + alive[k] * cells;
-        for (size_t i = 0; i < cells; ++i) records[i * lanes_ + k] = std::max(from[i] - most[i], kFloor);
-    }
-    std::vector<int32_t> column(order_.width);
-    std::vector<float> across(order_.width);
-    for (int x = 0; x < order_.width; ++x) {
-        const double at = std::min(std::max(mx.scale * x + mx.offset, 0.0), double(w - 1));
-        column[x] = int(at);
-        across[x] = float(at - column[x]);
+    records_.need(cells * lanes_);
+    std::fill_n(records_.data(), cells * lanes_, kPadding);
+    for (size_t k = 0; k < alive.size(); ++k)
+        for (int i = 0; i < h; ++i)
+            for (int j = 0; j < w; ++j) {
+                const float score = scores.data[(size_t(alive[k]) * h + i) * w + j] - most[size_t(i) * w + j];
+                records_[(size_t(j) * h + i) * lanes_ + k] = std::max(score, kFloor);
+            }
+    std::vector<int32_t> cell(order_.height);
+    std::vector<float> weight(order_.height);
+    for (int y = 0; y < order_.height; ++y) {
+        const double at = std::min(std::max(my.scale * y + my.offset, 0.0), double(h - 1));
+        cell[y] = int(at);
+        weight[y] = float(at - cell[y]);
     }
     unary_.need(order_.size() * lanes_);
     team_.run([&](int thread) {
-        Buffer<float> rows;
-        const size_t record = size_t(w) * lanes_;
-        rows.need(record * kTile);
+        const size_t record = size_t(h) * lanes_;
+        std::vector<float> between(record + 8);
+        float *column = between.data() + (64 - reinterpret_cast<uintptr_t>(between.data()) % 64) % 32 / 4;
         for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
             const size_t begin = order_.tile[t], end = order_.tile[t + 1];
-            const int left = order_.pixel[begin] % order_.width, right = order_.pixel[end - 1] % order_.width;
-            const int wide = right - left + 1, top = order_.pixel[begin] / order_.width;
-            const int first = column[left], last = std::min(column[right] + 1, w - 1);
-            for (size_t p = begin; p < end; p += wide) {
-                const int y = top + int((p - begin) / wide);
-                const double at = std::min(std::max(my.scale * y + my.offset, 0.0), double(h - 1));
-                const int above = int(at), below = std::min(above + 1, h - 1);
-                const float down = float(at - above);
-                const float *a = records.data() + above * record, *b = records.data() + below * record;
-                float *to = rows.data();
-                for (size_t i = size_t(first) * lanes_; i < size_t(last + 1) * lanes_; ++i)
-                    to[i] = a[i] + (b[i] - a[i]) * down;
-                kernels_.unary({rows.data(), column.data(), across.data(), w - 1}, left, wide, lanes_,
+            const int top = order_.pixel[begin] / order_.width, tall = order_.pixel[end - 1] / order_.width - top + 1;
+            const int left = order_.pixel[begin] % order_.width;
+            const size_t low = size_t(cell[top]) * lanes_;
+            const size_t high = size_t(std::min(cell[top + tall - 1] + 2, h)) * lanes_;
+            for (size_t p = begin; p < end; p += tall) {
+                const int x = left + int((p - begin) / tall);
+                const double at = std::min(std::max(mx.scale * x + mx.offset, 0.0), double(w - 1));
+                const int near = int(at), far = std::min(near + 1, w - 1);
+                const float across = float(at - near);
+                const float *a = records_.data() + near * record, *b = records_.data() + far * record;
+                for (size_t i = low; i < high; ++i) column[i] = a[i] + (b[i] - a[i]) * across;
+                kernels_.unary({column, cell.data(), weight.data(), h - 1}, top, tall, lanes_,
                                unary_.data() + p * lanes_);
             }
         }
@@ -103,6 +106,7 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
         Pass pass{};
         pass.lanes = lanes_;
         pass.unary = unary_.data();
+        pass.bounded = energy_.bi_w + energy_.pos_w <= kBounded;
         pass.rest = lumped_ ? rest_.data() : nullptr;
         pass.bilateral = bilateral_.points();
         pass.spatial = spatial_.points();

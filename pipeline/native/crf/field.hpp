@@ -51,7 +51,7 @@ class Field {
     std::vector<uint8_t> alive_;
     int lanes_ = 0;
     bool lumped_ = false;
-    Buffer<float> unary_, rest_, values_[2];  // of the bilateral lattice: blurred, and splatted into
+    Buffer<float> records_, unary_, rest_, values_[2];  // of the bilateral lattice: blurred, and splatted into
     std::vector<float> bilateral_scale_, spatial_scale_;
 };
 

@@ -28,18 +28,19 @@ struct Simplices {
     float weight[kBlock][D + 1];
 };
 
-struct Upsampling {      // one row of scores, already interpolated between two rows of cells
-    const float *row;    // cells × lanes
-    const int32_t *cell; // of each pixel: the cell before it
-    const float *across; // of each pixel: the weight of the cell after it
-    int32_t last;        // the last cell
+struct Upsampling {        // one column of scores, already interpolated between two columns of cells
+    const float *column;   // cells × lanes
+    const int32_t *cell;   // of each pixel: the cell before it
+    const float *weight;   // of each pixel: how near it is to the cell after it
+    int32_t last;          // the last cell
 };
 
 struct Pass {  // one sweep over pixels [begin, end) in their order
     size_t begin, end;
     int lanes;
     const float *unary;  // pixels × lanes: logarithms of probabilities
-    const float *rest;   // pixels: the summed probability of the classes without a lane; may be null
+    bool bounded;        // exponentials of what comes out cannot overflow
+    const float *rest;   // pixels (and seven more): the summed probability of the classes without a lane; may be null
     const Vertices<5> *bilateral;
     const Vertices<2> *spatial;
     const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone

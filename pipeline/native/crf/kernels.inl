@@ -94,23 +94,6 @@ void blur_run(const float *left, const float *middle, const float *right, float 
     for (; i < floats; ++i) out[i] = middle[i] + 0.5f * (left[i] + right[i]);
 }
 
-template <int G>
-CRF_INLINE void softmax(f8 *a, int groups, const float *rest) {
-    f8 most = a[0];
-    for (int g = 1; g < groups; ++g) most = max8(most, a[g]);
-    const float top = max_of(most);
-    f8 e[G ? G : 32];
-    f8 total = splat8(0);
-    for (int g = 0; g < groups; ++g) {
-        e[g] = exp8(a[g] - splat8(top));
-        total = total + e[g];
-    }
-    float sum = sum_of(total);
-    if (rest) sum += *rest * exp8(splat8(-top))[0];
-    const f8 scale = splat8(1.0f / sum);
-    for (int g = 0; g < groups; ++g) a[g] = e[g] * scale;
-}
-
 template <int G, int D>
 CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 *a, int groups) {
     f8 sum[G ? G : 32];
@@ -125,45 +108,78 @@ CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 
 
 template <int G, int D>
 CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int groups) {
-    f8 mine[G ? G : 32];
-    for (int g = 0; g < groups; ++g) mine[g] = q[g];
     for (int k = 0; k <= D; ++k) {
         const f8 w = splat8(at.weight[k]);
         f8 *v = (f8 *)(to + size_t(at.id[k]) * 2);
-        for (int g = 0; g < groups; ++g) v[g] = v[g] + w * mine[g];
+        for (int g = 0; g < groups; ++g) v[g] = v[g] + w * q[g];
     }
 }
 
 // Step by step over a few pixels, not pixel by pixel: the processor then finds independent work while
-// it waits for a pixel's chain of sums, maximum, exponentials and quotient.
+// it waits for a pixel's chain of sums, exponentials and quotient.
 template <int G>
 CRF_INLINE void sweep(const Pass &s) {
     constexpr int kStride = G ? G : 32;
     const int groups = G ? G : s.lanes / 8;
-    f8 a[kPixels * kStride];
+    f8 a[kPixels * kStride], total[kPixels], inverse[kPixels / 8];
+    const float *scale = (const float *)inverse;
     for (size_t first = s.begin; first < s.end; first += kPixels) {
         const int count = s.end - first < kPixels ? int(s.end - first) : kPixels;
+        for (size_t i = 0; i < sizeof(f8) * kPixels * groups; i += 64)
+            __builtin_prefetch((const char *)(s.unary + (first + kPixels) * 8 * groups) + i);
         for (int i = 0; i < count; ++i) {
             const size_t p = first + i;
             const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
-            f8 sum[kStride];
+            f8 *sum = a + i * kStride;
             for (int g = 0; g < groups; ++g) sum[g] = unary[g];
             if (s.bilateral_from) {
                 slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], sum, groups);
                 slice<G>(s.spatial[p], s.spatial_from, s.spatial_scale[p * s.scale_step], sum, groups);
             }
-            for (int g = 0; g < groups; ++g) a[i * kStride + g] = sum[g];
         }
-        for (int i = 0; i < count; ++i) softmax<G>(a + i * kStride, groups, s.rest ? s.rest + first + i : nullptr);
-        if (s.bilateral_to)
-            for (int i = 0; i < count; ++i) splat<G>(s.bilateral[first + i], a + i * kStride, s.bilateral_to, groups);
-        if (s.spatial_to)
-            for (int i = 0; i < count; ++i) splat<G>(s.spatial[first + i], a + i * kStride, s.spatial_to, groups);
-        if (s.q)
+        if (s.bounded) {
+            const f8 most = splat8(80.0f);
             for (int i = 0; i < count; ++i) {
-                f8 *q = (f8 *)(s.q + (first + i - s.begin) * 8 * groups);
-                for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g];
+                f8 sum = splat8(0);
+                for (int g = 0; g < groups; ++g) {
+                    f8 &x = a[i * kStride + g];
+                    x = exp8(x < most ? x : most);
+                    sum = sum + x;
+                }
+                total[i] = sum;
             }
+        } else {
+            for (int i = 0; i < count; ++i) {
+                f8 most = a[i * kStride], sum = splat8(0);
+                for (int g = 1; g < groups; ++g) most = max8(most, a[i * kStride + g]);
+                const float top = max_of(most);
+                for (int g = 0; g < groups; ++g) {
+                    f8 &x = a[i * kStride + g];
+                    x = exp8(x - splat8(top));
+                    sum = sum + x;
+                }
+                if (s.rest) sum[0] += s.rest[first + i] * (exp8(splat8(-top))[0] - 1.0f);
+                total[i] = sum;
+            }
+        }
+        for (int i = count; i < kPixels; ++i) total[i] = splat8(1.0f);
+        for (int i = 0; i < kPixels; i += 8) {
+            f8 sum = sums_of(total + i);
+            if (s.rest) sum = sum + *(const any8 *)(s.rest + first + i);
+            inverse[i / 8] = splat8(1.0f) / sum;
+        }
+        for (int i = 0; i < count; ++i) {
+            f8 q[kStride];
+            for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g] * splat8(scale[i]);
+            if (s.bilateral_to) {
+                splat<G>(s.bilateral[first + i], q, s.bilateral_to, groups);
+                splat<G>(s.spatial[first + i], q, s.spatial_to, groups);
+            }
+            if (s.q) {
+                f8 *to = (f8 *)(s.q + (first + i - s.begin) * 8 * groups);
+                for (int g = 0; g < groups; ++g) to[g] = q[g];
+            }
+        }
     }
 }
 
@@ -183,9 +199,9 @@ CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, in
     f8 z[G ? G : 32];
     for (int i = 0; i < count; ++i) {
         const int near = up.cell[first + i], far = near < up.last ? near + 1 : near;
-        const f8 *left = (const f8 *)(up.row + size_t(near) * 8 * groups);
-        const f8 *right = (const f8 *)(up.row + size_t(far) * 8 * groups);
-        const f8 w = splat8(up.across[first + i]);
+        const f8 *left = (const f8 *)(up.column + size_t(near) * 8 * groups);
+        const f8 *right = (const f8 *)(up.column + size_t(far) * 8 * groups);
+        const f8 w = splat8(up.weight[first + i]);
         f8 most = splat8(-3e6f);
         for (int g = 0; g < groups; ++g) {
             z[g] = left[g] + (right[g] - left[g]) * w;

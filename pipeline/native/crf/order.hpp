@@ -21,8 +21,8 @@ struct Order {
         for (int left = 0; left < width; left += kTile)
             for (int top = 0; top < height; top += kTile) {
                 tile.push_back(pixel.size());
-                for (int y = top; y < std::min(top + kTile, height); ++y)
-                    for (int x = left; x < std::min(left + kTile, width); ++x) pixel.push_back(y * width + x);
+                for (int x = left; x < std::min(left + kTile, width); ++x)
+                    for (int y = top; y < std::min(top + kTile, height); ++y) pixel.push_back(y * width + x);
             }
         tile.push_back(pixel.size());
         // Shares are whole columns of tiles: threads then touch along the picture's height alone.

@@ -30,6 +30,18 @@ CRF_INLINE float sum_of(f8 v) {
     return b[0] + b[1];
 }
 
+// The sums of eight vectors, by halves: sums_of(v)[i] is the sum of v[i].
+CRF_INLINE f8 add_pairs(f8 a, f8 b) {
+    return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+}
+CRF_INLINE f8 sums_of(const f8 *v) {
+    const f8 low = add_pairs(add_pairs(v[0], v[1]), add_pairs(v[2], v[3]));
+    const f8 high = add_pairs(add_pairs(v[4], v[5]), add_pairs(v[6], v[7]));
+    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
 // Nearest whole number, ties to even, for |x| < 2^22.  No compiler may simplify this (no -ffast-math).
 CRF_INLINE f8 round8(f8 x) {
     const f8 magic = splat8(12582912.0f);
