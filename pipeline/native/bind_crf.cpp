@@ -6,7 +6,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <mutex>
 #include <optional>
+#include <stdexcept>
 
 namespace {
 
@@ -34,7 +36,11 @@ class Crf {
         const auto how = crf::mode_named(mode.c_str());
         if (!how) refuse("mode", "is exact, pruned or live");
         nb::gil_scoped_release unlocked;
-        model_.emplace(height, width, classes, energy, *how, threads, *kernels);
+        try {
+            model_.emplace(height, width, classes, energy, *how, threads, *kernels);
+        } catch (const std::range_error &error) {
+            throw nb::value_error(error.what());
+        }
     }
 
     void infer(const In &image, const In &scores, double scale_y, double offset_y, double scale_x, double offset_x,
@@ -61,18 +67,21 @@ class Crf {
         bool finite;
         {
             nb::gil_scoped_release unlocked;
+            const std::lock_guard<std::mutex> alone(busy_);
             finite = model_->infer(levels, from, y, x, iterations, to, stride, q);
         }
         if (!finite) throw nb::value_error("scores: NaN or infinite");
     }
 
-    nb::tuple stats() const {
+    nb::tuple stats() {
+        const std::lock_guard<std::mutex> alone(busy_);
         const crf::Stats s = model_->stats();
         return nb::make_tuple(s.classes, s.vertices, s.bytes);
     }
 
    private:
-    int height_, width_, classes_;
+    const int height_, width_, classes_;
+    std::mutex busy_;
     std::optional<crf::Model> model_;
 };
 

@@ -9,6 +9,7 @@ namespace crf {
 namespace {
 
 constexpr int kFetch = 16;  // probes in flight
+constexpr int kPixelsAhead = 16;
 
 template <int D>
 constexpr float alpha() {
@@ -43,21 +44,21 @@ Lattice<D>::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts
         double high = 0;
         for (int i = j; i < D; ++i) high += most[i];
         const double low = j ? -j * most[j - 1] : 0.0;
-        if (!(high - low < double(1 << 21))) throw std::range_error("too many");
+        if (!(high - low < double(1 << 21))) throw std::range_error("bi_xy and bi_rgb: too small for this picture, lattice keys would overflow");
         packing_.bias[j] = int32_t(std::ceil(-low)) + 4 * (D + 1);
         const int64_t range = int64_t(std::ceil(high)) + packing_.bias[j] + 4 * (D + 1);
         packing_.shift[j] = bits;
         one[j] = uint64_t(1) << bits;
         all += one[j];
         while ((int64_t(1) << (bits - packing_.shift[j])) <= range) ++bits;
-        if (bits > 63) throw std::range_error("too many");
+        if (bits > 63) throw std::range_error("bi_xy and bi_rgb: too small for this picture, lattice keys would overflow");
     }
     for (int j = 0; j <= D; ++j) packing_.step[j] = all - uint64_t(D + 1) * one[j];
 }
 
 template <int D>
 void Lattice<D>::build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team) {
-    points_.need(order_.size());
+    points_.need(order_.size() + kPixelsAhead);
     if (!symmetric_) after_.need(order_.size());
     const size_t expected = std::max(size_, order_.size() / 8);
     for (size_t p = 0; p < parts_.size(); ++p) parts_[p].table.reset(p ? expected / parts_.size() : expected);

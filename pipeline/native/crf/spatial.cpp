@@ -19,7 +19,7 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, const Kernels 
     const float deviation = float(std::sqrt(2.0 / 3.0) * 3);
     const float scale[2] = {float(1.0 / std::sqrt(2.0) * deviation), float(1.0 / std::sqrt(6.0) * deviation)};
     // About 1.2 vertices a pixel at a deviation of one pixel; below a quarter only the pixel itself counts.
-    if (!(sigma >= 0.25f)) throw std::range_error("spatial");
+    if (!(sigma >= 0.25f)) throw std::range_error("pos_xy: too small for this picture");
     const auto step = [](int axis) {
         const uint64_t all = 1 + (uint64_t(1) << 32);
         return axis == 0 ? all - 3 : axis == 1 ? all - (uint64_t(3) << 32) : all;
@@ -140,7 +140,7 @@ void Spatial::normalise() {
 
 void Spatial::prepare(int lanes) {
     if (lanes == lanes_) return;
-    if (places_ * lanes / 2 > size_t(INT32_MAX)) throw std::range_error("spatial");
+    if (places_ * lanes / 2 > size_t(INT32_MAX)) throw std::range_error("pos_xy: too small for this picture");
     if (lanes > 1)
         for (size_t i = 0; i < order_.size(); ++i)
             for (int32_t &id : points_[i].id) id = int32_t(int64_t(id) / (lanes_ > 1 ? lanes_ / 2 : 1) * (lanes / 2));
