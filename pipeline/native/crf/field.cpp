@@ -11,6 +11,7 @@ namespace {
 constexpr float kPadding = -2e6f;  // score of a lane without a class
 // Messages sum up to the weights, but for the symmetric normalisation, which may pass them by a little.
 constexpr float kBounded = 20.0f;
+constexpr float kLeastProbability = 1e-5f;
 constexpr float kFloor = -1e6f;    // any class that far behind is as unlikely as can be
 
 }  // namespace
@@ -24,10 +25,9 @@ Field::Field(int height, int width, const Energy &energy, const Kernels &kernels
       bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, energy.symmetric, team.size()) {}
 
 void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample::Map mx,
-                      const std::vector<uint8_t> &alive, bool lump) {
+                      const std::vector<uint8_t> &alive) {
     alive_ = alive;
-    lumped_ = false;
-    (void)lump;
+    lumped_ = int(alive.size()) < scores.classes;
     lanes_ = (int(alive.size()) + 7) / 8 * 8;
     const int h = scores.height, w = scores.width;
     const size_t cells = size_t(h) * w;
@@ -44,6 +44,21 @@ void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample
                 const float score = scores.data[(size_t(alive[k]) * h + i) * w + j] - most[size_t(i) * w + j];
                 records_[(size_t(j) * h + i) * lanes_ + k] = std::max(score, kFloor);
             }
+    std::vector<float> others;
+    if (lumped_) {
+        std::vector<uint8_t> dead(scores.classes, 1);
+        for (const uint8_t c : alive) dead[c] = 0;
+        std::vector<float> sums(cells, 0.0f);
+        for (int c = 0; c < scores.classes; ++c)
+            if (dead[c])
+                for (size_t i = 0; i < cells; ++i)
+                    sums[i] += std::exp(std::max(scores.data[c * cells + i] - most[i], -60.0f));
+        others.resize(cells);
+        for (int i = 0; i < h; ++i)
+            for (int j = 0; j < w; ++j) others[size_t(j) * h + i] = std::log(sums[size_t(i) * w + j]);
+        rest_.need(order_.size() + 8);
+    }
+    const float least_rest = kLeastProbability * float(scores.classes - int(alive.size()));
     std::vector<int32_t> cell(order_.height);
     std::vector<float> weight(order_.height);
     for (int y = 0; y < order_.height; ++y) {
@@ -54,7 +69,7 @@ void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample
     unary_.need(order_.size() * lanes_);
     team_.run([&](int thread) {
         const size_t record = size_t(h) * lanes_;
-        std::vector<float> between(record + 8);
+        std::vector<float> between(record + 8), others_between(h);
         float *column = between.data() + (64 - reinterpret_cast<uintptr_t>(between.data()) % 64) % 32 / 4;
         for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
             const size_t begin = order_.tile[t], end = order_.tile[t + 1];
@@ -69,8 +84,14 @@ void Field::set_unary(const upsample::Scores &scores, upsample::Map my, upsample
                 const float across = float(at - near);
                 const float *a = records_.data() + near * record, *b = records_.data() + far * record;
                 for (size_t i = low; i < high; ++i) column[i] = a[i] + (b[i] - a[i]) * across;
-                kernels_.unary({column, cell.data(), weight.data(), h - 1}, top, tall, lanes_,
-                               unary_.data() + p * lanes_);
+                if (lumped_)
+                    for (int i = 0; i < h; ++i) {
+                        const float one = others[size_t(near) * h + i], two = others[size_t(far) * h + i];
+                        others_between[i] = one + (two - one) * across;
+                    }
+                kernels_.unary({column, cell.data(), weight.data(), h - 1,
+                                lumped_ ? others_between.data() : nullptr, least_rest},
+                               top, tall, lanes_, unary_.data() + p * lanes_, lumped_ ? rest_.data() + p : nullptr);
             }
         }
     });

@@ -25,9 +25,8 @@ class Field {
     // Throws std::range_error where a standard deviation is too small for the picture.
     Field(int height, int width, const Energy &energy, const Kernels &kernels, Team &team);
 
-    // Choose the classes that take part and give their scores; the others' probability is lumped together.
-    void set_unary(const upsample::Scores &scores, upsample::Map y, upsample::Map x, const std::vector<uint8_t> &alive,
-                   bool lump);
+    // Choose the classes that take part and give their scores; the others' probability is kept as one sum.
+    void set_unary(const upsample::Scores &scores, upsample::Map y, upsample::Map x, const std::vector<uint8_t> &alive);
     void set_image(const uint8_t *image) { bilateral_.build(image, lanes_, kernels_, team_); }
 
     // Iterate; then the best class of every pixel (height × width), and if `marginals` is not null the

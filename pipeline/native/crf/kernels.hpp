@@ -33,6 +33,8 @@ struct Upsampling {        // one column of scores, already interpolated between
     const int32_t *cell;   // of each pixel: the cell before it
     const float *weight;   // of each pixel: how near it is to the cell after it
     int32_t last;          // the last cell
+    const float *rest;     // cells: the score of all classes without a lane together; may be null
+    float least_rest;      // their probability is at least this
 };
 
 struct Pass {  // one sweep over pixels [begin, end) in their order
@@ -62,7 +64,7 @@ struct Kernels {
     void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
     void (*pass)(const Pass &);
     // Log-probabilities, at least log 1e-5, of `count` pixels from interpolated scores.
-    void (*unary)(const Upsampling &, int first, int count, int lanes, float *out);
+    void (*unary)(const Upsampling &, int first, int count, int lanes, float *out, float *rest);
 };
 
 #define CRF_LEVEL(name)                                              \

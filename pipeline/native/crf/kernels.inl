@@ -194,7 +194,8 @@ void pass(const Pass &s) {
 }
 
 template <int G>
-CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, int lanes, float *out) {
+CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, int lanes, float *out,
+                                  float *rest) {
     const int groups = G ? G : lanes / 8;
     f8 z[G ? G : 32];
     for (int i = 0; i < count; ++i) {
@@ -210,20 +211,27 @@ CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, in
         const float top = max_of(most);
         f8 total = splat8(0);
         for (int g = 0; g < groups; ++g) total = total + exp8(z[g] - splat8(top));
-        const f8 scale = splat8(top + log_of(sum_of(total)));
+        float sum = sum_of(total);
+        if (up.rest) {
+            const float z_rest = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[first + i];
+            const float others = exp8(splat8(z_rest - top < 80.0f ? z_rest - top : 80.0f))[0];
+            sum += others;
+            rest[i] = others / sum > up.least_rest ? others / sum : up.least_rest;
+        }
+        const f8 scale = splat8(top + log_of(sum));
         f8 *to = (f8 *)(out + size_t(i) * 8 * groups);
         for (int g = 0; g < groups; ++g)
             to[g] = z[g] > splat8(kNoLane) ? max8(z[g] - scale, splat8(kLeast)) : splat8(-1e4f);
     }
 }
 
-void unary(const Upsampling &up, int first, int count, int lanes, float *out) {
+void unary(const Upsampling &up, int first, int count, int lanes, float *out, float *rest) {
     switch (lanes) {
-        case 8: return log_probabilities<1>(up, first, count, lanes, out);
-        case 16: return log_probabilities<2>(up, first, count, lanes, out);
-        case 24: return log_probabilities<3>(up, first, count, lanes, out);
-        case 32: return log_probabilities<4>(up, first, count, lanes, out);
-        default: return log_probabilities<0>(up, first, count, lanes, out);
+        case 8: return log_probabilities<1>(up, first, count, lanes, out, rest);
+        case 16: return log_probabilities<2>(up, first, count, lanes, out, rest);
+        case 24: return log_probabilities<3>(up, first, count, lanes, out, rest);
+        case 32: return log_probabilities<4>(up, first, count, lanes, out, rest);
+        default: return log_probabilities<0>(up, first, count, lanes, out, rest);
     }
 }
 

@@ -37,6 +37,7 @@ class Model {
     const int classes_;
     Team team_;
     Field field_;
+    float least_;  // probability that a class must have somewhere to be alive
     Stats stats_{};
 };
 
