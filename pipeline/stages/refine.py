@@ -37,7 +37,7 @@ class RefineSpec:
 
     kind: str
     parameters: CRFParameters = field(default_factory=CRFParameters)
-    backend: str = "reference"
+    backend: str = "pydensecrf"
 
     target: ClassVar[str] = "pipeline.stages.refine:open_refiner"
 

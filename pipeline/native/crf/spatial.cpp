@@ -1,0 +1,236 @@
+#include "spatial.hpp"
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+namespace crf {
+namespace {
+
+constexpr int kBias = 1 << 24;
+constexpr float kAlpha = 1.0f / (1.0f + 0.25f);
+
+}  // namespace
+
+Spatial::Spatial(const Order &order, float sigma, bool symmetric, const Kernels &kernels, Team &team)
+    : order_(order), symmetric_(symmetric), kernels_(kernels), shares_(team.size()) {
+    const float deviation = float(std::sqrt(2.0 / 3.0) * 3);
+    const float scale[2] = {float(1.0 / std::sqrt(2.0) * deviation), float(1.0 / std::sqrt(6.0) * deviation)};
+    // About 1.2 vertices a pixel at a deviation of one pixel; below a quarter only the pixel itself counts.
+    if (!(sigma >= 0.25f)) throw std::range_error("pos_xy: too small for this picture");
+    const auto step = [](int axis) {
+        const uint64_t all = 1 + (uint64_t(1) << 32);
+        return axis == 0 ? all - 3 : axis == 1 ? all - (uint64_t(3) << 32) : all;
+    };
+    const Packing<2> packing{{kBias, kBias}, {0, 32}, {step(0), step(1), step(2)}};
+    std::vector<std::pair<int, int>> corners(order.size() * 3);
+    points_.need(order.size());
+    Simplices<2> s;
+    for (size_t first = 0; first < order.size(); first += kBlock) {
+        const int count = int(std::min<size_t>(kBlock, order.size() - first));
+        for (int i = 0; i < kBlock; ++i) {
+            const int32_t pixel = order.pixel[first + std::min(i, count - 1)];
+            s.elevated[0][i] = float(pixel % order.width) / sigma * scale[0];
+            s.elevated[1][i] = float(pixel / order.width) / sigma * scale[1];
+        }
+        kernels.simplices2(packing, s);
+        for (int i = 0; i < count; ++i)
+            for (int k = 0; k < 3; ++k) {
+                const int k0 = int(uint32_t(s.key[i][k])) - kBias, k1 = int(s.key[i][k] >> 32) - kBias;
+                corners[(first + i) * 3 + k] = {(k0 - k1) / 3, k0 + k1};
+                points_[first + i].weight[k] = s.weight[i][k];
+            }
+    }
+    locate(corners);
+    normalise();
+}
+
+// Columns and rows from the corners of all pixels, and who touches which.
+void Spatial::locate(const std::vector<std::pair<int, int>> &corners) {
+    int left = INT_MAX, right = INT_MIN, low = INT_MAX, high = INT_MIN;
+    for (const auto &[u, r] : corners) {
+        left = std::min(left, u), right = std::max(right, u);
+        low = std::min(low, r), high = std::max(high, r);
+    }
+    left &= ~1;  // keeps what is odd odd
+    columns_ = right - left + 1;
+    const int base = (low >> 1) - 1;
+    rows_ = (high >> 1) - base + 2;  // with an empty row at either end
+
+    const size_t tiles = order_.tiles();
+    std::vector<int> first(tiles, INT_MAX);
+    reach_.assign(tiles, 0);
+    settled_.assign(tiles, 0);
+    std::vector<uint8_t> exists(size_t(columns_) * rows_, 0);
+    std::vector<std::pair<int, int>> at(corners.size());  // column, row
+    for (size_t t = 0; t < tiles; ++t)
+        for (size_t i = order_.tile[t] * 3; i < order_.tile[t + 1] * 3; ++i) {
+            const int u = corners[i].first - left, q = ((corners[i].second - (u & 1)) >> 1) - base;
+            at[i] = {u, q};
+            exists[size_t(u) * rows_ + q] = 1;
+            first[t] = std::min(first[t], u);
+            reach_[t] = std::max(reach_[t], u + 1);
+        }
+
+    places_ = size_t(columns_) * rows_;
+    int earlier = 0;  // columns before it belong to the parts so far
+    for (size_t p = 0; p < shares_.size(); ++p) {
+        Share &share = shares_[p];
+        const size_t begin = order_.part[p], end = order_.part[p + 1];
+        share.first = columns_, share.last = -1;
+        for (size_t t = begin; t < end; ++t) {
+            share.first = std::min(share.first, first[t]);
+            share.last = std::max(share.last, reach_[t] - 1);
+            if (t > begin) reach_[t] = std::max(reach_[t], reach_[t - 1]);
+        }
+        int later = columns_;
+        for (size_t t = end; t < tiles; ++t) later = std::min(later, first[t]);
+        share.ghosts = std::max(0, std::min(share.last + 1, earlier) - share.first);
+        share.ghost_place = places_;
+        places_ += size_t(share.ghosts) * rows_;
+        share.own_begin = p == 0 ? 0 : std::max(share.first, earlier) + 2;
+        share.own_end = p + 1 == shares_.size() ? columns_ : later - 2;
+        int settled = p + 1 == shares_.size() ? columns_ + 2 : later;
+        for (size_t t = end; t-- > begin;) {
+            settled_[t] = settled - 2;
+            settled = std::min(settled, first[t]);
+        }
+        earlier = std::max(earlier, share.last + 1);
+        for (size_t i = order_.tile[begin] * 3; i < order_.tile[end] * 3; ++i) {
+            const auto [u, q] = at[i];
+            points_[i / 3].id[i % 3] = int32_t(place(share, u) + q);
+        }
+    }
+
+    runs_.assign(columns_, {});
+    for (int u = 0; u < columns_; ++u)
+        for (int q = 0; q < rows_; ++q) {
+            if (!exists[size_t(u) * rows_ + q]) continue;
+            ++size_;
+            if (q > 0 && exists[size_t(u) * rows_ + q - 1])
+                runs_[u].back().end = q + 1;
+            else
+                runs_[u].push_back({q, q + 1});
+        }
+}
+
+// Filters ones, and puts the weights that come out into the barycentric coordinates.
+void Spatial::normalise() {
+    prepare(1);
+    for (size_t p = 0; p < shares_.size(); ++p)
+        for (size_t t = order_.part[p]; t < order_.part[p + 1]; ++t) {
+            open_tile(int(p), t);
+            for (size_t i = order_.tile[t]; i < order_.tile[t + 1]; ++i)
+                for (int k = 0; k < 3; ++k) splatted_[points_[i].id[k]] += points_[i].weight[k];
+            close_tile(int(p), t);
+        }
+    finish();
+    after_.need(symmetric_ ? 0 : order_.size());
+    for (size_t i = 0; i < order_.size(); ++i) {
+        Vertices<2> &point = points_[i];
+        float sum = 0;
+        for (int k = 0; k < 3; ++k) sum += point.weight[k] * blurred_[point.id[k]] * kAlpha;
+        if (!symmetric_) after_[i] = 1.0f / (sum + 1e-20f);
+        const float scale = symmetric_ ? 1.0f / std::sqrt(sum + 1e-20f) : 1.0f;
+        for (float &weight : point.weight) weight *= scale;
+    }
+}
+
+void Spatial::prepare(int lanes) {
+    if (lanes == lanes_) return;
+    if (places_ * lanes / 2 > size_t(INT32_MAX)) throw std::range_error("pos_xy: too small for this picture");
+    if (lanes > 1)
+        for (size_t i = 0; i < order_.size(); ++i)
+            for (int32_t &id : points_[i].id) id = int32_t(int64_t(id) / (lanes_ > 1 ? lanes_ / 2 : 1) * (lanes / 2));
+    lanes_ = lanes;
+    blurred_.need(places_ * lanes);
+    splatted_.need(places_ * lanes);
+    const size_t column = size_t(rows_) * lanes;
+    std::fill_n(nothing_.need(column), column, 0.0f);
+    for (Share &share : shares_) share.ring.need(column * 4);
+    for (Share &share : shares_) share.opened = share.first, share.blurred = share.own_begin;
+}
+
+void Spatial::open_tile(int part, size_t tile) {
+    Share &share = shares_[part];
+    for (; share.opened < reach_[tile]; ++share.opened)
+        std::memset(splatted_.data() + place(share, share.opened) * lanes_, 0, sizeof(float) * rows_ * lanes_);
+}
+
+void Spatial::close_tile(int part, size_t tile) {
+    Share &share = shares_[part];
+    const int end = std::min(settled_[tile], share.own_end);
+    if (end <= share.blurred) return;
+    blur(share.blurred, end, share.ring);
+    share.blurred = end;
+}
+
+void Spatial::finish() {
+    for (Share &share : shares_)
+        for (int u = share.first; u < share.first + share.ghosts; ++u) {
+            const float *from = splatted_.data() + place(share, u) * lanes_;
+            float *to = column(splatted_.data(), u);
+            for (size_t i = 0; i < size_t(rows_) * lanes_; ++i) to[i] += from[i];
+        }
+    int done = 0;
+    for (Share &share : shares_) {
+        if (share.blurred <= share.own_begin) continue;
+        blur(done, share.own_begin, share.ring);
+        done = share.blurred;
+    }
+    blur(done, columns_, shares_[0].ring);
+    for (Share &share : shares_) {
+        for (int u = share.first; u < share.first + share.ghosts; ++u)
+            std::memcpy(blurred_.data() + place(share, u) * lanes_, column(blurred_.data(), u),
+                        sizeof(float) * rows_ * lanes_);
+        share.opened = share.first, share.blurred = share.own_begin;
+    }
+}
+
+// Columns [begin, end) along the three axes: two of them lead to the columns beside, the third along.
+void Spatial::blur(int begin, int end, Buffer<float> &ring) {
+    if (begin >= end) return;
+    const size_t size = size_t(rows_) * lanes_;
+    const auto in = [&](int u) -> const float * {
+        return u < 0 || u >= columns_ ? nothing_.data() : column(splatted_.data(), u);
+    };
+    const auto once = [&](int u) { return u < 0 || u >= columns_ ? nothing_.data() : ring.data() + size_t(u % 3) * size; };
+    const auto first_axis = [&](int u) {
+        if (u >= 0 && u < columns_) blur_column(u, 0, in(u - 1), in(u), in(u + 1), once(u));
+    };
+    float *twice = ring.data() + 3 * size;
+    first_axis(begin - 1);
+    first_axis(begin);
+    for (int u = begin; u < end; ++u) {
+        first_axis(u + 1);
+        blur_column(u, 1, once(u - 1), once(u), once(u + 1), twice);
+        float *out = column(blurred_.data(), u);
+        for (const Run &run : runs_[u]) {
+            const size_t at = size_t(run.begin) * lanes_;
+            kernels_.blur_run(twice + at - lanes_, twice + at, twice + at + lanes_, out + at,
+                              size_t(run.end - run.begin) * lanes_);
+        }
+    }
+}
+
+// One column along axis 0 or 1; what is no vertex stays zero.
+void Spatial::blur_column(int u, int axis, const float *left, const float *middle, const float *right,
+                          float *out) const {
+    // Rows of the neighbours, relative to this column's: an odd column stands half a row higher.
+    const int down = u & 1;
+    const ptrdiff_t to_left = ptrdiff_t(axis == 0 ? down - 1 : down) * lanes_;
+    const ptrdiff_t to_right = ptrdiff_t(axis == 0 ? down : down - 1) * lanes_;
+    size_t done = 0;
+    for (const Run &run : runs_[u]) {
+        const size_t at = size_t(run.begin) * lanes_;
+        std::memset(out + done, 0, (at - done) * sizeof(float));
+        kernels_.blur_run(left + at + to_left, middle + at, right + at + to_right, out + at,
+                          size_t(run.end - run.begin) * lanes_);
+        done = size_t(run.end) * lanes_;
+    }
+    std::memset(out + done, 0, (size_t(rows_) * lanes_ - done) * sizeof(float));
+}
+
+}  // namespace crf
