@@ -14,16 +14,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from engines import zoo
 from engines.backends import open_engine
-from engines.base import EngineOptions
+from engines.base import EngineOptions, Model
 from pipeline.cpu import available_cpus
-from pipeline.frame import Geometry
+from pipeline.frame import Geometry, UInt8
 from pipeline.sinks.encoders import DEFAULT_QUALITY
+from pipeline.stages.prepare import geometry_for
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ALPHA = 0.5
 X264 = {"preset": "veryfast", "crf": f"{DEFAULT_QUALITY:g}"}
@@ -57,10 +62,39 @@ def timed(loop: Callable[[], int]) -> Timing:
     return Timing(frames, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def street_geometry(height: int, width: int) -> Geometry:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A frame of square pixels; see `pipeline.stages.prepare.Shaped`."""
+
+    height: int
+    width: int
+    sample_aspect_ratio: Fraction = Fraction(1)
+
+
+def model_geometry(model: Model, height: int, width: int) -> Geometry:
     """Where the model sees a frame: the same for all contenders."""
-    model = zoo.load_model("street")
-    return Geometry.fit(height, width, size=model.size, multiple=model.output_stride)
+    return geometry_for(Shape(height, width), model, model.size)
+
+
+def torch_module(model: Model) -> nn.Module:
+    """A model trained here as people who use torch have it: the network's own module, its batch norms in place.
+
+    Args:
+        model: an export of `engines.export`.
+
+    Returns:
+        A module in eval mode, uint8 RGB 1×H×W×3 → scores 1×C×h×w, with the file's weights.
+    """
+    from engines.facts import PREFIX
+    from engines.networks import build
+    from engines.networks.normalise import ByteNetwork
+    from engines.onnx_metadata import read_header
+    from engines.training.initial import load_exported
+
+    name = json.loads(read_header(model.path).properties[f"{PREFIX}training"])["network"]
+    network = build(name, len(model.labels), model.output_stride)
+    load_exported(network, model.path)
+    return ByteNetwork(network).eval()
 
 
 class _Encoder:
@@ -89,23 +123,21 @@ def usual(clip: str, out: str) -> Timing:
     import cv2
     import torch
 
-    from engines.backends.torch import open_module
-
     model = zoo.load_model("street")
-    net = open_module(model).to(memory_format=torch.channels_last)
+    net = torch_module(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     palette = np.array(model.labels.palette, np.uint8)[:, ::-1]
     capture = cv2.VideoCapture(clip)
     width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    geometry = street_geometry(height, width)
+    geometry = model_geometry(model, height, width)
     encoder = _Encoder(out, height, width)
 
-    def step(frame: np.ndarray) -> None:
+    def step(frame: UInt8) -> None:
         rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         image = cv2.resize(rgb, (geometry.input_width, geometry.input_height))
         scores = net(torch.from_numpy(image)[None])
         full = torch.nn.functional.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
         labels = full.argmax(1)[0].numpy().astype(np.uint8)
-        blended = cv2.addWeighted(frame, 1 - ALPHA, palette[labels], ALPHA, 0)
+        blended = np.asarray(cv2.addWeighted(frame, 1 - ALPHA, palette[labels], ALPHA, 0), np.uint8)
         encoder.write(av.VideoFrame.from_ndarray(blended, "bgr24").reformat(format="yuv420p"))
 
     def loop() -> int:
@@ -115,7 +147,7 @@ def usual(clip: str, out: str) -> Timing:
                 there, frame = capture.read()
                 if not there:
                     break
-                step(frame)
+                step(np.asarray(frame, np.uint8))
                 frames += 1
         encoder.close()
         return frames
@@ -134,7 +166,7 @@ def serial(clip: str, out: str) -> Timing:
     source.streams.video[0].thread_type = "AUTO"
     first = source.streams.video[0]
     height, width = first.height, first.width
-    geometry = street_geometry(height, width)
+    geometry = model_geometry(model, height, width)
     session = engine.session(geometry.input_height, geometry.input_width)
     scores = np.empty(session.score_shape, np.float32)
     encoder = _Encoder(out, height, width)
@@ -152,7 +184,7 @@ def serial(clip: str, out: str) -> Timing:
             labels[mask] = index
             np.maximum(best, full, out=best)
         rgb = picture.to_ndarray(format="rgb24")
-        blended = cv2.addWeighted(rgb, 1 - ALPHA, palette[labels], ALPHA, 0)
+        blended = np.asarray(cv2.addWeighted(rgb, 1 - ALPHA, palette[labels], ALPHA, 0), np.uint8)
         encoder.write(av.VideoFrame.from_ndarray(blended, "rgb24").reformat(format="yuv420p"))
 
     def loop() -> int:

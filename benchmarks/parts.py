@@ -13,11 +13,11 @@ from av.video.reformatter import VideoReformatter
 from engines import zoo
 from engines.backends import open_engine
 from engines.base import EngineOptions
-from pipeline.frame import Frame, Geometry, Result
+from pipeline.frame import Frame, Result, UInt8
 from pipeline.sinks import VideoOptions, open_output
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources import AudioPacket, Decoded, SourceOptions, open_source
-from pipeline.stages.prepare import prepare
+from pipeline.stages.prepare import geometry_for, prepare
 from pipeline.stages.render import Renderer, RenderOptions
 from pipeline.stages.upsample import upsample_argmax
 
@@ -59,7 +59,7 @@ def measure_parts(clip: Path, out: Path, frames: int) -> list[Part]:
     meter.time("decode", frames, began)
     info = decoded[0].frame
     model = zoo.load_model("street")
-    geometry = Geometry.fit(info.height, info.width, size=model.size, multiple=model.output_stride)
+    geometry = geometry_for(info, model, model.size)
 
     image = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
     reformatter = VideoReformatter()
@@ -106,7 +106,7 @@ def _decode(clip: Path, frames: int) -> list[Decoded]:
         source.close()
 
 
-def _encode(painted: Iterable[Frame], labels: np.ndarray, clip: Path, out: Path) -> None:
+def _encode(painted: Iterable[Frame], labels: UInt8, clip: Path, out: Path) -> None:
     source = open_source(str(clip))
     source.close()
     model = zoo.load_model("street")

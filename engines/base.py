@@ -21,6 +21,10 @@ class EngineError(Exception):
     """An engine that cannot be found, built or run; the message names the way out."""
 
 
+class MissingEngineError(EngineError):
+    """A backend whose library is not installed or cannot be loaded here."""
+
+
 class ModelError(EngineError):
     """A model file that is missing, unreadable or does not fit."""
 
@@ -65,6 +69,7 @@ class Model:
         input_name, output_name: the tensors to feed and to read.
         fixed_size: (height, width) where the graph takes no other size, else None.
         quantised: the graph carries int8 quantisation (Q/DQ nodes).
+        half: its labels were seen to hold in half precision, so precision ``auto`` may take that.
     """
 
     name: str
@@ -84,6 +89,7 @@ class Model:
     output_name: str = "scores"
     fixed_size: tuple[int, int] | None = None
     quantised: bool = False
+    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)

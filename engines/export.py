@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
     parser.add_argument("--licence", default="", help="terms of the weights")
     parser.add_argument("--size", type=int, help="preferred short side of the picture, in pixels")
+    parser.add_argument("--half", action="store_true", help="its labels hold in half precision (evaluate with fp16)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,13 +64,13 @@ def run(args: argparse.Namespace) -> int:
     trained = read_trained(args.checkpoint)
     if args.size is not None:
         trained = replace(trained, size=args.size)
-    difference = export(trained, args.output, name=args.name or args.output.stem, licence=args.licence)
+    difference = export(trained, args.output, name=args.name or args.output.stem, licence=args.licence, half=args.half)
     size = args.output.stat().st_size / 1e6
     print(f"{args.output}: {size:.1f} MB, scores within {difference:.1g} of torch's")
     return 0
 
 
-def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "") -> float:
+def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "", half: bool = False) -> float:
     """Write a network as ONNX, checked against torch; an older file is replaced only at the end.
 
     Args:
@@ -77,6 +78,7 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "")
         path: file to write.
         name: what people shall call the model.
         licence: terms of the weights.
+        half: its labels were seen to hold in half precision.
 
     Returns:
         The largest difference to torch's scores that the check saw.
@@ -86,6 +88,7 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "")
             `TOLERANCE`.
     """
     network = trained.restore()
+    facts = metadata(trained, network, name, licence, half)
     try:
         handle, unfinished_name = tempfile.mkstemp(suffix=".onnx.part", dir=path.resolve().parent)
     except OSError as error:
@@ -93,7 +96,7 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "")
     os.close(handle)
     unfinished = Path(unfinished_name)
     try:
-        _write(ByteNetwork(fold_batch_norm(network)).eval(), unfinished, metadata(trained, network, name, licence))
+        _write(ByteNetwork(fold_batch_norm(network)).eval(), unfinished, facts)
         difference = check(ByteNetwork(network).eval(), unfinished)
         unfinished.chmod(0o644)
         unfinished.replace(path)
@@ -102,7 +105,7 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "")
     return difference
 
 
-def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str) -> dict[str, str]:
+def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str, half: bool) -> dict[str, str]:
     """What the file says about itself: `ModelFacts`, and two facts for people."""
     facts = ModelFacts(
         name=name,
@@ -111,6 +114,7 @@ def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str)
         output_stride=network.output_stride,
         align_corners=False,
         licence=licence,
+        half=half,
     )
     more: dict[str, Any] = {"score_stride": network.score_stride, "training": trained.facts}
     return facts.to_properties() | {PREFIX + key: json.dumps(value) for key, value in more.items()}

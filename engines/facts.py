@@ -35,6 +35,7 @@ class ModelFacts:
         output_stride: input sides are multiples of this (plus one with ``align_corners``).
         align_corners: scores are spread corner to corner, see `engines.base.Model`.
         licence: terms of the weights.
+        half: its labels were seen to hold in half precision; a file that does not say so is False.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelFacts:
     output_stride: int
     align_corners: bool
     licence: str
+    half: bool = False
 
     def to_properties(self) -> dict[str, str]:
         """The entries to write into an ONNX file's ``metadata_props``."""
@@ -55,6 +57,7 @@ class ModelFacts:
             "output_stride": self.output_stride,
             "align_corners": self.align_corners,
             "licence": self.licence,
+            "half": self.half,
         }
         return {PREFIX + key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
 
@@ -81,6 +84,7 @@ class ModelFacts:
             output_stride=check.whole("output_stride", 1, MAX_STRIDE),
             align_corners=check.flag("align_corners"),
             licence=check.text("licence"),
+            half="half" in facts and check.flag("half"),
         )
 
 

@@ -15,8 +15,6 @@ import logging
 import os
 import re
 import ssl
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.parse
@@ -29,6 +27,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from engines.base import EngineError
+from engines.deadline import Deadline, Watch
 
 CHUNK_BYTES = 1 << 16
 MAX_BYTES = 4 << 30
@@ -38,6 +37,8 @@ TRIES_WITHOUT_PROGRESS = 3
 PAUSE_S = 0.5
 LOCK_POLL_S = 0.1
 USER_AGENT = "deeplab-stream"
+_PERHAPS = "(offline, or behind a proxy that https_proxy does not name?)"
+_NO_ANSWER = f"no answer in time {_PERHAPS}"
 
 _log = logging.getLogger(__name__)
 
@@ -55,16 +56,25 @@ class Patience:
     """How long a download may take.
 
     Attributes:
-        silence_s: longest wait for a connection, and for the next byte.
-        total_s: longest time for everything, waiting for another process included.
+        silence_s: longest wait for a connection, and for the next byte, before it is tried again.
+        begin_s: longest time until the file begins to arrive: names, proxies, redirections, repeated
+            tries, and waiting for another process that fetches it, all together.
+        pace: bytes a second, on average, that it must keep up from then on.
     """
 
     silence_s: float = 30.0
-    total_s: float = 3600.0
+    begin_s: float = 120.0
+    pace: float = 4096.0
 
 
 def fetch(
-    url: str, target: Path, *, sha256: str | None, patience: Patience | None = None, progress: bool = True
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None,
+    size: int | None = None,
+    patience: Patience | None = None,
+    progress: bool = True,
 ) -> Path:
     """Download a file unless it is there.
 
@@ -75,6 +85,7 @@ def fetch(
         target: where the file shall be; its directory is made.
         sha256: hash that the file must have, hexadecimal.  None: the hash of the first download is
             recorded in ``NAME.sha256`` beside the file, and any later one must agree with it.
+        size: length that the file must have, in bytes, where it is known.
         patience: how long it may take.
         progress: show a progress bar where there is a terminal.
 
@@ -82,8 +93,8 @@ def fetch(
         ``target``.
 
     Raises:
-        FetchError: the network, the server or the disk fails, or the hash is wrong (what was downloaded
-            is deleted then).
+        FetchError: the network, the server or the disk fails, or length or hash are wrong (what was
+            downloaded is deleted then).
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -91,10 +102,11 @@ def fetch(
     if "@" in parts.netloc:
         raise FetchError(f"the address at {parts.hostname} carries a password: that would end in logs")
     patience = patience or Patience()
-    job = _Job(url, target, sha256 or _recorded(target), patience, time.monotonic() + patience.total_s, progress)
+    deadline = Deadline(patience.begin_s, patience.pace)
+    job = _Job(url, target, sha256 or _recorded(target), size, patience.silence_s, deadline, progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target, job.deadline):
+        with job.locked():
             if not job.present():
                 job.run()
                 if sha256 is None:
@@ -113,8 +125,9 @@ class _Job:
     url: str
     target: Path
     sha256: str | None
-    patience: Patience
-    deadline: float
+    size: int | None
+    silence_s: float
+    deadline: Deadline
     progress: bool
 
     @property
@@ -159,19 +172,20 @@ class _Job:
     def _download(self) -> bool:
         """Bring the part to its whole length; whether it continued an earlier one."""
         resumed = self.part.exists()
-        failures = 0
+        failures, longest = 0, _size(self.part)
         bar: tqdm[Any]
         with tqdm(
             desc=self.target.name, unit="B", unit_scale=True, leave=False, disable=None if self.progress else True
         ) as bar:
             while True:
-                before = _size(self.part)
                 try:
                     self._request(bar)
                     return resumed
                 except _LostError as error:
-                    failures = 0 if _size(self.part) > before else failures + 1
-                    if failures >= TRIES_WITHOUT_PROGRESS or time.monotonic() + PAUSE_S > self.deadline:
+                    # Begun again and come no further than before is no progress.
+                    failures = 0 if _size(self.part) > longest else failures + 1
+                    longest = max(longest, _size(self.part))
+                    if failures >= TRIES_WITHOUT_PROGRESS or self.deadline.left() <= PAUSE_S:
                         raise FetchError(f"cannot fetch {self.url}: {error}") from error
                     time.sleep(PAUSE_S)
                     resumed = True
@@ -187,14 +201,14 @@ class _Job:
             headers["Range"] = f"bytes={have}-"
             if tag:
                 headers["If-Range"] = tag
+        request = urllib.request.Request(self.url, headers=headers)
+        watch = Watch(self.deadline, self.silence_s)
         try:
-            # Not urlopen: that remembers the proxies of the process's first call.
-            opener = urllib.request.build_opener()
-            with opener.open(urllib.request.Request(self.url, headers=headers), timeout=self._timeout()) as response:
+            with watch, watch.opener().open(request) as response:
                 start = have if response.status == 206 else 0
                 if response.status == 206 and not _continues(response.headers, have):
                     raise _LostError("the server sent another part than was asked for")
-                self._store(response, start, bar)
+                self._store(response, start, bar, watch)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416 and have:
@@ -204,11 +218,18 @@ class _Job:
                 raise _LostError(f"HTTP {error.code} {error.reason}") from error
             raise FetchError(f"cannot fetch {self.url}: HTTP {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
-            raise _LostError(_reason(error)) from error
+            raise self._too_slow() if watch.cut else _LostError(_reason(error)) from error
 
-    def _store(self, response: http.client.HTTPResponse, start: int, bar: tqdm[Any]) -> None:
+    def _too_slow(self) -> FetchError:
+        if not self.deadline.gained:
+            return FetchError(f"cannot fetch {self.url}: {_NO_ANSWER}")
+        return FetchError(f"{self.url} is too slow: {_size(self.part)} bytes so far; the next try continues there")
+
+    def _store(self, response: http.client.HTTPResponse, start: int, bar: tqdm[Any], watch: Watch) -> None:
         length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdigit() else None
+        total = start + int(length) if length and length.isdigit() else self.size
+        if total is not None and total != (self.size or total):
+            raise FetchError(f"{self.url} is {total} bytes long, not {self.size} as it should: this is another file")
         if (total or 0) > MAX_BYTES:
             raise FetchError(f"{self.url} is {total} bytes long: more than any model")
         if start == 0:
@@ -220,66 +241,46 @@ class _Job:
         bar.n = start
         bar.refresh()
         with self.part.open("ab") as file:
-            got = start + self._copy(response, file, bar)
+            got = self._copy(response, file, start, bar)
             file.flush()
             os.fsync(file.fileno())
+        if watch.cut and got != total:
+            raise self._too_slow()
         if total is not None and got < total:
             raise _LostError(f"the connection broke after {got} of {total} bytes")
 
-    def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, bar: tqdm[Any]) -> int:
-        got = 0
+    def _copy(self, response: http.client.HTTPResponse, file: BinaryIO, start: int, bar: tqdm[Any]) -> int:
+        got, most = start, self.size or MAX_BYTES
         # read1 returns what has arrived: what was got before a connection breaks is kept.
         while chunk := response.read1(CHUNK_BYTES):
-            file.write(chunk)
             got += len(chunk)
+            if got > most:
+                self._discard()
+                raise FetchError(f"{self.url} sends more than {most} bytes: this is another file")
+            file.write(chunk)
+            self.deadline.gained += len(chunk)
             bar.update(len(chunk))
-            if got > MAX_BYTES:
-                raise FetchError(f"{self.url} does not end: more than any model")
-            if time.monotonic() > self.deadline:
-                raise FetchError(
-                    f"{self.url} is too slow: {self.patience.total_s:g} s are over; "
-                    "the next try continues where this one ended"
-                )
         return got
 
-    def _timeout(self) -> float:
-        return max(0.1, min(self.patience.silence_s, self.deadline - time.monotonic()))
-
-
-@contextlib.contextmanager
-def _locked(target: Path, deadline: float) -> Iterator[None]:
-    """One process at a time; the kernel lets go of the lock of a process that dies."""
-    with target.with_name(target.name + ".lock").open("ab") as file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    _log.info("another process is fetching %s; waiting for it", target.name)
-                    told = True
-                if time.monotonic() > deadline:
-                    raise FetchError(f"another process is still fetching {target}") from None
-                time.sleep(LOCK_POLL_S)
-        yield  # closing the file unlocks it
-
-
-def resolvable(url: str, timeout: float) -> bool:
-    """Whether the host to connect to for an address (a proxy's, if there is one) has a known address.
-
-    The C library's resolver knows no timeout and can take half a minute offline, hence a process of its own.
-    """
-    parts = urllib.parse.urlsplit(url)
-    host = parts.hostname or ""
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.netloc):
-        host = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}").hostname or ""
-    command = [sys.executable, "-c", "import socket, sys; socket.getaddrinfo(sys.argv[1], 443)", host]
-    try:
-        return subprocess.run(command, timeout=timeout, capture_output=True, check=False).returncode == 0
-    except (subprocess.TimeoutExpired, OSError):
-        return False
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time; the kernel lets go of the lock of a process that dies."""
+        with self.target.with_name(self.target.name + ".lock").open("ab") as file:
+            told, before = False, _size(self.part)
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not told:
+                        _log.info("another process is fetching %s; waiting for it", self.target.name)
+                        told = True
+                    # What the other gets is progress, too.
+                    self.deadline.gained = max(self.deadline.gained, _size(self.part) - before)
+                    if self.deadline.left() <= 0:
+                        raise FetchError(f"another process is still fetching {self.target}") from None
+                    time.sleep(LOCK_POLL_S)
+            yield  # closing the file unlocks it
 
 
 def _continues(headers: email.message.Message, start: int) -> bool:
@@ -296,9 +297,9 @@ def _validator(headers: email.message.Message) -> str:
 def _reason(error: BaseException) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):
-        return "no answer in time (offline, or behind a proxy that https_proxy does not name?)"
+        return _NO_ANSWER
     if isinstance(cause, OSError) and cause.strerror:
-        return f"{cause.strerror} (offline, or behind a proxy that https_proxy does not name?)"
+        return f"{cause.strerror} {_PERHAPS}"
     return " ".join(str(cause).split()) or type(cause).__name__
 
 

@@ -107,6 +107,7 @@ def read_model(path: Path) -> Model:
         output_name=output.name,
         fixed_size=picture.fixed_size,
         quantised="DequantizeLinear" in header.operators,
+        half=bool(facts and facts.half),
     )
 
 

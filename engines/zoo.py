@@ -17,14 +17,14 @@ import platformdirs
 from engines.base import EngineError, Model, ModelError
 from engines.convert import convert
 from engines.facts import ModelFacts
-from engines.fetch import FetchError, Patience, fetch, resolvable
+from engines.fetch import FetchError, Patience, fetch
 from engines.labels import CAMVID, VOC, LabelSet
 from engines.model_file import file_sha256, read_model
 
 WEIGHTS_VARIABLE = "DEEPLAB_STREAM_WEIGHTS"
 """Environment variable: a directory that holds published weight files or converted models."""
 
-AUTO_PATIENCE = Patience(silence_s=3.0, total_s=10.0)
+AUTO_PATIENCE = Patience(silence_s=3.0, begin_s=4.0, pace=64 * 1024)
 """How long ``auto`` tries to fetch the better model before it takes the embedded one."""
 
 CONVERTER = 1
@@ -198,10 +198,7 @@ def _weights(given: Path | None) -> Path | None:
 
 def _automatic(folder: Path | None, *, progress: bool) -> Model:
     entry = VOC_MOBILENET
-    assert entry.download
     try:
-        if not _is_here(entry, folder) and not resolvable(entry.download.url, AUTO_PATIENCE.silence_s):
-            raise FetchError("the network cannot be reached")
         return _load(entry, folder, AUTO_PATIENCE, progress=progress)
     except EngineError as error:
         _log.warning(
@@ -209,10 +206,6 @@ def _automatic(folder: Path | None, *, progress: bool) -> Model:
             entry.name, STREET.name, str(error).partition("; give it")[0],
         )  # fmt: skip
         return _load(STREET, folder, None, progress=progress)
-
-
-def _is_here(entry: ZooEntry, folder: Path | None) -> bool:
-    return _listing(entry, folder).place != "not fetched"
 
 
 def _listing(entry: ZooEntry, folder: Path | None) -> Listing:
@@ -254,7 +247,14 @@ def _load(entry: ZooEntry, folder: Path | None, patience: Patience | None, *, pr
         return cached
     source = model_cache() / entry.download.file
     try:
-        fetch(entry.download.url, source, sha256=entry.download.sha256, patience=patience, progress=progress)
+        fetch(
+            entry.download.url,
+            source,
+            sha256=entry.download.sha256,
+            size=entry.download.size,
+            patience=patience,
+            progress=progress,
+        )
     except FetchError as error:
         raise FetchError(
             f"{error}; give it another way: put {entry.download.file} or {entry.name}.onnx into a directory "

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 
 from engines.backends.common import PRECISIONS
-from engines.base import Engine, EngineError, EngineOptions, Model
+from engines.base import Engine, EngineError, EngineOptions, MissingEngineError, Model
 
 BACKENDS = {
     "openvino": "engines.backends.openvino:OpenVINOEngine",
@@ -18,6 +17,9 @@ BACKENDS = {
 """Backends by name; a class is made with ``(model, options)`` and satisfies `engines.base.Engine`."""
 
 CHOICES = ("auto", *BACKENDS)
+
+AUTOMATIC = ("openvino", "onnxruntime")
+"""What ``auto`` tries, the fastest on a CPU first."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,11 +43,7 @@ def open_engine(model: Model, choice: str = "auto", options: EngineOptions | Non
         raise EngineError(f"there is no precision {options.precision!r}: choose from {', '.join(PRECISIONS)}")
     if options.threads < 0 or options.requests < 1:
         raise EngineError("an engine needs at least one request, and threads from 0 (automatic)")
-    why = "as asked"
-    if choice == "auto":
-        choice, why = _best()
-    module, _, name = BACKENDS[choice].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), name)(model, options)
+    engine, why = _best(model, options) if choice == "auto" else (_open(model, choice, options), "as asked")
     info = engine.info
     _log.info(
         "engine %s %s (%s): %s in %s on %s, %d threads, %d requests",
@@ -54,10 +52,20 @@ def open_engine(model: Model, choice: str = "auto", options: EngineOptions | Non
     return engine
 
 
-def _best() -> tuple[str, str]:
-    """The fastest backend that is installed, and why it was chosen."""
-    if importlib.util.find_spec("openvino"):
-        return "openvino", "the fastest on a CPU"
-    if importlib.util.find_spec("onnxruntime"):
-        return "onnxruntime", "OpenVINO is not installed"
-    raise EngineError("no engine is installed: pip install openvino (or onnxruntime)")
+def _open(model: Model, backend: str, options: EngineOptions) -> Engine:
+    module, _, name = BACKENDS[backend].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)(model, options)
+    return engine
+
+
+def _best(model: Model, options: EngineOptions) -> tuple[Engine, str]:
+    """The fastest backend whose library loads, and why it was chosen."""
+    missing: list[str] = []
+    for backend in AUTOMATIC:
+        try:
+            engine = _open(model, backend, options)
+        except MissingEngineError as error:
+            missing.append(str(error))
+            continue
+        return engine, "; ".join(missing) or "the fastest on a CPU"
+    raise EngineError(f"no engine can be loaded: {'; '.join(missing)}")

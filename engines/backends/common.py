@@ -7,6 +7,7 @@ import platform
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,30 @@ class FinishedRequest:
         quota, self._quota = self._quota, None
         if quota is not None:
             quota.give()
+
+
+class SessionBase:
+    """What a session knows of its sizes.
+
+    Args:
+        size: (height, width) of the input, in pixels.
+        scores: the backend's 1×C×h×w.
+    """
+
+    def __init__(self, size: tuple[int, int], scores: Sequence[int]) -> None:
+        _, classes, height, width = scores
+        self._size = size
+        self._scores = (int(classes), int(height), int(width))
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the input, in pixels."""
+        return self._size
+
+    @property
+    def score_shape(self) -> tuple[int, int, int]:
+        """(classes, height, width) of the scores."""
+        return self._scores
 
 
 class EngineBase(ABC):

@@ -11,6 +11,7 @@ from engines.backends.common import (
     EngineBase,
     FinishedRequest,
     Quota,
+    SessionBase,
     arithmetic,
     available_cpus,
     check_arrays,
@@ -18,7 +19,7 @@ from engines.backends.common import (
     one_line,
     prepare,
 )
-from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -42,8 +43,10 @@ class OnnxRuntimeEngine(EngineBase):
     def __init__(self, model: Model, options: EngineOptions) -> None:
         try:
             import onnxruntime
-        except ImportError as error:
-            raise EngineError(f"ONNX Runtime cannot be loaded ({error}): pip install onnxruntime") from error
+        except Exception as error:  # a broken library can raise anything
+            raise MissingEngineError(
+                f"ONNX Runtime cannot be loaded ({one_line(error)}): pip install onnxruntime"
+            ) from error
         precision = arithmetic(options.precision, model)
         if options.precision == "fp16":
             raise EngineError("ONNX Runtime has no half precision on a CPU: use precision fp32 or auto")
@@ -73,30 +76,18 @@ class OnnxRuntimeEngine(EngineBase):
         self._network = None
 
 
-class OnnxRuntimeSession:
+class OnnxRuntimeSession(SessionBase):
     """A network at one input size."""
 
     def __init__(self, network: Any, model: Model, size: tuple[int, int], quota: Quota) -> None:
-        self._network = network
-        self._model = model
-        self._size = size
-        self._quota = quota
         # The graph tells its output's size only by running; this also lets it allocate before the first picture.
         blank = prepare(np.zeros((*size, 3), np.uint8), model)
         (scores,) = network.run([model.output_name], {model.input_name: blank})
-        shape = scores.shape
-        self._scores = (int(shape[1]), int(shape[2]), int(shape[3]))
+        super().__init__(size, scores.shape)
+        self._network = network
+        self._model = model
+        self._quota = quota
         self._in_place = scores.dtype == np.float32
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(height, width) of the input, in pixels."""
-        return self._size
-
-    @property
-    def score_shape(self) -> tuple[int, int, int]:
-        """(classes, height, width) of the scores."""
-        return self._scores
 
     def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
         """Score a picture, straight into the caller's array; see `engines.base.Session`."""

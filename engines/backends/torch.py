@@ -9,6 +9,7 @@ from engines.backends.common import (
     EngineBase,
     FinishedRequest,
     Quota,
+    SessionBase,
     arithmetic,
     available_cpus,
     check_arrays,
@@ -16,15 +17,15 @@ from engines.backends.common import (
     one_line,
     prepare,
 )
-from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
 
 try:
     import torch
 
     from engines.backends.onnx_in_torch import TorchGraph
-except ImportError as error:
-    raise EngineError(
-        f"the torch engine needs torch and onnx ({error}): pip install torch onnx, or use --engine auto"
+except Exception as error:  # a broken library can raise anything
+    raise MissingEngineError(
+        f"the torch engine needs torch and onnx ({one_line(error)}): pip install torch onnx, or use --engine auto"
     ) from error
 
 
@@ -57,42 +58,14 @@ class TorchEngine(EngineBase):
         self._graph = None
 
 
-def open_module(model: Model) -> torch.nn.Module:
-    """A network as a plain torch module: what people who use torch have in their hands.
-
-    Args:
-        model: the network.
-
-    Returns:
-        A module in float32 that maps the graph's own input (uint8 1×H×W×3 for the models made here) to
-        scores 1×C×h×w; weights are its buffers.
-
-    Raises:
-        ModelError: the file is unreadable or has an operator that is not known here.
-    """
-    return TorchGraph(model.path, model.output_name).eval()
-
-
-class TorchSession:
+class TorchSession(SessionBase):
     """A network at one input size; `start` computes before it returns."""
 
     def __init__(self, graph: TorchGraph, model: Model, size: tuple[int, int], quota: Quota) -> None:
         self._graph = graph
         self._model = model
-        self._size = size
         self._quota = quota
-        shape = self._run(np.zeros((*size, 3), np.uint8)).shape
-        self._scores = (shape[1], shape[2], shape[3])
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(height, width) of the input, in pixels."""
-        return self._size
-
-    @property
-    def score_shape(self) -> tuple[int, int, int]:
-        """(classes, height, width) of the scores."""
-        return self._scores
+        super().__init__(size, self._run(np.zeros((*size, 3), np.uint8)).shape)
 
     def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
         """Score a picture; see `engines.base.Session`."""

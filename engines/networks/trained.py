@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,9 @@ FORMAT = "deeplab-stream checkpoint 1"
 KEY = "trained"
 """Where a checkpoint file keeps the trained network."""
 
+UNFIT = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""What values of a wrong type or shape raise on their way into a network."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainedNetwork:
@@ -32,6 +34,8 @@ class TrainedNetwork:
         size: preferred short side of the picture, in pixels.
         weights: its state, tensors by name.
         facts: anything worth knowing of how it was trained; JSON values only.
+        class_weights: weight of each class in the cross-entropy that it was trained with; empty
+            where all weighed the same.
     """
 
     spec: NetworkSpec
@@ -40,11 +44,20 @@ class TrainedNetwork:
     size: int
     weights: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
+    class_weights: tuple[float, ...] = ()
 
     def restore(self) -> DeepLab:
-        """The network with its weights, in eval mode, on the CPU."""
+        """The network with its weights, in eval mode, on the CPU; its scores are of the classes as they occur.
+
+        A weighted cross-entropy is least where the scores are those of the weighted classes, so the
+        logarithms of the weights are taken from them (Menon et al., arXiv 2007.07314, section 4.1).
+        """
         network = assemble(self.spec, len(self.labels), self.output_stride)
         network.load_state_dict(self.weights)
+        if self.class_weights:
+            assert network.head.bias is not None
+            with torch.no_grad():
+                network.head.bias -= torch.tensor(self.class_weights).log()
         return network.eval()
 
     def to_tree(self) -> dict[str, Any]:
@@ -56,12 +69,15 @@ class TrainedNetwork:
             "size": self.size,
             "weights": self.weights,
             "facts": self.facts,
+            "class_weights": list(self.class_weights),
         }
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> TrainedNetwork:
         """The inverse of `to_tree`."""
         spec, labels = tree["spec"], tree["labels"]
+        if not isinstance(tree["size"], int) or not isinstance(tree["facts"], dict):
+            raise TypeError("its size or its facts are of a wrong type")
         return cls(
             spec=NetworkSpec(**{**spec, "rates": tuple(spec["rates"])}),
             output_stride=tree["output_stride"],
@@ -69,6 +85,7 @@ class TrainedNetwork:
             size=tree["size"],
             weights=tree["weights"],
             facts=tree["facts"],
+            class_weights=tuple(map(float, tree.get("class_weights", ()))),
         )
 
 
@@ -82,7 +99,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such checkpoint") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # rubbish can lead the unpickler into any exception
         raise ModelError(f"{path}: not a readable checkpoint") from error
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise ModelError(f"{path}: not a checkpoint of this program")
@@ -95,7 +112,15 @@ def read_trained(path: Path) -> TrainedNetwork:
     Raises:
         ModelError: as `read_tree`, or the network in it does not fit this program.
     """
+    tree = read_tree(path)
     try:
-        return TrainedNetwork.from_tree(read_tree(path)[KEY])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: its network does not fit this version: {error}") from error
+        trained = TrainedNetwork.from_tree(tree[KEY])
+        trained.restore()
+    except UNFIT as error:
+        raise ModelError(f"{path}: its network does not fit this version: {first_line(error)}") from error
+    return trained
+
+
+def first_line(error: Exception) -> str:
+    """What torch says in a line; it goes on with every tensor's name."""
+    return str(error).partition("\n")[0] or type(error).__name__

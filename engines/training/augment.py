@@ -13,8 +13,6 @@ from engines.training.options import AugmentOptions
 
 Matrix = npt.NDArray[np.float64]
 
-View = tuple[UInt8, UInt8]
-
 LUMA = np.array([0.299, 0.587, 0.114])
 FILL = (127, 127, 127)
 """Colour outside the picture: zero after normalisation."""
@@ -65,26 +63,6 @@ def augment(
         borderValue=(IGNORE,),
     )
     return relight(np.asarray(crop, np.uint8), options, random), np.asarray(target, np.uint8)
-
-
-def paste(view: View, donor: View, random: np.random.Generator) -> View:
-    """Paste half of the donor's classes, where they lie, into a view (ClassMix, Olsson et al., arXiv 2007.07936).
-
-    Args:
-        view: RGB crop C×C×3 and labels c×c, as `augment` makes them; left as it is.
-        donor: Another one of the same size.
-        random: Which classes are taken.
-
-    Returns:
-        The mixture, of the same shapes.
-    """
-    (image, labels), (other_image, other_labels) = view, donor
-    present = np.setdiff1d(other_labels, [IGNORE])
-    taken = random.permutation(present)[: (len(present) + 1) // 2]
-    coarse = np.isin(other_labels, taken)
-    stride = image.shape[0] // labels.shape[0]
-    fine = coarse.repeat(stride, axis=0).repeat(stride, axis=1)
-    return np.where(fine[:, :, None], other_image, image), np.where(coarse, other_labels, labels)
 
 
 def draw_view(height: int, width: int, options: AugmentOptions, random: np.random.Generator) -> Matrix:

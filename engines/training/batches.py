@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from engines.training.augment import augment, paste
+from engines.training.augment import augment
 from engines.training.dataset import Sample, UInt8
 from engines.training.options import TrainingOptions
 
@@ -68,11 +68,6 @@ class Batches:
         views = [
             augment(image, labels, options.augment, options.loss.label_stride, random)
             for image, labels in (self._pictures[pick] for pick in picks)
-        ]
-        donors = [*views[1:], *views[:1]]
-        views = [
-            paste(view, donor, random) if random.random() < options.augment.paste else view
-            for view, donor in zip(views, donors, strict=True)
         ]
         return Batch(np.stack([view[0] for view in views]), np.stack([view[1] for view in views]))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engines.base import ModelError
-from engines.networks.trained import FORMAT, KEY, TrainedNetwork, read_tree
+from engines.networks.trained import FORMAT, KEY, UNFIT, TrainedNetwork, first_line, read_tree
 from engines.training.options import TrainingOptions, parse_options
 
 
@@ -81,5 +82,23 @@ class Checkpoint:
                 optimiser=tree["optimiser"],
                 random=tree["random"],
             )
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path}: a checkpoint of another version: {error}") from error
+        except UNFIT as error:
+            raise ModelError(f"{path}: a checkpoint of another version: {first_line(error)}") from error
+
+
+def first_difference(ours: Any, theirs: Any, but: Collection[str] = ()) -> str:
+    """The first option in which two equal kinds of options differ, as its keys and both values; empty if none.
+
+    Args:
+        ours: options, a dataclass of values and dataclasses.
+        theirs: options of the same class.
+        but: names of fields that may differ.
+    """
+    for field in fields(ours):
+        mine, other = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name in but or mine == other:
+            continue
+        if is_dataclass(mine):
+            return f"{field.name}: {first_difference(mine, other)}"
+        return f"{field.name} is {mine!r}, not {other!r}"
+    return ""

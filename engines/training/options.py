@@ -76,9 +76,6 @@ class AugmentOptions:
     noise: float = 0.0
     """Share of pictures that gets Gaussian noise."""
 
-    paste: float = 0.0
-    """Share of pictures into which half of another picture's classes are pasted (ClassMix)."""
-
 
 @dataclass(frozen=True, slots=True)
 class OptimiserOptions:

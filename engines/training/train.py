@@ -15,7 +15,7 @@ from tqdm import tqdm
 from engines.model_file import LABEL_SETS
 from engines.networks import DeepLab, build
 from engines.networks.normalise import normalise
-from engines.training.checkpoint import Checkpoint
+from engines.training.checkpoint import Checkpoint, first_difference
 from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
 from engines.training.initial import calibrate, load_encoder, load_exported
 from engines.training.options import OptionError, TrainingOptions, load_options
@@ -24,6 +24,9 @@ from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
 logger = logging.getLogger(__name__)
 
 CALIBRATION_PICTURES = 16
+
+LENGTH = ("epochs", "hours")
+"""Options that a run may change when it is taken up again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +68,10 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
     if checkpoint.exists() and not args.resume:
         raise OptionError(f"{checkpoint} exists: go on with --resume, or choose another --output")
     resumed = Checkpoint.load(checkpoint) if args.resume else None
+    if resumed is not None and (difference := first_difference(options, resumed.options, but=LENGTH)):
+        raise OptionError(
+            f"--resume: {difference} as in {checkpoint}: give the options of that run, or choose another --output"
+        )
     if args.threads:
         torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)  # the augmentation's one thread beside torch's own

@@ -19,7 +19,7 @@ from engines.labels import LabelSet
 from engines.networks import DeepLab
 from engines.networks.normalise import normalise
 from engines.networks.registry import NETWORKS
-from engines.networks.trained import TrainedNetwork
+from engines.networks.trained import UNFIT, TrainedNetwork, first_line
 from engines.training.average import MovingAverage
 from engines.training.batches import Batch, Batches
 from engines.training.checkpoint import Checkpoint
@@ -93,16 +93,17 @@ class Trainer:
         Raises:
             ModelError: it is of another network or another set of classes.
         """
-        if checkpoint.options.model != self.options.model or checkpoint.trained.labels != self.labels:
-            raise ModelError("--resume: the checkpoint is of another network or other classes than --config")
-        self.network.load_state_dict(checkpoint.network)
-        self._average.network.load_state_dict(checkpoint.trained.weights)
-        self._optimiser.load_state_dict(checkpoint.optimiser)
+        try:
+            self.network.load_state_dict(checkpoint.network)
+            self._average.network.load_state_dict(checkpoint.trained.weights)
+            self._optimiser.load_state_dict(checkpoint.optimiser)
+            torch.set_rng_state(checkpoint.random)
+        except UNFIT as error:
+            raise ModelError(f"--resume: the checkpoint is of another network: {first_line(error)}") from error
         self._progress.step = checkpoint.step
         self._progress.spent = checkpoint.seconds
         self.epoch = checkpoint.epoch
         self.facts = dict(checkpoint.trained.facts)
-        torch.set_rng_state(checkpoint.random)
 
     def run(self, epochs: int | None = None) -> None:
         """Train to the end of the schedule, or for so many epochs, saving after every one."""
@@ -136,6 +137,7 @@ class Trainer:
                 size=self.options.model.size,
                 weights=self._average.network.state_dict(),
                 facts=self.facts,
+                class_weights=tuple(self._loss.weights.tolist()),
             ),
             epoch=self.epoch,
             step=self._progress.step,
@@ -202,11 +204,12 @@ class Trainer:
         confusion = Confusion(len(self.labels))
         network = self._average.network
         assert isinstance(network, DeepLab)
+        shift = self._loss.weights.log()[:, None, None]  # as `TrainedNetwork.restore` does
         with torch.inference_mode():
             for image, labels in tqdm(self._held_out, desc="validation", unit="picture"):
                 batch = torch.from_numpy(image)[None].to(self._device)
                 truth = torch.from_numpy(labels)[None]
-                scores = network(normalise(batch, network.encoder))
+                scores = network(normalise(batch, network.encoder)) - shift
                 predicted = enlarge_scores(scores, truth).argmax(1).cpu().numpy()
                 confusion.add(labels[None], predicted)
         iou = dict(zip(self.labels.names, np.round(confusion.iou(), 4).tolist(), strict=True))

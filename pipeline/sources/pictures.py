@@ -174,6 +174,8 @@ class Upright(Generic[T]):
         self._converter = Converter()
         self._graph: Graph | None = None
         self._key: object = None
+        self._seen: object = None
+        self._turn: tuple[str, ...] = ()
         self._within: deque[tuple[T, PixelFormat, Colour, bool]] = deque()
 
     def push(self, frame: av.VideoFrame, belonging: T, turn: tuple[str, ...] | None = None) -> list[tuple[Picture, T]]:
@@ -184,7 +186,7 @@ class Upright(Generic[T]):
             belonging: comes back with the picture.
             turn: filters that stand it upright, None to ask its display matrix.
         """
-        turn = turn_filters(frame) if turn is None else turn
+        turn = self._turn_of(frame) if turn is None else turn
         turned = any(step.startswith("transpose") for step in turn)
         self._interlaced |= self._deinterlace and frame.interlaced_frame
         steps = (("bwdif=mode=send_frame:deint=interlaced",) if self._interlaced else ()) + turn
@@ -203,6 +205,17 @@ class Upright(Generic[T]):
         self._within.append((belonging, target, colour, turned))
         self._graph.vpush(picture)
         return ready + self._pull()
+
+    def _turn_of(self, frame: av.VideoFrame) -> tuple[str, ...]:
+        """As `turn_filters`, which is asked again only where the angle, the size or the format changes.
+
+        Reading side data ties a frame and its list of side data into a cycle: every picture would
+        stay in memory until the collector of garbage comes by, hundreds of pictures later.
+        """
+        seen = (frame.rotation, frame.format.name, frame.width, frame.height)
+        if seen != self._seen:
+            self._seen, self._turn = seen, turn_filters(frame)
+        return self._turn
 
     def flush(self) -> list[tuple[Picture, T]]:
         """What is still inside, at the end or before a change."""

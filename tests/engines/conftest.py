@@ -1,13 +1,21 @@
-"""The real networks, for every test of engines."""
+"""What every test of engines may ask for: the real networks, a server."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engines.base import Model
 from engines.zoo import load_model
+from tests.engines.camvid_like import write_pictures
+from tests.engines.serving import Server
+
+if TYPE_CHECKING:
+    from tests.engines.small_network import Exported
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,42 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mo
             "street": load_model("street"),
             "voc": load_model("voc", weights_dir=data / "weights"),
         }
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("engines.fetch.PAUSE_S", 0.01)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(10)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """Tiny maps gain nothing by threads, and lose much where other tests run beside."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Labelled pictures (`camvid_like.write_pictures`), and a network ``tiny`` to learn them."""
+    from engines.networks import NETWORKS
+    from tests.engines.small_network import SPEC
+
+    monkeypatch.setitem(NETWORKS, "tiny", SPEC)
+    return write_pictures(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A small network, as ``export`` writes it; made once, since torch needs seconds for that."""
+    from tests.engines.small_network import export_small
+
+    return export_small(tmp_path_factory.mktemp("export"))

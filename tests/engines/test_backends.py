@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_openvino_half_precision_only_where_the_processor_has_it(
 ) -> None:
     import engines.backends.openvino as backend
 
-    assert backend._precision("auto", models["street"], ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("auto", replace(models["street"], half=False), ["FP16"]) == ("f32", "fp32")
     assert backend._precision("fp16", models["street"], ["FP16", "FP32"]) == ("f16", "fp16")
     monkeypatch.setattr(backend, "_has_bf16", lambda: True)
     assert backend._precision("fp16", models["street"], ["BF16", "FP32"]) == ("bf16", "bf16")
@@ -76,9 +77,33 @@ def test_openvino_half_precision_only_where_the_processor_has_it(
         backend._precision("fp16", models["street"], ["BF16", "FP32"])
 
 
+def test_openvino_takes_half_precision_of_itself_only_where_the_model_keeps_its_labels(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import engines.backends.openvino as backend
+
+    measured, not_measured = (replace(models["street"], half=half) for half in (True, False))
+    monkeypatch.setattr(backend, "_has_bf16", lambda: True)
+    assert backend._precision("auto", measured, ["BF16", "FP32"]) == ("bf16", "bf16")
+    assert backend._precision("fp32", measured, ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("auto", not_measured, ["BF16", "FP32"]) == ("f32", "fp32")
+    assert backend._precision("auto", replace(measured, quantised=True), ["BF16", "FP32"]) == ("f32", "int8")
+    monkeypatch.setattr(backend, "_has_bf16", lambda: False)
+    assert backend._precision("auto", measured, ["BF16", "FP32"]) == ("f32", "fp32")
+
+
+def test_openvino_half_precision_keeps_nearly_all_labels(models: dict[str, Model]) -> None:
+    """On processors without it this compares single precision with itself."""
+    image, labels = picture((96, 128)), []
+    for half in (True, False):
+        with open_engine_for(replace(models["street"], half=half), "openvino") as engine:
+            labels.append(score(engine.session(96, 128), image).argmax(0))
+    assert (labels[0] == labels[1]).mean() > 0.9
+
+
 def test_openvino_precision_is_always_set(models: dict[str, Model]) -> None:
     """Left alone, OpenVINO computes in bf16 on processors that have it."""
-    engine = open_engine(models["street"], "openvino", EngineOptions(threads=1))
+    engine = open_engine(replace(models["street"], half=False), "openvino", EngineOptions(threads=1))
     session = engine.session(96, 128)
     compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
     assert "f" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
@@ -108,18 +133,56 @@ def test_auto_takes_openvino_and_says_why(models: dict[str, Model], caplog: pyte
     engine.close()
 
 
-def test_auto_falls_back_and_says_why(
-    models: dict[str, Model], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else object())
-    with caplog.at_level(logging.INFO, "engines"):
-        engine = open_engine(models["street"])
-    assert engine.info.backend == "onnxruntime"
-    assert "OpenVINO is not installed" in caplog.text
-    engine.close()
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(EngineError, match="pip install openvino"):
-        open_engine(models["street"])
+BROKEN = {
+    "no library": "raise ImportError('libtbb.so.12: cannot open shared object file')",
+    "wrong library": "raise OSError('libtbb.so.12: wrong ELF class\\nsecond line')",
+    "no plugin": "class Core:\n    def get_property(*_): raise RuntimeError('libtbb.so.12: no plugin of the CPU')",
+}
+
+FALL_BACK = """
+import logging, sys
+from pathlib import Path
+from engines.backends import open_engine
+from engines.base import EngineError
+from engines.model_file import read_model
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+model = read_model(Path(sys.argv[1]))
+print(open_engine(model).info.backend)
+for name in ("openvino", "auto"):
+    try:
+        open_engine(model, name)
+    except EngineError as error:
+        print(error)
+    sys.modules["onnxruntime"] = None
+    del sys.modules["engines.backends.onnxruntime"]
+"""
+
+
+@pytest.mark.parametrize("package", BROKEN.values(), ids=BROKEN)
+def test_auto_falls_back_from_a_broken_library(package: str, models: dict[str, Model], tmp_path: Path) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text(package)
+    command = [sys.executable, "-c", FALL_BACK, str(models["street"].path)]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    answer = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"PYTHONPATH": path}
+    )
+    assert answer.returncode == 0, answer.stderr
+    logged, chosen, named, neither = answer.stdout.splitlines()
+    assert chosen == "onnxruntime"
+    assert logged.startswith("engine onnxruntime ")
+    for line in (logged, named, neither):
+        assert "OpenVINO cannot be loaded (libtbb.so.12: " in line
+        assert "pip install openvino" in line
+    assert neither.startswith("no engine can be loaded: ")
+    assert "pip install onnxruntime" in neither
+
+
+def test_auto_stands_by_an_engine_that_loads(models: dict[str, Model], tmp_path: Path) -> None:
+    """A model that the best engine cannot read is told as such, and not tried on the next."""
+    (tmp_path / "x.onnx").write_bytes(b"rubbish")
+    with pytest.raises(EngineError, match=r"OpenVINO cannot read .*x\.onnx"):
+        open_engine(replace(models["street"], path=tmp_path / "x.onnx"))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +209,7 @@ def test_running_a_model_imports_no_torch(models: dict[str, Model]) -> None:
     """Nor onnx, nor anything of training: a fresh interpreter runs a model and looks at what it has loaded."""
     program = f"""
 import sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from engines.backends import open_engine

@@ -49,7 +49,8 @@ def opened(models: dict[str, Model]) -> Iterator[Callable[[str, str], Engine]]:
     def get(backend: str, model: str) -> Engine:
         key = (backend, model)
         if key not in engines:
-            engines[key] = open_engine(models[model], backend, EngineOptions(threads=1, requests=2))
+            options = EngineOptions(precision="fp32", threads=1, requests=2)
+            engines[key] = open_engine(models[model], backend, options)
         return engines[key]
 
     yield get

@@ -177,10 +177,13 @@ def test_an_interrupt_is_status_130() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "engines", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    assert process.stderr
-    assert "engine openvino" in process.stderr.readline()
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        assert process.stderr
+        assert "engine openvino" in process.stderr.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors == "interrupted\n"

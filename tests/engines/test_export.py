@@ -22,45 +22,19 @@ from engines.base import EngineError  # noqa: E402
 from engines.facts import ModelFacts  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
 from engines.model_file import read_model  # noqa: E402
-from engines.networks import NetworkSpec, assemble  # noqa: E402
 from engines.networks.normalise import ByteNetwork  # noqa: E402
 from engines.networks.trained import FORMAT, KEY, TrainedNetwork  # noqa: E402
-
-SPEC = NetworkSpec("mobilenetv2", decoder=True, width=0.25, aspp_channels=16, decoder_channels=16)
-
-
-@pytest.fixture(scope="module")
-def trained() -> TrainedNetwork:
-    """A network with statistics and shifts of its own, so that folding has something to fold."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    network = assemble(SPEC, len(CAMVID))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.normal_(module.bias, std=0.1)
-    network.train()(torch.randn(4, 3, 64, 64))
-    return TrainedNetwork(SPEC, 16, CAMVID, 448, network.state_dict(), {"epochs": 3, "splits": ["train"]})
+from tests.engines.small_network import Exported  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def file(trained: TrainedNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The network as `python -m engines export` writes it."""
-    folder = tmp_path_factory.mktemp("export")
-    torch.save({"format": FORMAT, KEY: trained.to_tree()}, folder / "last.pt")
-    parser = argparse.ArgumentParser()
-    exporting.add_arguments(parser)
-    given = [
-        "--checkpoint",
-        str(folder / "last.pt"),
-        "--output",
-        str(folder / "street.onnx"),
-        "--licence",
-        "research use",
-    ]
-    assert exporting.run(parser.parse_args(given)) == 0
-    assert {path.name for path in folder.iterdir()} == {"last.pt", "street.onnx"}
-    return folder / "street.onnx"
+@pytest.fixture
+def trained(exported: Exported) -> TrainedNetwork:
+    return exported.trained
+
+
+@pytest.fixture
+def file(exported: Exported) -> Path:
+    return exported.file
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 64, 96), (3, 80, 48), (1, 77, 90)])
@@ -83,13 +57,13 @@ def test_onnxruntime_and_openvino_agree_with_torch(
 def test_the_file_tells_what_it_is(file: Path) -> None:
     properties = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     facts = ModelFacts.from_properties(properties, "file")
-    assert facts == ModelFacts("street", CAMVID, 448, 16, align_corners=False, licence="research use")
+    assert facts == ModelFacts("street", CAMVID, 448, 16, align_corners=False, licence="research use", half=True)
     assert json.loads(properties["deeplab_stream.score_stride"]) == 4
     assert json.loads(properties["deeplab_stream.training"]) == {"epochs": 3, "splits": ["train"]}
     assert properties["deeplab_stream.align_corners"] == "false"
     assert set(properties) >= {f"deeplab_stream.{key}" for key in ("name", "labels", "palette", "licence", "size")}
     model = read_model(file)
-    assert (model.layout, model.input_dtype, model.mean) == ("nhwc", "uint8", None)
+    assert (model.layout, model.input_dtype, model.mean, model.half) == ("nhwc", "uint8", None, True)
 
 
 def test_the_graph_is_plain(file: Path) -> None:
@@ -123,3 +97,65 @@ def test_bad_places_are_named(trained: TrainedNetwork, tmp_path: Path) -> None:
         exporting.run(parser.parse_args(missing))
     with pytest.raises(EngineError, match="cannot be written"):
         exporting.export(trained, tmp_path / "nowhere" / "x.onnx", name="x")
+
+
+BROKEN = {
+    "empty": b"",
+    "text": b"no checkpoint\n",
+    "rubbish": b"a.",  # a pickle that takes from an empty stack
+    "archive": b"PK\x03\x04",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_files_that_are_no_checkpoints_are_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(content)
+    complain(tmp_path, r"last\.pt: not a (readable )?checkpoint")
+
+
+def test_a_damaged_checkpoint_is_one_line(exported: Exported, tmp_path: Path) -> None:
+    whole = bytearray((exported.file.parent / "last.pt").read_bytes())
+    where = whole.index(b"data.pkl") + 100
+    whole[where : where + 200] = bytes(range(50, 250))
+    for content in (whole, whole[: len(whole) // 2]):
+        (tmp_path / "last.pt").write_bytes(content)
+        complain(tmp_path, r"last\.pt: not a readable checkpoint")
+
+
+FOREIGN = {
+    "another network": {"weights": {"layer.weight": torch.zeros(3)}},
+    "no weights": {"weights": 3},
+    "other classes": {"labels": {"names": ["a", "b"], "palette": [[0, 0, 0], [1, 1, 1]], "background": None}},
+    "colours missing": {"labels": {"names": ["a", "b"], "palette": [], "background": None}},
+    "encoder": {"spec": {"encoder": "vgg99", "decoder": True, "rates": [6]}},
+    "shape": {"spec": {"depth": 3, "rates": [6]}},
+    "stride": {"output_stride": 7},
+    "size": {"size": "large"},
+    "facts": {"facts": ["none"]},
+}
+
+
+@pytest.mark.parametrize("changes", FOREIGN.values(), ids=FOREIGN)
+def test_checkpoints_of_other_programs_are_one_line(
+    trained: TrainedNetwork, changes: dict[str, object], tmp_path: Path
+) -> None:
+    torch.save({"format": FORMAT, KEY: trained.to_tree() | changes}, tmp_path / "last.pt")
+    complain(tmp_path, r"last\.pt: its network does not fit this version: .")
+
+
+def test_a_checkpoint_without_a_network_is_one_line(tmp_path: Path) -> None:
+    torch.save({"format": FORMAT}, tmp_path / "last.pt")
+    complain(tmp_path, r"last\.pt: its network does not fit")
+    torch.save({"state_dict": {}}, tmp_path / "last.pt")
+    complain(tmp_path, r"last\.pt: not a checkpoint of this program")
+
+
+def complain(folder: Path, message: str) -> None:
+    """Exporting a folder's checkpoint ends with one line, and writes nothing."""
+    parser = argparse.ArgumentParser()
+    exporting.add_arguments(parser)
+    places = ["--checkpoint", str(folder / "last.pt"), "--output", str(folder / "x.onnx")]
+    with pytest.raises(EngineError, match=message) as caught:
+        exporting.run(parser.parse_args(places))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in folder.iterdir()] == ["last.pt"]

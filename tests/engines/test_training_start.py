@@ -1,10 +1,10 @@
-"""Training from a network that was exported, and pasting one picture's things into another."""
+"""Training from a network that was exported."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
@@ -13,39 +13,15 @@ for peer in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(peer, reason=f"exporting needs {peer} (the extra `train`)")
 
 from engines.base import ModelError  # noqa: E402
-from engines.export import export  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
-from engines.networks import DeepLab, NetworkSpec, assemble  # noqa: E402
+from engines.networks import NetworkSpec, assemble  # noqa: E402
 from engines.networks.trained import TrainedNetwork  # noqa: E402
-from engines.training.augment import paste  # noqa: E402
-from engines.training.dataset import IGNORE  # noqa: E402
 from engines.training.initial import calibrate, load_exported  # noqa: E402
-
-SPEC = NetworkSpec("mobilenetv2", decoder=True, width=0.25, aspp_channels=16, decoder_channels=16)
-
-
-def network_with_statistics() -> DeepLab:
-    torch.manual_seed(0)
-    network = assemble(SPEC, len(CAMVID))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.8, 1.2)
-            torch.nn.init.normal_(module.bias, std=0.1)
-    network.train()(torch.randn(4, 3, 64, 64))
-    return network.eval()
+from tests.engines.small_network import SPEC, Exported  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[DeepLab, Path]:
-    torch.set_num_threads(1)
-    network = network_with_statistics()
-    path = tmp_path_factory.mktemp("start") / "small.onnx"
-    export(TrainedNetwork(SPEC, 16, CAMVID, 64, network.state_dict()), path, name="small")
-    return network, path
-
-
-def test_an_exported_network_goes_on_where_it_was(exported: tuple[DeepLab, Path]) -> None:
-    network, path = exported
+def test_an_exported_network_goes_on_where_it_was(exported: Exported) -> None:
+    network, path = exported.trained.restore(), exported.file
     images = torch.randn(4, 3, 64, 96)
     started = assemble(SPEC, len(CAMVID)).eval()
     with torch.inference_mode():
@@ -63,10 +39,10 @@ def test_an_exported_network_goes_on_where_it_was(exported: tuple[DeepLab, Path]
             assert module.running_mean.abs().max() > 0, name
 
 
-def test_an_export_of_another_network_is_refused(exported: tuple[DeepLab, Path], tmp_path: Path) -> None:
-    _, path = exported
+def test_an_export_of_another_network_is_refused(exported: Exported, tmp_path: Path) -> None:
+    path = exported.file
     other = assemble(SPEC, 5)
-    with pytest.raises(ModelError, match=r"small\.onnx: no weights of a fitting shape for head\.weight"):
+    with pytest.raises(ModelError, match=r"street\.onnx: no weights of a fitting shape for head\.weight"):
         load_exported(other, path)
     larger = assemble(NetworkSpec("mobilenetv2", decoder=True, width=0.5, aspp_channels=16), len(CAMVID))
     with pytest.raises(ModelError, match="no weights of a fitting shape for"):
@@ -78,27 +54,10 @@ def test_an_export_of_another_network_is_refused(exported: tuple[DeepLab, Path],
         load_exported(other, tmp_path / "text.onnx")
 
 
-def test_half_of_the_donors_classes_are_pasted_where_they_lie() -> None:
-    view = (np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4), np.uint8))
-    donor_labels = np.array([[1] * 4, [2] * 4, [3] * 4, [IGNORE] * 4], np.uint8)
-    donor = (np.repeat(donor_labels.repeat(2, 0).repeat(2, 1)[..., None], 3, 2), donor_labels)
-    seen = set()
-    for seed in range(20):
-        image, labels = paste(view, donor, np.random.default_rng(seed))
-        taken = set(np.unique(labels)) - {0}
-        assert len(taken) == 2
-        assert taken < {1, 2, 3}
-        assert np.array_equal(np.unique(image), np.unique(labels))
-        assert np.array_equal(image[::2, ::2, 0], labels)
-        assert np.array_equal(image[1::2, 1::2, 2], labels)
-        seen |= taken
-    assert seen == {1, 2, 3}
-    assert not view[1].any()
-
-
-def test_a_donor_without_labels_gives_nothing() -> None:
-    view = (np.full((8, 8, 3), 7, np.uint8), np.ones((4, 4), np.uint8))
-    donor = (np.zeros((8, 8, 3), np.uint8), np.full((4, 4), IGNORE, np.uint8))
-    image, labels = paste(view, donor, np.random.default_rng(0))
-    assert np.array_equal(image, view[0])
-    assert np.array_equal(labels, view[1])
+def test_class_weights_are_taken_from_the_scores(exported: Exported) -> None:
+    weights = tuple(1.0 + 0.1 * index for index in range(len(CAMVID)))
+    weighted = TrainedNetwork.from_tree(replace(exported.trained, class_weights=weights).to_tree())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        change = exported.trained.restore()(images) - weighted.restore()(images)
+    torch.testing.assert_close(change, torch.tensor(weights).log()[None, :, None, None].expand_as(change))

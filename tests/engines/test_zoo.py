@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import logging
 import shutil
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +167,38 @@ def test_auto_does_not_wait_for_a_dead_server(
     assert "Connection refused" in caplog.text
 
 
+def test_auto_leaves_a_proxy_that_keeps_it_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A byte now and then, as no time-out of an operation can notice."""
+    stop = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while not stop.is_set():
+                connection, _ = listening.accept()
+                with connection:
+                    for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000:
+                        if stop.wait(0.2):
+                            break
+                        connection.sendall(bytes([byte]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listening.getsockname()[1]}")
+        assert zoo.AUTO_PATIENCE.begin_s <= 5, "a few seconds"
+        monkeypatch.setattr(zoo, "AUTO_PATIENCE", replace(zoo.AUTO_PATIENCE, begin_s=1.0))
+        began = time.monotonic()
+        assert load_model().name == "street"
+        assert time.monotonic() - began < 4
+        stop.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert caplog.text.count("WARNING") == 1
+    assert "no answer in time" in caplog.text
+
+
 def test_auto_takes_what_is_at_hand_without_a_network(data: Path) -> None:
     assert load_model("auto", weights_dir=data / "weights").name == "voc"
 
@@ -222,6 +257,10 @@ def test_the_embedded_file_agrees_with_its_entry() -> None:
 def test_facts_survive_the_file() -> None:
     facts = ModelFacts("straße", VOC, 360, 16, True, "CC-BY 4.0")
     assert ModelFacts.from_properties(facts.to_properties(), "x.onnx") == facts
+    half = replace(facts, half=True)
+    assert ModelFacts.from_properties(half.to_properties(), "x.onnx") == half
+    older = {key: value for key, value in half.to_properties().items() if not key.endswith(".half")}
+    assert ModelFacts.from_properties(older, "x.onnx") == facts
 
 
 @pytest.mark.parametrize(
@@ -230,6 +269,7 @@ def test_facts_survive_the_file() -> None:
         ("size", '"big"', r"x\.onnx: metadata deeplab_stream\.size is 'big': it must be a whole number from 16"),
         ("labels", "[]", "labels is \\[\\]: it must be a list of 2 to 255"),
         ("palette", "[[0,0,0]]", "palette is .*: it must be a list of 21 colours"),
+        ("half", '"yes"', "half is 'yes': it must be true or false"),
         ("align_corners", "1", "align_corners is 1: it must be true or false"),
         ("background", '"sea"', "background is 'sea': it must be a class name or a number from 0 to 20"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 
@@ -194,3 +195,21 @@ def test_half_turned_matrices_go_to_the_nearest_quarter(clip: MakeClip) -> None:
 def test_pixel_aspects_that_cannot_be_meant() -> None:
     assert pixel_aspect(Fraction(16, 11)) == Fraction(16, 11)
     assert [pixel_aspect(ratio) for ratio in (None, Fraction(0), Fraction(1, 1000), Fraction(500))] == [1] * 4
+
+
+@pytest.mark.parametrize("kind", ["h264", "left"])
+def test_pictures_go_without_the_collector_of_garbage(kind: str, clip: MakeClip) -> None:
+    def kept() -> int:
+        return sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+
+    source = open_source(str(clip(kind).path))
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        most = max(kept() - before for item in source.read() if isinstance(item, Decoded))
+    finally:
+        gc.enable()
+        source.close()
+    assert len(clip(kind).pts) > 20
+    assert most < 12  # what the decoder's threads and the order of times hold back

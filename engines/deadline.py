@@ -1,0 +1,167 @@
+"""HTTP under one deadline: names, connections, proxies, handshakes, headers and body together.
+
+A socket's time-out is for one operation, so a peer that sends a byte now and then holds its client
+for ever; and the C library's resolver knows no time-out at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+_RESOLVE = """
+import json, socket, sys
+try:
+    found = socket.getaddrinfo(sys.argv[1], None, type=socket.SOCK_STREAM)
+except OSError as error:
+    print(json.dumps([error.errno, error.strerror]))
+    sys.exit(1)
+print(json.dumps(list(dict.fromkeys(address[0] for *_, address in found))))
+"""
+
+
+class Deadline:
+    """The end of patience, which what arrives puts off.
+
+    Args:
+        begin_s: seconds until the first byte.
+        pace: bytes that buy another second.
+
+    Attributes:
+        gained: bytes that have arrived.
+    """
+
+    def __init__(self, begin_s: float, pace: float) -> None:
+        self.gained = 0
+        self._pace = pace
+        self._end = time.monotonic() + begin_s
+
+    def left(self) -> float:
+        """Seconds left; below 0 when it has passed."""
+        return self._end + self.gained / self._pace - time.monotonic()
+
+
+class Watch:
+    """Cuts connections off when a deadline passes, whatever they are doing; a context manager.
+
+    Args:
+        deadline: looked at again whenever it seems to have passed.
+        silence_s: longest wait for one connection, and for the next byte.
+
+    Attributes:
+        cut: the deadline has passed and the connections are dead.
+    """
+
+    def __init__(self, deadline: Deadline, silence_s: float) -> None:
+        self.cut = False
+        self._deadline = deadline
+        self._silence_s = silence_s
+        # Duplicates: TLS takes a connection's own descriptor over, in the middle of its life.
+        self._sockets: list[socket.socket] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._wait, name="fetch-deadline", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        for each in self._sockets:
+            each.close()
+
+    def opener(self) -> urllib.request.OpenerDirector:
+        """Opens addresses through the environment's proxies of this moment, on watched connections."""
+        return urllib.request.build_opener(_Handler(self))
+
+    def connect(self, address: tuple[str, int], *_: object) -> socket.socket:
+        """A watched connection to a host by name or number; see `socket.create_connection`.
+
+        Raises:
+            OSError: there is none in time.
+        """
+        host, port = address
+        failure: OSError = TimeoutError("timed out")
+        for number in resolve(host, self._deadline.left()):
+            wait = min(self._silence_s, self._deadline.left())
+            if wait <= 0:
+                raise TimeoutError("timed out")
+            try:
+                connected = socket.create_connection((number, port), wait)
+            except OSError as error:
+                failure = error
+                continue
+            connected.settimeout(self._silence_s)
+            self._sockets.append(connected.dup())
+            if self.cut:  # it has passed meanwhile, and nobody looks at this one any more
+                connected.close()
+                raise TimeoutError("timed out")
+            return connected
+        raise failure
+
+    def _wait(self) -> None:
+        while not self._done.wait(max(0.0, self._deadline.left())):
+            if self._deadline.left() <= 0:
+                self.cut = True
+                for each in self._sockets:
+                    with contextlib.suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+                return
+
+
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Takes the place of urllib's own two."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._maker(http.client.HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._maker(http.client.HTTPSConnection), req)
+
+    def _maker(self, kind: type[http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
+        def make(host: str, **options: Any) -> http.client.HTTPConnection:
+            connection = kind(host, **options)
+            # The one place before a proxy's answer and the handshake, which must be watched as well.
+            connection._create_connection = self._watch.connect  # type: ignore[attr-defined]
+            return connection
+
+        return make
+
+
+def resolve(host: str, timeout: float) -> list[str]:
+    """The numeric addresses of a host, best first.
+
+    The C library's resolver can take half a minute offline, hence a process of its own.
+
+    Raises:
+        OSError: it has none, or none came within ``timeout`` seconds.
+    """
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    command = [sys.executable, "-IS", "-c", _RESOLVE, host]
+    try:
+        done = subprocess.run(command, timeout=max(0.0, timeout), capture_output=True, text=True, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError("timed out") from None
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as error:
+        raise socket.gaierror(socket.EAI_FAIL, f"cannot look {host} up") from error
+    if done.returncode:
+        raise socket.gaierror(*answer)
+    return [str(number) for number in answer]

@@ -1,0 +1,139 @@
+"""The parts of training: options, losses, schedule, average, starting weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch (the extra `train`)")
+pytest.importorskip("cv2", reason="training needs OpenCV (the extra `train`)")
+
+from engines.base import ModelError  # noqa: E402
+from engines.networks import build  # noqa: E402
+from engines.training.average import MovingAverage  # noqa: E402
+from engines.training.initial import calibrate, load_encoder, named_layers  # noqa: E402
+from engines.training.losses import class_weights, lovasz_softmax  # noqa: E402
+from engines.training.options import OptionError, load_options, parse_options  # noqa: E402
+from engines.training.schedule import Progress, poly_rate  # noqa: E402
+
+
+def test_the_shipped_config_is_valid() -> None:
+    options = load_options("camvid")
+    assert options.labels == "camvid"
+    assert options.augment.crop % options.model.output_stride == 0
+    assert parse_options(dataclasses.asdict(options), "again") == options
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"epoch": 3}, "it: unknown key 'epoch'"),
+        ({"model": {"colour": 1}}, "it: model: unknown key 'colour'"),
+        ({"augment": {"scale": [1]}}, "it: augment: scale: expected 2 values, not 1"),
+        ({"augment": {"scale": "wide"}}, "it: augment: scale: expected a list"),
+        ({"optimiser": {"batch": 8.5}}, "it: optimiser: batch: expected int, not 8.5"),
+        ({"epochs": True}, "it: epochs: expected int, not True"),
+        ([], "it: expected keys and values"),
+        ({"precision": "int4"}, "it: precision must be bf16 or fp32"),
+        ({"augment": {"scale": [2, 1]}}, "it: augment: scale must be"),
+        ({"augment": {"crop": 350}}, "it: augment: crop must be a multiple"),
+        ({"optimiser": {"batch": 0}}, "it: epochs, validate_every and optimiser: batch"),
+    ],
+)
+def test_wrong_options_are_named(tree: object, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse_options(tree, "it")
+    assert str(caught.value).startswith(message)
+
+
+def test_unknown_configs_name_the_known_ones() -> None:
+    with pytest.raises(OptionError, match="there are: camvid"):
+        load_options("cityscapes")
+
+
+def test_lovasz_is_the_jaccard_loss_of_a_sure_answer() -> None:
+    truth = torch.tensor([[[0, 0, 1, 1], [2, 2, 255, 1]]])
+    predicted = torch.tensor([[[0, 1, 1, 1], [2, 0, 0, 1]]])
+    scores = 100.0 * torch.nn.functional.one_hot(predicted, 4).permute(0, 3, 1, 2).float()
+    # Class 0: 1 of 3; class 1: 3 of 4; class 2: 1 of 2; class 3 does not occur.
+    expected = 1 - np.mean([1 / 3, 3 / 4, 1 / 2])
+    assert float(lovasz_softmax(scores, truth)) == pytest.approx(expected, abs=1e-5)
+    nothing = torch.full_like(truth, 255)
+    assert float(lovasz_softmax(scores, nothing)) == 0
+
+
+def test_rare_classes_weigh_more() -> None:
+    labels = np.array([0] * 90 + [1] * 10 + [255] * 50, np.uint8)
+    weights = class_weights([labels], 2, 1.1)
+    assert float(weights[1] / weights[0]) == pytest.approx(math.log(1.1 + 0.9) / math.log(1.1 + 0.1))
+    assert float(0.9 * weights[0] + 0.1 * weights[1]) == pytest.approx(1.0)
+    assert torch.equal(class_weights([labels], 2, 0.0), torch.ones(2))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    assert poly_rate(0.0, 0, 10, 0.9) == pytest.approx(0.1)
+    assert poly_rate(0.5, 100, 10, 0.9) == pytest.approx(0.5**0.9)
+    assert poly_rate(1.0, 100, 10, 0.9) == 0
+
+
+def test_progress_goes_by_steps_or_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Progress(10, step=5).fraction() == 0.5
+    monkeypatch.setattr("time.monotonic", lambda: 30.0)
+    assert Progress(10, seconds=100, step=9, spent=20, started=0).fraction() == 0.5
+    assert Progress(10, seconds=10, started=0).fraction() == 1.0
+
+
+def test_the_average_follows() -> None:
+    network = torch.nn.BatchNorm2d(3)
+    average = MovingAverage(network, 0.5)
+    with torch.no_grad():
+        network.weight.fill_(3.0)
+        network.num_batches_tracked.fill_(7)
+    average.update(network, 1000)
+    assert torch.equal(average.network.weight, torch.full((3,), 2.0))
+    assert int(average.network.num_batches_tracked) == 7
+
+
+def folded(path: Path) -> Path:
+    """A file of random starting weights."""
+    encoder = build("deeplabv3-mobilenetv2", 2).encoder
+    tensors = {}
+    for name, layer in named_layers(encoder):
+        tensors[f"{name}.weight"] = layer.conv.weight.detach().numpy()
+        tensors[f"{name}.bias"] = np.linspace(-0.1, 0.1, layer.conv.out_channels, dtype=np.float32)
+    np.savez(path, **tensors)
+    return path
+
+
+def test_calibration_changes_statistics_and_no_value(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("deeplabv3-mobilenetv2", 2).double().eval()
+    load_encoder(network, folded(tmp_path / "w.npz"))
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    layer = network.encoder.stem
+    with torch.inference_mode():
+        before = network.encoder(images).high
+        plain = torch.nn.functional.conv2d(images, layer.conv.weight, torch.linspace(-0.1, 0.1, 32).double(), 2, 1)
+        torch.testing.assert_close(layer(images), plain.clamp(0, 6), rtol=1e-6, atol=1e-6)
+    calibrate(network, images)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.encoder(images).high, before, rtol=1e-6, atol=1e-9)
+        assert layer.norm.running_mean.abs().max() > 1e-4
+        # Batch statistics are now the running ones, so training mode computes the same.
+        torch.testing.assert_close(layer.train()(images), plain.clamp(0, 6), rtol=1e-6, atol=1e-6)
+
+
+def test_wrong_starting_weights_are_named(tmp_path: Path) -> None:
+    network = build("deeplabv3-mobilenetv2", 2)
+    with pytest.raises(ModelError, match="no such file"):
+        load_encoder(network, tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("text")
+    with pytest.raises(ModelError, match="not an NPZ file"):
+        load_encoder(network, tmp_path / "text.npz")
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ModelError, match="no weights of a fitting shape for Conv"):
+        load_encoder(network, tmp_path / "other.npz")
