@@ -134,7 +134,6 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
         pass.bilateral_from = first ? nullptr : values_[0].data();
         pass.spatial_from = first ? nullptr : spatial_.blurred();
         pass.bilateral_to = last ? nullptr : to;
-        pass.spatial_to = last ? nullptr : spatial_.splatted();
         pass.bilateral_scale = energy_.symmetric ? &scales[0] : bilateral_scale_.data();
         pass.spatial_scale = energy_.symmetric ? &scales[1] : spatial_scale_.data();
         pass.scale_step = energy_.symmetric ? 0 : 1;
@@ -145,6 +144,8 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
             if (!last) {
                 bilateral_.open_tile(t, to, lanes_);
                 spatial_.open_tile(thread, t);
+                pass.spatial_to = spatial_.splatted(thread);
+                pass.spatial_offset = spatial_.offset(thread);
             }
             kernels_.pass(pass);
             if (!last) spatial_.close_tile(thread, t);

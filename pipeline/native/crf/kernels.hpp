@@ -47,6 +47,7 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
     const Vertices<2> *spatial;
     const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone
     float *bilateral_to, *spatial_to;            // lattices to splat into, or null
+    int32_t spatial_offset;                      // the vertex that spatial_to begins with
     const float *bilateral_scale, *spatial_scale;  // of the messages; a pixel each if scale_step is 1
     size_t scale_step;
     float *q;  // begin's marginals first, a pixel of lanes each; or null

@@ -107,10 +107,10 @@ CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 
 }
 
 template <int G, int D>
-CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int groups) {
+CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int32_t offset, int groups) {
     for (int k = 0; k <= D; ++k) {
         const f8 w = splat8(at.weight[k]);
-        f8 *v = (f8 *)(to + size_t(at.id[k]) * 2);
+        f8 *v = (f8 *)(to + size_t(at.id[k] - offset) * 2);
         for (int g = 0; g < groups; ++g) v[g] = v[g] + w * q[g];
     }
 }
@@ -172,8 +172,8 @@ CRF_INLINE void sweep(const Pass &s) {
             f8 q[kStride];
             for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g] * splat8(scale[i]);
             if (s.bilateral_to) {
-                splat<G>(s.bilateral[first + i], q, s.bilateral_to, groups);
-                splat<G>(s.spatial[first + i], q, s.spatial_to, groups);
+                splat<G>(s.bilateral[first + i], q, s.bilateral_to, 0, groups);
+                splat<G>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, groups);
             }
             if (s.q) {
                 f8 *to = (f8 *)(s.q + (first + i - s.begin) * 8 * groups);
