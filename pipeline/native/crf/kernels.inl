@@ -131,6 +131,10 @@ CRF_INLINE void sweep(const Pass &s) {
             const size_t p = first + i;
             const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
             f8 *sum = a + i * kStride;
+            if (s.bilateral_from) {
+                const Vertices<2> &later = s.spatial[p + kPixels];
+                for (int k = 0; k < 3; ++k) prefetch<G>(s.spatial_from + size_t(later.id[k]) * 2);
+            }
             for (int g = 0; g < groups; ++g) sum[g] = unary[g];
             if (s.bilateral_from) {
                 slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], sum, groups);

@@ -26,7 +26,8 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, const Kernels 
     };
     const Packing<2> packing{{kBias, kBias}, {0, 32}, {step(0), step(1), step(2)}};
     std::vector<std::pair<int, int>> corners(order.size() * 3);
-    points_.need(order.size());
+    points_.need(order.size() + 16);
+    std::fill_n(points_.data() + order.size(), 16, Vertices<2>{});
     Simplices<2> s;
     for (size_t first = 0; first < order.size(); first += kBlock) {
         const int count = int(std::min<size_t>(kBlock, order.size() - first));
