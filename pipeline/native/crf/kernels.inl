@@ -176,6 +176,8 @@ CRF_INLINE void sweep(const Pass &s) {
             f8 q[kStride];
             for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g] * splat8(scale[i]);
             if (s.bilateral_to) {
+                if (s.count)
+                    for (int g = 0; g < groups; ++g) q[g] = q[g] * splat8(s.count[first + i]);
                 splat<G>(s.bilateral[first + i], q, s.bilateral_to, 0, groups);
                 splat<G>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, groups);
             }
@@ -198,15 +200,15 @@ void pass(const Pass &s) {
 }
 
 template <int G>
-CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, int lanes, float *out,
+CRF_INLINE void log_probabilities(const Upsampling &up, const uint16_t *rows, int count, int lanes, float *out,
                                   float *rest) {
     const int groups = G ? G : lanes / 8;
     f8 z[G ? G : 32];
     for (int i = 0; i < count; ++i) {
-        const int near = up.cell[first + i], far = near < up.last ? near + 1 : near;
+        const int near = up.cell[rows[i]], far = near < up.last ? near + 1 : near;
         const f8 *left = (const f8 *)(up.column + size_t(near) * 8 * groups);
         const f8 *right = (const f8 *)(up.column + size_t(far) * 8 * groups);
-        const f8 w = splat8(up.weight[first + i]);
+        const f8 w = splat8(up.weight[rows[i]]);
         f8 most = splat8(-3e6f);
         for (int g = 0; g < groups; ++g) {
             z[g] = left[g] + (right[g] - left[g]) * w;
@@ -217,7 +219,7 @@ CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, in
         for (int g = 0; g < groups; ++g) total = total + exp8(z[g] - splat8(top));
         float sum = sum_of(total);
         if (up.rest) {
-            const float z_rest = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[first + i];
+            const float z_rest = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[rows[i]];
             const float others = exp8(splat8(z_rest - top < 80.0f ? z_rest - top : 80.0f))[0];
             sum += others;
             rest[i] = others / sum > up.least_rest ? others / sum : up.least_rest;
@@ -229,13 +231,13 @@ CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, in
     }
 }
 
-void unary(const Upsampling &up, int first, int count, int lanes, float *out, float *rest) {
+void unary(const Upsampling &up, const uint16_t *rows, int count, int lanes, float *out, float *rest) {
     switch (lanes) {
-        case 8: return log_probabilities<1>(up, first, count, lanes, out, rest);
-        case 16: return log_probabilities<2>(up, first, count, lanes, out, rest);
-        case 24: return log_probabilities<3>(up, first, count, lanes, out, rest);
-        case 32: return log_probabilities<4>(up, first, count, lanes, out, rest);
-        default: return log_probabilities<0>(up, first, count, lanes, out, rest);
+        case 8: return log_probabilities<1>(up, rows, count, lanes, out, rest);
+        case 16: return log_probabilities<2>(up, rows, count, lanes, out, rest);
+        case 24: return log_probabilities<3>(up, rows, count, lanes, out, rest);
+        case 32: return log_probabilities<4>(up, rows, count, lanes, out, rest);
+        default: return log_probabilities<0>(up, rows, count, lanes, out, rest);
     }
 }
 

@@ -14,7 +14,7 @@ constexpr float kAlpha = 1.0f / (1.0f + 0.25f);
 
 }  // namespace
 
-Spatial::Spatial(const Order &order, float sigma, bool symmetric, const Kernels &kernels, Team &team)
+Spatial::Spatial(const Order &order, float sigma, bool symmetric, bool keep, const Kernels &kernels, Team &team)
     : order_(order), symmetric_(symmetric), kernels_(kernels), shares_(team.size()) {
     const float deviation = float(std::sqrt(2.0 / 3.0) * 3);
     const float scale[2] = {float(1.0 / std::sqrt(2.0) * deviation), float(1.0 / std::sqrt(6.0) * deviation)};
@@ -32,9 +32,9 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, const Kernels 
     for (size_t first = 0; first < order.size(); first += kBlock) {
         const int count = int(std::min<size_t>(kBlock, order.size() - first));
         for (int i = 0; i < kBlock; ++i) {
-            const int32_t pixel = order.pixel[first + std::min(i, count - 1)];
-            s.elevated[0][i] = float(pixel % order.width) / sigma * scale[0];
-            s.elevated[1][i] = float(pixel / order.width) / sigma * scale[1];
+            const size_t p = first + std::min(i, count - 1);
+            s.elevated[0][i] = float(order.column[p]) / sigma * scale[0];
+            s.elevated[1][i] = float(order.row[p]) / sigma * scale[1];
         }
         kernels.simplices2(packing, s);
         for (int i = 0; i < count; ++i)
@@ -45,6 +45,14 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, const Kernels 
             }
     }
     locate(corners);
+    if (keep) plain_.assign(points_.data(), points_.data() + order.size());
+    normalise();
+}
+
+void Spatial::choose(const std::vector<int32_t> &chosen) {
+    if (plain_.size() == 0) throw std::logic_error("the plain weights were not kept");
+    for (size_t i = 0; i < chosen.size(); ++i) points_[i] = plain_[chosen[i]];
+    lanes_ = 1;
     normalise();
 }
 
@@ -135,7 +143,9 @@ void Spatial::normalise() {
             float *to = splatted(int(p));
             const size_t before = size_t(shares_[p].base - shares_[p].first) + shares_[p].place;
             for (size_t i = order_.tile[t]; i < order_.tile[t + 1]; ++i)
-                for (int k = 0; k < 3; ++k) to[points_[i].id[k] - before * rows_] += points_[i].weight[k];
+                for (int k = 0; k < 3; ++k)
+                    to[points_[i].id[k] - before * rows_] +=
+                        points_[i].weight[k] * (order_.count.empty() ? 1.0f : order_.count[i]);
             close_tile(int(p), t);
         }
     finish();

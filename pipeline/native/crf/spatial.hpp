@@ -18,8 +18,12 @@ namespace crf {
 
 class Spatial {
    public:
-    // Throws std::range_error if the standard deviation (in pixels) is too small.
-    Spatial(const Order &order, float sigma, bool symmetric, const Kernels &kernels, Team &team);
+    // For the pixels of `order`; `keep` what `choose` needs.  Throws std::range_error if the standard
+    // deviation (in pixels) is too small.
+    Spatial(const Order &order, float sigma, bool symmetric, bool keep, const Kernels &kernels, Team &team);
+
+    // From now on only these of all pixels, which the order must have changed to.
+    void choose(const std::vector<int32_t> &chosen);
 
     // Room for values of so many lanes; vertices are given as places among these.
     void prepare(int lanes);
@@ -77,6 +81,7 @@ class Spatial {
     std::vector<int> reach_, settled_;  // of a tile: one past the last column touched; columns before it are complete
     std::vector<Share> shares_;
     Buffer<Vertices<2>> points_;
+    std::vector<Vertices<2>> plain_;  // of all pixels, without normalisation
     Buffer<float> after_, blurred_, nothing_, seam_;
 };
 
