@@ -47,8 +47,10 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
     const Vertices<2> *spatial;
     const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone
     float *bilateral_to, *spatial_to;            // lattices to splat into, or null
+    int32_t spatial_offset;                      // the vertex that spatial_to begins with
     const float *bilateral_scale, *spatial_scale;  // of the messages; a pixel each if scale_step is 1
     size_t scale_step;
+    const float *count;  // pixels that each point stands for; may be null
     float *q;  // begin's marginals first, a pixel of lanes each; or null
 };
 
@@ -63,8 +65,8 @@ struct Kernels {
     // out ← middle + (left + right) / 2.
     void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
     void (*pass)(const Pass &);
-    // Log-probabilities, at least log 1e-5, of `count` pixels from interpolated scores.
-    void (*unary)(const Upsampling &, int first, int count, int lanes, float *out, float *rest);
+    // Log-probabilities, at least log 1e-5, of the pixels at `count` rows from interpolated scores.
+    void (*unary)(const Upsampling &, const uint16_t *rows, int count, int lanes, float *out, float *rest);
 };
 
 #define CRF_LEVEL(name)                                              \

@@ -107,10 +107,10 @@ CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 
 }
 
 template <int G, int D>
-CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int groups) {
+CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int32_t offset, int groups) {
     for (int k = 0; k <= D; ++k) {
         const f8 w = splat8(at.weight[k]);
-        f8 *v = (f8 *)(to + size_t(at.id[k]) * 2);
+        f8 *v = (f8 *)(to + size_t(at.id[k] - offset) * 2);
         for (int g = 0; g < groups; ++g) v[g] = v[g] + w * q[g];
     }
 }
@@ -131,6 +131,10 @@ CRF_INLINE void sweep(const Pass &s) {
             const size_t p = first + i;
             const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
             f8 *sum = a + i * kStride;
+            if (s.bilateral_from) {
+                const Vertices<2> &later = s.spatial[p + kPixels];
+                for (int k = 0; k < 3; ++k) prefetch<G>(s.spatial_from + size_t(later.id[k]) * 2);
+            }
             for (int g = 0; g < groups; ++g) sum[g] = unary[g];
             if (s.bilateral_from) {
                 slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], sum, groups);
@@ -172,8 +176,10 @@ CRF_INLINE void sweep(const Pass &s) {
             f8 q[kStride];
             for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g] * splat8(scale[i]);
             if (s.bilateral_to) {
-                splat<G>(s.bilateral[first + i], q, s.bilateral_to, groups);
-                splat<G>(s.spatial[first + i], q, s.spatial_to, groups);
+                if (s.count)
+                    for (int g = 0; g < groups; ++g) q[g] = q[g] * splat8(s.count[first + i]);
+                splat<G>(s.bilateral[first + i], q, s.bilateral_to, 0, groups);
+                splat<G>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, groups);
             }
             if (s.q) {
                 f8 *to = (f8 *)(s.q + (first + i - s.begin) * 8 * groups);
@@ -194,15 +200,15 @@ void pass(const Pass &s) {
 }
 
 template <int G>
-CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, int lanes, float *out,
+CRF_INLINE void log_probabilities(const Upsampling &up, const uint16_t *rows, int count, int lanes, float *out,
                                   float *rest) {
     const int groups = G ? G : lanes / 8;
     f8 z[G ? G : 32];
     for (int i = 0; i < count; ++i) {
-        const int near = up.cell[first + i], far = near < up.last ? near + 1 : near;
+        const int near = up.cell[rows[i]], far = near < up.last ? near + 1 : near;
         const f8 *left = (const f8 *)(up.column + size_t(near) * 8 * groups);
         const f8 *right = (const f8 *)(up.column + size_t(far) * 8 * groups);
-        const f8 w = splat8(up.weight[first + i]);
+        const f8 w = splat8(up.weight[rows[i]]);
         f8 most = splat8(-3e6f);
         for (int g = 0; g < groups; ++g) {
             z[g] = left[g] + (right[g] - left[g]) * w;
@@ -213,7 +219,7 @@ CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, in
         for (int g = 0; g < groups; ++g) total = total + exp8(z[g] - splat8(top));
         float sum = sum_of(total);
         if (up.rest) {
-            const float z_rest = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[first + i];
+            const float z_rest = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[rows[i]];
             const float others = exp8(splat8(z_rest - top < 80.0f ? z_rest - top : 80.0f))[0];
             sum += others;
             rest[i] = others / sum > up.least_rest ? others / sum : up.least_rest;
@@ -225,13 +231,13 @@ CRF_INLINE void log_probabilities(const Upsampling &up, int first, int count, in
     }
 }
 
-void unary(const Upsampling &up, int first, int count, int lanes, float *out, float *rest) {
+void unary(const Upsampling &up, const uint16_t *rows, int count, int lanes, float *out, float *rest) {
     switch (lanes) {
-        case 8: return log_probabilities<1>(up, first, count, lanes, out, rest);
-        case 16: return log_probabilities<2>(up, first, count, lanes, out, rest);
-        case 24: return log_probabilities<3>(up, first, count, lanes, out, rest);
-        case 32: return log_probabilities<4>(up, first, count, lanes, out, rest);
-        default: return log_probabilities<0>(up, first, count, lanes, out, rest);
+        case 8: return log_probabilities<1>(up, rows, count, lanes, out, rest);
+        case 16: return log_probabilities<2>(up, rows, count, lanes, out, rest);
+        case 24: return log_probabilities<3>(up, rows, count, lanes, out, rest);
+        case 32: return log_probabilities<4>(up, rows, count, lanes, out, rest);
+        default: return log_probabilities<0>(up, rows, count, lanes, out, rest);
     }
 }
 

@@ -88,11 +88,11 @@ void Lattice<D>::collect(int index, const uint8_t *image, const Kernels &kernels
         for (size_t first = order_.tile[t]; first < order_.tile[t + 1]; first += kBlock) {
             const int count = int(std::min<size_t>(kBlock, order_.tile[t + 1] - first));
             for (int i = 0; i < kBlock; ++i) {
-                const int32_t pixel = order_.pixel[first + std::min(i, count - 1)];
-                const int y = pixel / order_.width;
-                s.elevated[0][i] = place_x_[pixel - y * order_.width];
+                const size_t p = first + std::min(i, count - 1), y = order_.row[p], x = order_.column[p];
+                const uint8_t *colour = image + (y * order_.width + x) * 3;
+                s.elevated[0][i] = place_x_[x];
                 s.elevated[1][i] = place_y_[y];
-                for (int c = 2; c < D; ++c) s.elevated[c][i] = level_[c - 2][image[size_t(pixel) * 3 + c - 2]];
+                for (int c = 2; c < D; ++c) s.elevated[c][i] = level_[c - 2][colour[c - 2]];
             }
             if constexpr (D == 5)
                 kernels.simplices5(packing_, s);
@@ -104,7 +104,7 @@ void Lattice<D>::collect(int index, const uint8_t *image, const Kernels &kernels
     }
     // pydensecrf works on four pixels at a time and fills the last four up with black ones at the
     // origin; their vertices carry nothing, but the blur goes through them.
-    if (index + 1 == int(parts_.size()) && order_.size() % 4 != 0) {
+    if (index + 1 == int(parts_.size()) && order_.size() % 4 != 0 && order_.count.empty()) {
         for (auto &feature : s.elevated)
             for (float &f : feature) f = 0;
         if constexpr (D == 5)
@@ -126,6 +126,7 @@ void Lattice<D>::add(Part &part, size_t first, int count, const Simplices<D> &s)
         for (int k = 0; k <= D; ++k) part.table.prefetch(s.key[i][k]);
     for (int i = 0; i < count; ++i) {
         Vertices<D> &point = points_[first + i];
+        const float pixels = order_.count.empty() ? 1.0f : order_.count[first + i];
         for (int k = 0; k <= D; ++k) {
             int32_t id;
             if (i > 0 && s.key[i][k] == s.key[i - 1][k]) {
@@ -140,7 +141,7 @@ void Lattice<D>::add(Part &part, size_t first, int count, const Simplices<D> &s)
             }
             point.id[k] = id;
             point.weight[k] = s.weight[i][k];
-            part.mass[id] += s.weight[i][k];
+            part.mass[id] += s.weight[i][k] * pixels;
         }
     }
 }

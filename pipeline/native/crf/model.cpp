@@ -28,7 +28,7 @@ const Kernels *kernels_named(const char *name) {
 }
 
 Model::Model(int height, int width, int classes, const Energy &energy, Mode mode, int threads, const Kernels &kernels)
-    : mode_(mode), classes_(classes), team_(threads), field_(height, width, energy, kernels, team_) {
+    : mode_(mode), classes_(classes), team_(threads), field_(height, width, energy, mode == Mode::live, kernels, team_) {
     // With p the largest probability of a class and W the sum of the weights, its messages are at most
     // W times its largest marginal m, and m ≤ p·exp(W·m) has a solution that starts at p as long as
     // p ≤ 1 / (e·W); it is at most 1 / W.
@@ -42,8 +42,7 @@ bool Model::infer(const uint8_t *image, const upsample::Scores &scores, upsample
     for (size_t i = 0; i < count; ++i)
         if (!std::isfinite(scores.data[i])) return false;
     const std::vector<uint8_t> alive = mode_ == Mode::exact ? every_class(classes_) : living(scores, least_);
-    field_.set_unary(scores, y, x, alive);
-    field_.set_image(image);
+    field_.start(image, scores, y, x, alive);
     field_.infer(iterations, labels, stride, marginals, classes_);
     stats_ = {int(alive.size()), field_.bilateral().distinct(), 0};
     return true;
