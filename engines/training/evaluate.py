@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from engines import zoo
 from engines.backends import CHOICES, open_engine
-from engines.base import Engine, EngineError, EngineOptions
+from engines.base import Engine, EngineError, EngineOptions, Model
 from engines.facts import SIZES
 from engines.training.dataset import Sample, UInt8, find_samples, read_sample
 from engines.training.metrics import WIDTHS, Confusion, Trimap
@@ -259,9 +259,7 @@ def score(engine: Engine, image: UInt8, size: int) -> tuple[Float32, Geometry]:
     Raises:
         EngineError: the network failed.
     """
-    model = engine.model
-    height, width = image.shape[:2]
-    geometry = geometry_for(_Picture(height, width), model, size)
+    geometry = picture_geometry(engine.model, image, size)
     session = engine.session(geometry.input_height, geometry.input_width)
     given = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
     frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(
@@ -273,15 +271,29 @@ def score(engine: Engine, image: UInt8, size: int) -> tuple[Float32, Geometry]:
     return scores, geometry
 
 
+def picture_geometry(model: Model, image: UInt8, size: int) -> Geometry:
+    """Where a model's input and scores lie in a picture of H×W×3 square pixels."""
+    return geometry_for(_Picture(*image.shape[:2]), model, size)
+
+
 def write_json(path: Path, figures: dict[str, Any]) -> None:
     """Write figures as JSON, whole or not at all.
 
     Raises:
         EngineError: the file cannot be written.
     """
+    write_text(path, json.dumps(figures, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        unfinished.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
