@@ -9,7 +9,7 @@ namespace {
 constexpr float kBounded = 20.0f;
 
 // A class that is further behind than this share of all weights was hardly ever seen to win.
-constexpr float kMargin = 0.28f;
+constexpr float kMargin = 0.2f;
 
 }  // namespace
 

@@ -53,6 +53,7 @@ void Spatial::choose(const std::vector<int32_t> &chosen) {
     if (plain_.size() == 0) throw std::logic_error("the plain weights were not kept");
     for (size_t i = 0; i < chosen.size(); ++i) points_[i] = plain_[chosen[i]];
     lanes_ = 1;
+    find_runs();
     normalise();
 }
 
@@ -72,13 +73,11 @@ void Spatial::locate(const std::vector<std::pair<int, int>> &corners) {
     std::vector<int> first(tiles, INT_MAX);
     reach_.assign(tiles, 0);
     settled_.assign(tiles, 0);
-    std::vector<uint8_t> exists(size_t(columns_) * rows_, 0);
     std::vector<std::pair<int, int>> at(corners.size());  // column, row
     for (size_t t = 0; t < tiles; ++t)
         for (size_t i = order_.tile[t] * 3; i < order_.tile[t + 1] * 3; ++i) {
             const int u = corners[i].first - left, q = ((corners[i].second - (u & 1)) >> 1) - base;
             at[i] = {u, q};
-            exists[size_t(u) * rows_ + q] = 1;
             first[t] = std::min(first[t], u);
             reach_[t] = std::max(reach_[t], u + 1);
         }
@@ -122,16 +121,32 @@ void Spatial::locate(const std::vector<std::pair<int, int>> &corners) {
         restart(share);
     }
 
-    runs_.assign(columns_, {});
-    for (int u = 0; u < columns_; ++u)
-        for (int q = 0; q < rows_; ++q) {
-            if (!exists[size_t(u) * rows_ + q]) continue;
-            ++size_;
-            if (q > 0 && exists[size_t(u) * rows_ + q - 1])
-                runs_[u].back().end = q + 1;
-            else
-                runs_[u].push_back({q, q + 1});
+    runs_.resize(columns_);
+    find_runs();
+}
+
+// The vertices that there are: those that a pixel touches.
+void Spatial::find_runs() {
+    exists_.assign(size_t(columns_) * rows_, 0);
+    for (size_t p = 0; p < shares_.size(); ++p) {
+        const Share &share = shares_[p];
+        uint8_t *exists = exists_.data() + size_t(share.first) * rows_;
+        const size_t end = order_.tile[order_.part[p + 1]];
+        for (size_t i = order_.tile[order_.part[p]]; i < end; ++i)
+            for (const int32_t id : points_[i].id) exists[id - share.place * rows_] = 1;
+    }
+    size_ = 0;
+    for (int u = 0; u < columns_; ++u) {
+        const uint8_t *begin = exists_.data() + size_t(u) * rows_, *end = begin + rows_, *at = begin;
+        runs_[u].clear();
+        while ((at = static_cast<const uint8_t *>(std::memchr(at, 1, end - at)))) {
+            // An empty row ends every column.
+            const uint8_t *after = static_cast<const uint8_t *>(std::memchr(at, 0, end - at));
+            runs_[u].push_back({int(at - begin), int(after - begin)});
+            size_ += size_t(after - at);
+            at = after;
         }
+    }
 }
 
 // Filters ones, and puts the weights that come out into the barycentric coordinates.

@@ -59,6 +59,7 @@ class Spatial {
     };
 
     void locate(const std::vector<std::pair<int, int>> &corners);
+    void find_runs();
     void normalise();
     void restart(Share &share) const;
     void advance(Share &share, int settled);
@@ -77,6 +78,7 @@ class Spatial {
     const Kernels &kernels_;
     int columns_ = 0, rows_ = 0, lanes_ = 0;
     size_t size_ = 0, places_ = 0;
+    std::vector<uint8_t> exists_;
     std::vector<std::vector<Run>> runs_;
     std::vector<int> reach_, settled_;  // of a tile: one past the last column touched; columns before it are complete
     std::vector<Share> shares_;
