@@ -23,6 +23,7 @@ from engines import zoo
 from engines.backends import open_engine
 from engines.base import EngineOptions, Model
 from pipeline.cpu import available_cpus
+from pipeline.crf import CRFParameters, DenseCRF
 from pipeline.frame import Geometry, UInt8
 from pipeline.sinks.encoders import DEFAULT_QUALITY
 from pipeline.stages.prepare import geometry_for
@@ -118,8 +119,21 @@ class _Encoder:
         self._output.close()
 
 
+CRF = CRFParameters(iterations=5)
+"""What all contenders with a CRF are given: half of the paper's iterations, as is usual for video."""
+
+
 def usual(clip: str, out: str) -> Timing:
     """The loop that everybody writes: cv2 → torch eager → interpolate → argmax → cv2 blend → encode."""
+    return _usual(clip, out, crf=None)
+
+
+def usual_crf(clip: str, out: str) -> Timing:
+    """The same with pydensecrf instead of interpolation and argmax."""
+    return _usual(clip, out, crf=CRF)
+
+
+def _usual(clip: str, out: str, crf: CRFParameters | None) -> Timing:
     import cv2
     import torch
 
@@ -130,13 +144,18 @@ def usual(clip: str, out: str) -> Timing:
     width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     geometry = model_geometry(model, height, width)
     encoder = _Encoder(out, height, width)
+    field = DenseCRF(height, width, len(model.labels), crf, backend="pydensecrf") if crf is not None else None
+
+    def labelled(rgb: UInt8, scores: torch.Tensor) -> UInt8:
+        if field is not None:
+            return field.labels(rgb, scores[0].numpy(), geometry=geometry)
+        full = torch.nn.functional.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
+        return full.argmax(1)[0].numpy().astype(np.uint8)
 
     def step(frame: UInt8) -> None:
         rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         image = cv2.resize(rgb, (geometry.input_width, geometry.input_height))
-        scores = net(torch.from_numpy(image)[None])
-        full = torch.nn.functional.interpolate(scores, size=(height, width), mode="bilinear", align_corners=False)
-        labels = full.argmax(1)[0].numpy().astype(np.uint8)
+        labels = labelled(np.asarray(rgb, np.uint8), net(torch.from_numpy(image)[None]))
         blended = np.asarray(cv2.addWeighted(frame, 1 - ALPHA, palette[labels], ALPHA, 0), np.uint8)
         encoder.write(av.VideoFrame.from_ndarray(blended, "bgr24").reformat(format="yuv420p"))
 
@@ -200,14 +219,31 @@ def serial(clip: str, out: str) -> Timing:
 
 def ours(clip: str, out: str) -> Timing:
     """The pipeline from its command line; its processor seconds are not known here, and told as 0."""
+    return _ours(clip, out)
+
+
+def ours_crf(clip: str, out: str) -> Timing:
+    """The same with the live CRF, the network in fp32 as in the loop that it is held against."""
+    preset = Path(out).with_suffix(".yaml")
+    preset.write_text(json.dumps({"refine": {"kind": "crf", "mode": "live", "crf": asdict(CRF)}}))  # JSON is YAML
+    return _ours(clip, out, "--config", str(preset), "--precision", "fp32")
+
+
+def _ours(clip: str, out: str, *flags: str) -> Timing:
     report = Path(out).with_suffix(".json")
     command = [sys.executable, "run_pipeline.py", "--input", clip, "--output", out, "--model", "street", "--no-legend"]
-    subprocess.run([*command, "--quiet", "--report", str(report)], check=True)
+    subprocess.run([*command, *flags, "--quiet", "--report", str(report)], check=True)
     told = json.loads(report.read_text())
     return Timing(told["frames"], told["seconds"], 0.0)
 
 
-CONTENDERS: dict[str, Callable[[str, str], Timing]] = {"ours": ours, "serial": serial, "usual": usual}
+CONTENDERS: dict[str, Callable[[str, str], Timing]] = {
+    "ours": ours,
+    "serial": serial,
+    "usual": usual,
+    "ours-crf": ours_crf,
+    "usual-crf": usual_crf,
+}
 
 
 def measure(name: str, clip: Path, out: Path) -> Timing:

@@ -72,3 +72,44 @@ class GuidedFilter:
         out: NDArray[np.uint8],
     ) -> None:
         """Label ``out`` (H×W) from scores (C×h×w) under the guidance of H×W or H×W×3 ``image``."""
+
+def crf_levels() -> list[str]:
+    """Instruction sets of the CRF's kernels that this processor has: "portable", "avx2", "avx512"."""
+
+class DenseCRF:
+    """Mean field of the fully connected CRF for pictures of one size; keeps its memory between them.
+
+    Threads that share one wait for each other.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        classes: int,
+        pos_w: float,
+        pos_xy: float,
+        bi_w: float,
+        bi_xy: float,
+        bi_rgb: float,
+        symmetric: bool,
+        mode: str,
+        threads: int,
+        level: str,
+    ) -> None: ...
+    def infer(
+        self,
+        image: NDArray[np.uint8],
+        scores: NDArray[np.float32],
+        scale_y: float,
+        offset_y: float,
+        scale_x: float,
+        offset_x: float,
+        iterations: int,
+        labels: NDArray[np.uint8] | None,
+        marginals: NDArray[np.float32] | None,
+    ) -> None:
+        """Fill ``labels`` (H×W) and ``marginals`` (C×H×W) from H×W×3 ``image`` and C×h×w ``scores``."""
+
+    def stats(self) -> tuple[int, int, int]:
+        """Of the last picture: classes that took part, lattice vertices, bytes moved by an iteration."""

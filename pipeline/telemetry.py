@@ -88,6 +88,43 @@ class StageMeter:
         self.frames += 1
 
 
+class CRFMeter:
+    """What the CRF did with the frames of one input."""
+
+    def __init__(self) -> None:
+        self._times = LatencyHistogram()
+        self._classes = _Range()
+        self._iterations = _Range()
+
+    def add(self, seconds: float, classes: int, iterations: int) -> None:
+        """Count a frame: the time it took, the classes that took part and the mean-field iterations."""
+        self._times.add(int(seconds * 1e9))
+        self._classes.add(classes)
+        self._iterations.add(iterations)
+
+    def report(self) -> CRFReport | None:
+        """All of it; None where no frame was counted."""
+        times = self._times.percentiles()
+        return None if times is None else CRFReport(times, self._classes.spread(), self._iterations.spread())
+
+
+class _Range:
+    """Smallest, mean and largest of some numbers."""
+
+    def __init__(self) -> None:
+        self._count = self._sum = self._max = 0
+        self._min: int | None = None
+
+    def add(self, value: int) -> None:
+        self._count += 1
+        self._sum += value
+        self._max = max(self._max, value)
+        self._min = value if self._min is None else min(self._min, value)
+
+    def spread(self) -> Spread:
+        return Spread(self._min or 0, round(self._sum / max(1, self._count), 2), self._max)
+
+
 def awaited_shares(waiting: Sequence[tuple[str, float]]) -> dict[str, float]:
     """For each stage of a line the share of the time in which it was the one that the others waited for.
 
@@ -112,6 +149,30 @@ def awaited_shares(waiting: Sequence[tuple[str, float]]) -> dict[str, float]:
         shares[name] = max(0.0, share - behind)
         behind = max(behind, share)
     return shares
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Smallest, mean and largest of what was counted once a frame."""
+
+    min: int
+    mean: float
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class CRFReport:
+    """The fully connected CRF in the report.
+
+    Attributes:
+        milliseconds: what a frame took in its worker.
+        classes: classes that took part.
+        iterations: mean-field iterations; where the input is live, as many as its pace allowed.
+    """
+
+    milliseconds: Percentiles
+    classes: Spread
+    iterations: Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +227,7 @@ class InputReport:
         dropped: pictures dropped after decoding because the engine was busy (live mode only).
         sinks: by output.
         latency_ms: arrival to written.
+        crf: what the CRF did; None without it.
         stages: by stage, in the order in which a frame meets them.
     """
 
@@ -179,6 +241,7 @@ class InputReport:
     dropped: int
     sinks: tuple[SinkReport, ...]
     latency_ms: Percentiles | None
+    crf: CRFReport | None
     stages: dict[str, StageReport]
 
 
@@ -254,6 +317,8 @@ class Report:
             if one.latency_ms is not None:
                 times = one.latency_ms
                 lines.append(f"  latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
+            if one.crf is not None:
+                lines.append(f"  {_crf_line(one.crf)}")
             lines += [f"  {_short(name):<24}{_stage_line(stage)}" for name, stage in one.stages.items()]
         return "\n".join(lines)
 
@@ -274,6 +339,14 @@ def _input_line(one: InputReport) -> str:
     if one.unrefined:
         parts.append(f"{one.unrefined} unrefined")
     return ", ".join(parts)
+
+
+def _crf_line(crf: CRFReport) -> str:
+    times, classes, iterations = crf.milliseconds, crf.classes, crf.iterations
+    return (
+        f"CRF p50 {times.p50:.0f}, p95 {times.p95:.0f} ms a frame; classes {classes.mean:.1f} (at most {classes.max}), "
+        f"iterations {iterations.mean:.1f} (at least {iterations.min})"
+    )
 
 
 def _stage_line(stage: StageReport) -> str:

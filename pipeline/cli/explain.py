@@ -23,7 +23,7 @@ from pipeline.slots import Ring, Slot, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.prepare import geometry_for, prepare, to_rgb
-from pipeline.stages.refine import RefineSpec, open_refiner
+from pipeline.stages.refine import refine_slot
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import alive_classes, class_counts, coarse_winners, upsample_argmax
 
@@ -108,14 +108,12 @@ def _steps(frame: Frame, slot: Slot, labels: LabelSet, options: RunOptions) -> l
         Step("labels", "best class of bilinear scores", palette[slot.labels]),
     ]
     if options.refine.kind != "none":
-        open_refiner(RefineSpec(options.refine.kind, options.refine.crf))(slot, frame.index)
-        steps.append(Step("refined", _REFINED[options.refine.kind], palette[slot.labels]))
+        work = refine_slot(options.refine, slot)
+        how = f"fully connected CRF, {work.iterations} iterations" if work is not None else "guided filter"
+        steps.append(Step("refined", how, palette[slot.labels]))
     counts = class_counts(slot.labels, len(labels))
     painted = to_rgb(Renderer(labels, options.render).render(frame, slot.labels, counts))
     return [*steps, Step(options.render.mode.replace("-", " "), "what is written", painted)]
-
-
-_REFINED = {"crf": "fully connected CRF", "guided": "guided filter"}
 
 
 def _maps(slot: Slot, labels: LabelSet) -> list[ClassMap]:

@@ -125,7 +125,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")
     group.add_argument("--dense-crf", action="store_true", help="the same as --refine crf")
     group.add_argument("--crf-workers", type=int, metavar="N", help="processes that refine; default by the machine")
-    group.add_argument("--crf-iterations", type=int, metavar="N", help="mean-field iterations")
+    group.add_argument("--crf-iterations", type=int, metavar="N", help="mean-field iterations, for live at most")
 
 
 def _add_picture(group: argparse._ArgumentGroup) -> None:

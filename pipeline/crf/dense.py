@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -9,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.crf.parameters import CRFParameters, check_iterations
-from pipeline.crf.scores import upsample
 from pipeline.errors import ConfigError
 from pipeline.frame import Float32, Geometry, UInt8
 
-BACKENDS = ("reference",)
+BACKENDS = ("native", "pydensecrf")
 
 MODES = ("exact", "pruned", "live")
 
@@ -22,11 +22,37 @@ Logits = NDArray[np.float32] | NDArray[np.float16]
 _MAX_CLASSES = 255
 
 
+@dataclass(frozen=True, slots=True)
+class CRFStats:
+    """What the last picture took.
+
+    Attributes:
+        classes: classes that took part in the inference.
+        vertices: of the lattice of places and colours.
+        bytes_per_iteration: memory that an iteration reads and writes if nothing stays in the caches.
+    """
+
+    classes: int
+    vertices: int
+    bytes_per_iteration: int
+
+
 class Backend(Protocol):
     """What computes the field; made for one size, number of classes and set of parameters."""
 
-    def marginals(self, image: UInt8, logits: Float32, iterations: int) -> Float32:
-        """C×H×w marginals from a contiguous H×W×3 picture and C×H×W logits, both already checked."""
+    def infer(
+        self,
+        image: UInt8,
+        logits: Float32,
+        geometry: Geometry,
+        iterations: int,
+        labels: UInt8 | None,
+        marginals: Float32 | None,
+    ) -> None:
+        """Fill H×W labels and C×H×W marginals, where given, from checked, contiguous arrays; logits are coarse."""
+
+    def stats(self) -> CRFStats | None:
+        """Of the last picture; None if the backend does not tell, or has seen none."""
 
 
 def require_backend(backend: str) -> None:
@@ -37,25 +63,37 @@ def require_backend(backend: str) -> None:
     """
     if backend not in BACKENDS:
         raise ConfigError(f"CRF backend {backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-    if find_spec("pydensecrf") is None:
+    if backend == "pydensecrf" and find_spec("pydensecrf") is None:
         raise ConfigError(
-            "the dense CRF needs pydensecrf, which is not installed: pip install 'deeplab-stream[crf-reference]'"
+            "this dense CRF needs pydensecrf, which is not installed: pip install 'deeplab-stream[crf-reference]'"
         )
 
 
 class DenseCRF:
-    """Mean-field inference for pictures of one size.
+    """Mean-field inference for pictures of one size; for one thread at a time.
+
+    Memory is kept from picture to picture, and so is the lattice of places, which depends on the size
+    alone.  While the native backend computes, other Python threads run.
 
     Args:
         height, width: of the pictures, in pixels.
         classes: number of labels, 1 to 255.
         parameters: of the energy.
-        mode: ``"exact"``; the reference knows no other.
-        threads: processor threads inside one picture; the reference uses one.
-        backend: ``"reference"`` (pydensecrf).
+        mode: how much of the exact answer the time allows.
+
+            - ``"exact"``: every class at every pixel; labels are pydensecrf's.
+            - ``"pruned"``: only the classes alive in the picture.  A class is left out if its probability
+              is below 1 / (e·(pos_w + bi_w)) at every pixel.  Messages to it, which are at most
+              pos_w + bi_w times its largest probability, then never lift it above 1 / (pos_w + bi_w),
+              so that it can win no pixel.  What is left out keeps its own probability, without messages.
+            - ``"live"``: as pruned, on a field of half the resolution, then at full resolution
+              where labels are not settled.
+        threads: processor threads inside one picture.
+        backend: ``"native"``, or ``"pydensecrf"`` for comparison: exact, one thread, and it holds the GIL.
 
     Raises:
-        ValueError: sizes, parameters or a mode that cannot be used.
+        ValueError: sizes, parameters or a mode that cannot be used, among them a standard deviation so
+            small that the lattice would not fit its keys.
         ConfigError: the backend is not installed.
     """
 
@@ -68,7 +106,7 @@ class DenseCRF:
         *,
         mode: str = "exact",
         threads: int = 1,
-        backend: str = "reference",
+        backend: str = "native",
     ) -> None:
         if height < 1 or width < 1:
             raise ValueError(f"a picture of {height}×{width} is empty")
@@ -78,16 +116,28 @@ class DenseCRF:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
         if threads < 1:
             raise ValueError(f"a CRF needs at least one thread, not {threads}")
-        if mode != "exact":
-            raise ValueError(f"mode {mode!r} needs the native kernels; the reference knows 'exact' only")
+        if mode != "exact" and backend == "pydensecrf":
+            raise ValueError(f"mode {mode!r} needs the native kernels; pydensecrf knows 'exact' only")
         self.height = height
         self.width = width
         self.classes = classes
         self.parameters = parameters
         require_backend(backend)
-        from pipeline.crf.reference import Reference  # imported here: an extra that nobody else needs
+        self._backend = self._open(backend, mode, threads)
 
-        self._backend: Backend = Reference(height, width, classes, parameters)
+    def _open(self, backend: str, mode: str, threads: int) -> Backend:
+        if backend == "pydensecrf":
+            from pipeline.crf.reference import Reference  # imported here: an extra that nobody else needs
+
+            return Reference(self.height, self.width, self.classes, self.parameters)
+        from pipeline.crf.native import Native
+
+        return Native(self.height, self.width, self.classes, self.parameters, mode, threads)
+
+    @property
+    def stats(self) -> CRFStats | None:
+        """What the last picture took; None before it, and with pydensecrf."""
+        return self._backend.stats()
 
     def labels(
         self,
@@ -113,12 +163,15 @@ class DenseCRF:
         Raises:
             ValueError: an array of the wrong shape or type, or a logit that is not finite.
         """
-        if out is not None:
-            _check_out(out, (self.height, self.width), np.uint8)
-        found = self._infer(image, logits, geometry, iterations).argmax(axis=0)
+        shape = (self.height, self.width)
         if out is None:
-            out = np.empty((self.height, self.width), np.uint8)
-        out[:] = found
+            out = np.empty(shape, np.uint8)
+        else:
+            _check_out(out, shape, np.uint8)
+        dense = out if out.strides[1] == 1 and out.strides[0] >= self.width else np.empty(shape, np.uint8)
+        self._infer(image, logits, geometry, iterations, dense, None)
+        if dense is not out:
+            out[:] = dense
         return out
 
     def marginals(
@@ -131,22 +184,32 @@ class DenseCRF:
         out: Float32 | None = None,
     ) -> Float32:
         """The probability of every label at every pixel: C×H×W float32; else as `labels`."""
-        if out is not None:
-            _check_out(out, (self.classes, self.height, self.width), np.float32)
-        found = self._infer(image, logits, geometry, iterations)
+        shape = (self.classes, self.height, self.width)
         if out is None:
-            return found
-        out[:] = found
+            out = np.empty(shape, np.float32)
+        else:
+            _check_out(out, shape, np.float32)
+        dense = out if out.flags.c_contiguous else np.empty(shape, np.float32)
+        self._infer(image, logits, geometry, iterations, None, dense)
+        if dense is not out:
+            out[:] = dense
         return out
 
-    def _infer(self, image: UInt8, logits: Logits, geometry: Geometry | None, iterations: int | None) -> Float32:
+    def _infer(
+        self,
+        image: UInt8,
+        logits: Logits,
+        geometry: Geometry | None,
+        iterations: int | None,
+        labels: UInt8 | None,
+        marginals: Float32 | None,
+    ) -> None:
         image = self._checked_image(image)
         scores = self._checked_logits(logits)
         if iterations is None:
             iterations = self.parameters.iterations
         check_iterations(iterations)
-        geometry = self._checked_geometry(geometry)
-        return self._backend.marginals(image, upsample(scores, geometry), iterations)
+        self._backend.infer(image, scores, self._checked_geometry(geometry), iterations, labels, marginals)
 
     def _checked_image(self, image: UInt8) -> UInt8:
         _check_array("image", image, (np.uint8,))

@@ -6,8 +6,8 @@ import numpy as np
 import pydensecrf.densecrf as pydensecrf
 
 from pipeline.crf.parameters import CRFParameters
-from pipeline.crf.scores import unary_energy
-from pipeline.frame import Float32, UInt8
+from pipeline.crf.scores import unary_energy, upsample
+from pipeline.frame import Float32, Geometry, UInt8
 
 _NORMALIZATIONS = {"symmetric": pydensecrf.NORMALIZE_SYMMETRIC, "after": pydensecrf.NORMALIZE_AFTER}
 
@@ -31,8 +31,27 @@ class Reference:
         self._classes = classes
         self._parameters = parameters
 
-    def marginals(self, image: UInt8, logits: Float32, iterations: int) -> Float32:
+    def infer(
+        self,
+        image: UInt8,
+        logits: Float32,
+        geometry: Geometry,
+        iterations: int,
+        labels: UInt8 | None,
+        marginals: Float32 | None,
+    ) -> None:
         """See `pipeline.crf.dense.Backend`."""
+        found = self.marginals(image, upsample(logits, geometry), iterations)
+        if labels is not None:
+            labels[:] = found.argmax(axis=0)
+        if marginals is not None:
+            marginals[:] = found
+
+    def stats(self) -> None:
+        """It does not tell."""
+
+    def marginals(self, image: UInt8, logits: Float32, iterations: int) -> Float32:
+        """C×H×W marginals from a contiguous H×W×3 picture and C×H×W logits."""
         height, width = self._size
         parameters = self._parameters
         normalization = _NORMALIZATIONS[parameters.normalization]
@@ -42,7 +61,7 @@ class Reference:
         field.addPairwiseBilateral(
             sxy=parameters.bi_xy,
             srgb=parameters.bi_rgb,
-            rgbim=image,
+            rgbim=image if image.flags.writeable else image.copy(),
             compat=parameters.bi_w,
             normalization=normalization,
         )

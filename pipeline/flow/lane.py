@@ -44,6 +44,7 @@ class Task:
     lane: PoolLane
     slot: int
     index: int
+    deadline: float | None = None
     deaths: int = 0
     outcome: Outcome | None = None
     failure: PipelineError | None = None
@@ -69,13 +70,15 @@ class PoolLane:
         self._submitted = 0
         self.pending: deque[Task] = deque()
 
-    def submit(self, slot: int, index: int | None = None) -> None:
+    def submit(self, slot: int, index: int | None = None, deadline: float | None = None) -> None:
         """Queue a slot for the workers; never waits, since there are only so many slots.
 
         Args:
             slot: number of the slot.
             index: index of its frame, for outcomes and errors; counted from 0 over the lane's jobs
                 where it is not given.
+            deadline: ``time.monotonic()`` when it should be done, for a job function that can do with
+                less time; nothing happens to one that is late.
 
         Raises:
             Closed: the lane or the pool has ended.
@@ -87,7 +90,7 @@ class PoolLane:
                 raise Closed
             if not 0 <= slot < self._attach.count:
                 raise ValueError(f"slot {slot} is not in a ring of {self._attach.count}")
-            task = Task(self, slot, self._submitted if index is None else index)
+            task = Task(self, slot, self._submitted if index is None else index, deadline)
             self._submitted += 1
             self._order.append(task)
             self.pending.append(task)

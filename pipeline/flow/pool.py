@@ -188,7 +188,7 @@ class WorkerPool:
                 break
             worker.task = task
             worker.since = time.monotonic()
-            self._staff.send(worker, Job(task.lane.number, task.slot, task.index))
+            self._staff.send(worker, Job(task.lane.number, task.slot, task.index, task.deadline))
         self._measure()
 
     def forget(self, lane: PoolLane) -> None:

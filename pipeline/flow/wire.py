@@ -95,11 +95,18 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """To a worker: do this slot; `index` is the frame's, for messages."""
+    """To a worker: do this slot.
+
+    Attributes:
+        lane, slot: where it is.
+        index: the frame's, for messages.
+        deadline: ``time.monotonic()`` when it should be done, None if it may take what it takes.
+    """
 
     lane: int
     slot: int
     index: int
+    deadline: float | None
 
 
 @dataclass(frozen=True, slots=True)

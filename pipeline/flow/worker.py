@@ -16,8 +16,11 @@ from pipeline.flow import logs
 from pipeline.flow.wire import Attach, Detach, Done, Failed, Job, Ready, Setup, Wire
 from pipeline.slots import Ring, Slot
 
-JobFunction = Callable[[Slot, int], object]
-"""Takes a slot and the index of its frame, writes the slot's labels; what it returns travels, so keep it small."""
+JobFunction = Callable[[Slot, int, float | None], object]
+"""Takes a slot, the index of its frame and its deadline (see `Job`), and writes the slot's labels.
+
+What it returns travels, so keep it small.
+"""
 
 
 def run(name: str, jobs: Wire, log_wire: Wire) -> None:
@@ -53,9 +56,9 @@ class _Worker:
 
     def _obey(self, message: object, fds: list[int]) -> Ready | Done | None:
         match message:
-            case Job(lane, slot, index):
+            case Job(lane, slot, index, deadline):
                 began = time.perf_counter()
-                value = self._perform(self._rings[lane][slot], index)
+                value = self._perform(self._rings[lane][slot], index, deadline)
                 return Done(time.perf_counter() - began, value)
             case Attach(lane, layout, count):
                 self._rings[lane] = Ring.attach(fds[0], layout, count)
@@ -101,5 +104,5 @@ def _limit_opencv() -> None:
         cv2.setNumThreads(1)
 
 
-def _not_set_up(slot: Slot, index: int) -> object:
+def _not_set_up(slot: Slot, index: int, _: float | None) -> object:
     raise PipelineError(f"frame {index} came to slot {slot.index} before the worker was set up")

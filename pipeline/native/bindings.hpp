@@ -6,3 +6,4 @@
 void bind_upsample(nanobind::module_ &m);
 void bind_guided(nanobind::module_ &m);
 void bind_planes(nanobind::module_ &m);
+void bind_crf(nanobind::module_ &m);

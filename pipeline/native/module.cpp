@@ -6,4 +6,5 @@ NB_MODULE(_native, m) {
     bind_upsample(m);
     bind_guided(m);
     bind_planes(m);
+    bind_crf(m);
 }

@@ -15,14 +15,16 @@ from engines.base import Engine
 from pipeline.errors import SourceError, StageError
 from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
 from pipeline.frame import Frame, Result
+from pipeline.runner.deadline import Deadlines
 from pipeline.runner.epoch import Epoch
 from pipeline.runner.failing import failing_as
 from pipeline.runner.outlet import Delivery, Outlet
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
+from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import class_counts, upsample_argmax
-from pipeline.telemetry import StageMeter
+from pipeline.telemetry import CRFMeter, StageMeter
 
 AHEAD = 2
 """Decoded pictures that wait for a slot; in live mode a single one, the newest."""
@@ -48,22 +50,25 @@ class LaneOptions:
         size: short side of the network's input, in pixels.
         slots: frames in flight between prepare and render.
         live: drop the oldest frame where something is slow, instead of waiting.
+        workers: refining workers that this input has for itself, less than one where several share them.
     """
 
     size: int
     slots: int
     live: bool
+    workers: float
 
 
 @dataclass(frozen=True, slots=True)
 class LaneMeters:
-    """How busy each of a lane's stages is, and how long labelling waited for refined frames."""
+    """How busy each of a lane's stages is, what the CRF did, and how long labelling waited for refined frames."""
 
     decode: StageMeter
     prepare: StageMeter
     infer: StageMeter
     upsample: StageMeter
     refine: StageMeter
+    crf: CRFMeter
     render: StageMeter
     for_refined: StageMeter
 
@@ -77,6 +82,7 @@ class LaneMeters:
             infer=StageMeter(),
             upsample=StageMeter(own),
             refine=StageMeter(),
+            crf=CRFMeter(),
             render=StageMeter(own),
             for_refined=StageMeter(),
         )
@@ -121,6 +127,7 @@ class Lane:
         self._crew = crew
         self._stopping = stopping
         self._epoch: Epoch | None = None
+        self._deadlines = Deadlines(options.workers) if options.live else None
         self._decoding = 0.0
         # A live source spends its time waiting for the world, which is no work.
         self._clock = time.thread_time if source.info.live else time.perf_counter
@@ -177,6 +184,8 @@ class Lane:
             while True:
                 decoded = self.decoded.get()
                 frame = decoded.frame
+                if self._deadlines is not None:
+                    self._deadlines.came(frame)
                 epoch = self._epoch
                 if epoch is None or not epoch.takes(frame):
                     if epoch is not None:
@@ -228,7 +237,8 @@ class Lane:
     def submit(self, ticket: Ticket) -> None:
         """Take a frame back from the engine; never waits, since there is room for every slot."""
         if ticket.epoch.refining is not None:
-            ticket.epoch.refining.submit(ticket.slot, ticket.frame.index)
+            deadline = self._deadlines.next() if self._deadlines is not None else None
+            ticket.epoch.refining.submit(ticket.slot, ticket.frame.index, deadline)
         self.scored.put(ticket)
 
     def finish(self) -> None:
@@ -272,6 +282,8 @@ class Lane:
                 raise told from error.__cause__
             raise
         self.meters.refine.add(outcome.busy_s)
+        if isinstance(outcome.value, CRFWork):
+            self.meters.crf.add(outcome.busy_s, outcome.value.classes, outcome.value.iterations)
         self.unrefined += not outcome.refined
         return outcome.refined
 

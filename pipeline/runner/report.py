@@ -120,6 +120,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         dropped=lane.dropped,
         sinks=tuple(SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped) for outlet in lane.outlets),
         latency_ms=latency.percentiles(),
+        crf=meters.crf.report(),
         stages={name: stage for name, stage in stages.items() if stage.frames},
     )
 

@@ -143,7 +143,12 @@ class Runner:
             engine=self._engine,
             pool=self._pool,
             renderer=Renderer(labels, options.render) if opened.shows_pictures else None,
-            options=LaneOptions(size=self.size, slots=self._slots(live), live=live),
+            options=LaneOptions(
+                size=self.size,
+                slots=self._slots(live),
+                live=live,
+                workers=self.plan.crf_workers / len(options.inputs),
+            ),
             crew=self._crew,
             stopping=self._stop.is_set,
         )

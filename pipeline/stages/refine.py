@@ -6,6 +6,7 @@ slots; a worker (`open_refiner`) maps the ring and writes labels into the slot.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,9 +21,13 @@ from pipeline.flow import WorkerPool
 from pipeline.frame import Frame, UInt8
 from pipeline.slots import Slot, SlotLayout
 from pipeline.stages.guided import GuidedRefiner
+from pipeline.stages.iterations import IterationBudget
 from pipeline.stages.prepare import to_rgb
 
 KINDS = ("guided", "crf")
+
+_KEPT = 4
+"""Kinds of picture (size, format, live or not) that a worker keeps its memory for: as many different cameras."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +37,42 @@ class RefineSpec:
     Attributes:
         kind: ``"crf"`` or ``"guided"``.
         parameters: of the CRF.
-        backend: of the CRF.
+        backend: of the CRF, see `pipeline.crf.BACKENDS`.
+        mode: of the CRF, see `pipeline.crf.MODES`, or ``"auto"``: ``"live"`` for frames with a deadline,
+            ``"pruned"`` for others, ``"exact"`` where the backend knows nothing else.
     """
 
     kind: str
     parameters: CRFParameters = field(default_factory=CRFParameters)
-    backend: str = "reference"
+    backend: str = "native"
+    mode: str = "auto"
 
     target: ClassVar[str] = "pipeline.stages.refine:open_refiner"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ConfigError(f"refinement {self.kind!r} is unknown: choose from {', '.join(KINDS)}")
+
+    def mode_for(self, *, live: bool) -> str:
+        """The CRF's mode for frames that have a deadline, or have none."""
+        if self.mode != "auto":
+            return self.mode
+        if self.backend == "pydensecrf":
+            return "exact"
+        return "live" if live else "pruned"
+
+
+@dataclass(frozen=True, slots=True)
+class CRFWork:
+    """What the CRF did with one frame; travels back from the worker, so it is tiny.
+
+    Attributes:
+        iterations: mean-field iterations.
+        classes: classes that took part.
+    """
+
+    iterations: int
+    classes: int
 
 
 class RefineChoice(Protocol):
@@ -52,6 +81,14 @@ class RefineChoice(Protocol):
     @property
     def kind(self) -> str:
         """``"none"``, ``"guided"`` or ``"crf"``."""
+
+    @property
+    def backend(self) -> str:
+        """Of the CRF."""
+
+    @property
+    def mode(self) -> str:
+        """Of the CRF."""
 
     @property
     def crf(self) -> CRFParameters:
@@ -66,64 +103,91 @@ def worker_pool(choice: RefineChoice, plan: CpuPlan) -> WorkerPool | None:
     """
     if choice.kind == "none":
         return None
-    return WorkerPool(plan.crf_workers, _available(choice))
+    return WorkerPool(plan.crf_workers, _spec(choice))
 
 
-def refine_slot(choice: RefineChoice, slot: Slot) -> None:
-    """Refine one slot here and now, in this process.
+def refine_slot(choice: RefineChoice, slot: Slot) -> CRFWork | None:
+    """Refine one slot here and now, in this process, taking whatever time it takes.
+
+    Returns:
+        What the CRF did; None if there was none.
 
     Raises:
         ConfigError: as `worker_pool`.
     """
-    if choice.kind != "none":
-        open_refiner(_available(choice))(slot, 0)
+    return open_refiner(_spec(choice))(slot, 0, None) if choice.kind != "none" else None
 
 
-def open_refiner(spec: RefineSpec) -> Callable[[Slot, int], None]:
+def open_refiner(spec: RefineSpec) -> Callable[[Slot, int, float | None], CRFWork | None]:
     """In a worker: the function that refines one slot."""
     return _Refiner(spec).refine
 
 
-def _available(choice: RefineChoice) -> RefineSpec:
-    spec = RefineSpec(choice.kind, choice.crf)
+def _spec(choice: RefineChoice) -> RefineSpec:
+    spec = RefineSpec(choice.kind, choice.crf, choice.backend, choice.mode)
     if spec.kind == "crf":
         require_backend(spec.backend)
     return spec
 
 
-_Label = Callable[[UInt8, Slot], object]
-"""Takes the picture as RGB and its slot, and writes the slot's labels."""
-
-
 class _Refiner:
-    """Refines slots; keeps what can be kept while their layout stays the same."""
+    """Refines slots; keeps what can be kept for the next frame of the same kind."""
 
     def __init__(self, spec: RefineSpec) -> None:
-        self._make = {"crf": _crf, "guided": _guided}[spec.kind]
         self._spec = spec
-        self._layout: SlotLayout | None = None
-        self._label: _Label
-        self._image: UInt8
+        self._kept: dict[tuple[SlotLayout, bool], _Guided | _CRF] = {}  # the last used one last
 
-    def refine(self, slot: Slot, index: int) -> None:
-        """Write the labels of a slot."""
-        layout = slot.layout
-        if layout != self._layout:
-            self._image = np.empty((layout.height, layout.width, 3), np.uint8)
-            self._label = self._make(self._spec, layout)
-            self._layout = layout
-        to_rgb(frame_of(slot, index), self._image)
-        self._label(self._image, slot)
+    def refine(self, slot: Slot, index: int, deadline: float | None) -> CRFWork | None:
+        """Write the labels of a slot, in time for ``deadline`` where there is one (in ``time.monotonic()``)."""
+        began = time.monotonic()
+        key = (slot.layout, deadline is not None)
+        work = self._kept.pop(key, None) or self._make(*key)
+        self._kept[key] = work
+        if len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        to_rgb(frame_of(slot, index), work.image)
+        return work.refine(slot, began, deadline)
 
-
-def _crf(spec: RefineSpec, layout: SlotLayout) -> _Label:
-    crf = DenseCRF(layout.height, layout.width, layout.score_shape[0], spec.parameters, backend=spec.backend)
-    return lambda image, slot: crf.labels(image, slot.scores, geometry=slot.geometry, out=slot.labels)
+    def _make(self, layout: SlotLayout, live: bool) -> _Guided | _CRF:
+        return _CRF(self._spec, layout, live) if self._spec.kind == "crf" else _Guided(layout)
 
 
-def _guided(spec: RefineSpec, layout: SlotLayout) -> _Label:  # noqa: ARG001 - it has no options yet
-    guided = GuidedRefiner(layout.height, layout.width)
-    return lambda image, slot: guided.labels(image, slot.scores, slot.geometry, slot.labels)
+class _Guided:
+    """The guided filter on the slots of one layout."""
+
+    def __init__(self, layout: SlotLayout) -> None:
+        self.image: UInt8 = np.empty((layout.height, layout.width, 3), np.uint8)
+        self._filter = GuidedRefiner(layout.height, layout.width)
+
+    def refine(self, slot: Slot, began: float, deadline: float | None) -> None:  # noqa: ARG002 - it takes what it takes
+        """Label a slot by the picture in `image`."""
+        self._filter.labels(self.image, slot.scores, slot.geometry, slot.labels)
+
+
+class _CRF:
+    """The CRF on the slots of one layout."""
+
+    def __init__(self, spec: RefineSpec, layout: SlotLayout, live: bool) -> None:
+        self.image: UInt8 = np.empty((layout.height, layout.width, 3), np.uint8)
+        self._classes = layout.score_shape[0]
+        self._crf = DenseCRF(
+            layout.height,
+            layout.width,
+            self._classes,
+            spec.parameters,
+            mode=spec.mode_for(live=live),
+            backend=spec.backend,
+        )
+        self._most = spec.parameters.iterations
+        self._budget = IterationBudget(self._most)
+
+    def refine(self, slot: Slot, began: float, deadline: float | None) -> CRFWork:
+        """Label a slot by the picture in `image`; the time since ``began`` counts, too."""
+        iterations = self._most if deadline is None else self._budget.choose(deadline - began)
+        self._crf.labels(self.image, slot.scores, geometry=slot.geometry, iterations=iterations, out=slot.labels)
+        self._budget.took(iterations, time.monotonic() - began)
+        stats = self._crf.stats
+        return CRFWork(iterations, stats.classes if stats is not None else self._classes)
 
 
 def frame_of(slot: Slot, index: int) -> Frame:

@@ -16,9 +16,12 @@ from PIL import Image
 from engines.base import EngineError, EngineInfo, Model, TensorSpec
 from engines.cli import main
 from engines.labels import LabelSet
-from engines.training.dataset import find_samples
-from engines.training.evaluate import Evaluation, add_arguments, evaluate, run, write_json
-from engines.training.metrics import Confusion
+from engines.training.dataset import find_samples, read_sample
+from engines.training.evaluate import add_arguments, evaluate, run, score, write_json
+from engines.training.metrics import Confusion, edge_distance
+from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
+from pipeline.crf import CRFParameters, DenseCRF
+from pipeline.stages.guided import GuidedRefiner
 from tests.engines.support import write_graph
 
 LABELS = LabelSet(("red", "green", "blue", "grey"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)))
@@ -106,7 +109,7 @@ def test_figures_are_those_counted_by_hand(root: Path) -> None:
     samples = find_samples(root, "test")
     iou, accuracy = by_hand(root)
     figures = evaluate(ColourEngine(), samples).to_json()
-    assert list(figures) == ["miou", "pixel_accuracy", "iou"]
+    assert list(figures)[:5] == ["miou", "pixel_accuracy", "iou", "trimap", "milliseconds"]
     assert list(figures["iou"]) == list(LABELS.names)
     assert iou[3] is None
     assert figures["iou"]["grey"] is None
@@ -125,9 +128,91 @@ def test_a_class_that_is_only_said_counts_as_zero() -> None:
     assert confusion.pixel_accuracy() == 0.5
 
 
+def test_bands_around_an_edge_are_those_known_by_hand(tmp_path: Path) -> None:
+    """The picture's edge lies two pixels to the right of the true one, in the middle of 40 columns."""
+    for kind in ("images", "labels"):
+        (tmp_path / "test" / kind).mkdir(parents=True)
+    column = np.arange(40)
+    shown, true = (np.tile(column >= edge, (24, 1)).astype(np.uint8) for edge in (22, 20))
+    true[:, 39] = 255  # no class, and its edge is one, too
+    Image.fromarray(np.array(LABELS.palette, np.uint8)[shown]).save(tmp_path / "test" / "images" / "0.png")
+    Image.fromarray(true).save(tmp_path / "test" / "labels" / "0.png")
+    figures = evaluate(ColourEngine(), find_samples(tmp_path, "test")).to_json()
+    assert list(figures["trimap"]) == [str(width) for width in range(1, 41)]
+    for width in range(1, 10):
+        missed = min(width, 2)  # columns 20 and 21; on the other side of the band, beside the last column, all is right
+        red, green = width / (width + missed), (2 * width - missed) / (2 * width)
+        assert figures["trimap"][str(width)] == pytest.approx((red + green) / 2), width
+    assert figures["trimap"]["20"] == figures["trimap"]["40"] == figures["miou"]
+
+
+def test_the_distance_to_an_edge_is_a_chess_kings() -> None:
+    labels = np.random.default_rng(4).choice(3, (13, 17), p=[0.9, 0.05, 0.05]).astype(np.uint8)
+    found = edge_distance(labels, 4)
+    rows, columns = np.mgrid[:13, :17]
+    for row in range(13):
+        for column in range(17):
+            away = np.maximum(abs(rows - row), abs(columns - column))[labels != labels[row, column]].min()
+            assert found[row, column] == (away if away <= 4 else 255)
+
+
+@pytest.mark.parametrize("kind", ["guided", "crf"])
+@pytest.mark.parametrize("mode", CRF_MODES)
+def test_labels_are_sharpened_by_the_streams_own_functions(root: Path, kind: str, mode: str) -> None:
+    samples, engine = find_samples(root, "test"), ColourEngine()
+    parameters = CRFParameters(3, 3, 4, 30, 10, iterations=3)
+    figures = evaluate(engine, samples, refinement=Refinement(kind, mode, parameters)).to_json()
+    confusion = Confusion(4)
+    for sample in samples:
+        image, truth = read_sample(sample, 4, [4])
+        scores, geometry = score(engine, image, engine.model.size)
+        if kind == "guided":
+            labels = GuidedRefiner(24, 32).labels(image, scores, geometry)
+        else:
+            labels = DenseCRF(24, 32, 4, parameters, mode=mode).labels(image, scores, geometry=geometry)
+        confusion.add(truth, labels)
+    assert figures["miou"] == confusion.mean_iou()
+    assert figures["refine"]["kind"] == kind
+    assert 0 < figures["labelling_milliseconds"] <= figures["milliseconds"]
+
+
+def test_a_preset_says_how_labels_are_sharpened(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("video: {quality: 3}\nrefine: {kind: crf, mode: live, crf: {bi_w: 5, iterations: 4}}\n")
+    assert chosen_refinement(str(preset), None, None, None) == Refinement(
+        "crf", "live", CRFParameters(bi_w=5, iterations=4)
+    )
+    assert chosen_refinement(str(preset), "none", "exact", 7) == Refinement(
+        "none", "exact", CRFParameters(bi_w=5, iterations=7)
+    )
+    assert chosen_refinement("quality", None, None, None).kind == "guided"
+    assert chosen_refinement(None, None, None, None) == Refinement()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("refine: {kind: magic}", "refine.kind is one of none, guided, crf, not 'magic'"),
+        ("refine: {crf: {w1: 3}}", "refine.crf.w1: unknown key; known: pos_w"),
+        ("refine: {crf: {bi_rgb: 0}}", "refine.crf: bi_rgb is a standard deviation"),
+        ("refine: 3", "refine: expected keys and values, not 3"),
+        ("a: [", "neither a preset nor a YAML file"),
+    ],
+)
+def test_a_preset_that_cannot_be_used_names_the_key(text: str, said: str, tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(text)
+    with pytest.raises(EngineError, match=said) as caught:
+        chosen_refinement(str(preset), None, None, None)
+    assert "mine.yaml" in str(caught.value)
+
+
 def test_nothing_counted_is_nothing_said() -> None:
-    evaluation = Evaluation(LABELS.names, Confusion(4), 0)
-    assert evaluation.to_json() == {"miou": None, "pixel_accuracy": None, "iou": dict.fromkeys(LABELS.names)}
+    evaluation = evaluate(ColourEngine(), [])
+    figures = evaluation.to_json()
+    assert figures["iou"] == dict.fromkeys(LABELS.names)
+    assert {figures[key] for key in ("miou", "pixel_accuracy", "milliseconds")} == {None}
+    assert set(figures["trimap"].values()) == {None}
     assert "absent" in evaluation.table()
 
 
@@ -158,7 +243,7 @@ def test_the_command_writes_what_it_counts(root: Path, tmp_path: Path, capsys: p
     ]
     assert main([*given, "--engine", "openvino", "--threads", "1"]) == 0
     figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert list(figures) == ["miou", "pixel_accuracy", "iou"]
+    assert list(figures)[:5] == ["miou", "pixel_accuracy", "iou", "trimap", "milliseconds"]
     assert set(figures["iou"]) == set(LABELS.names)
     assert f"{100 * figures['miou']:.2f}" in capsys.readouterr().out
 
@@ -211,6 +296,9 @@ def test_evaluating_needs_no_torch() -> None:
     ("flags", "said"),
     [
         (["--size", "-5"], "--size -5 is out of range"),
+        (["--limit", "0"], "--limit 0: at least one picture"),
+        (["--crf-iterations", "-1"], "--crf-iterations: iterations is a whole number"),
+        (["--config", "nonsense"], "nonsense: neither a preset nor a YAML file"),
         (["--ignore", "300"], "--ignore takes labels from 0 to 255"),
         (["--json", "/no/such/folder/x.json"], "its directory does not exist"),
     ],

@@ -32,13 +32,13 @@ class Jobs:
         return Path(self.folder)
 
 
-def open_job(spec: Jobs) -> Callable[[Slot, int], object]:
+def open_job(spec: Jobs) -> Callable[[Slot, int, float | None], object]:
     if spec.kind == "bad-setup":
         raise ValueError("no such parameters")
     if spec.kind == "stillborn":
         os.kill(os.getpid(), signal.SIGKILL)
     job: Callable[[Jobs, Slot, int], object] = globals()["do_" + spec.kind.replace("-", "_")]
-    return lambda slot, index: job(spec, slot, index)
+    return lambda slot, index, _: job(spec, slot, index)
 
 
 def do_copy(spec: Jobs, slot: Slot, index: int) -> object:

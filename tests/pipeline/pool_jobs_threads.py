@@ -11,5 +11,5 @@ _thread = threading.Thread(target=threading.Event().wait, daemon=True)
 _thread.start()
 
 
-def open_job(spec: object) -> Callable[[Slot, int], object]:
+def open_job(spec: object) -> Callable[[Slot, int, float | None], object]:
     return lambda *_: "alive" if _thread.is_alive() else "dead"

@@ -24,11 +24,11 @@ class Fault:
     target: ClassVar[str] = "tests.pipeline.refine_jobs:open_job"
 
 
-def open_job(fault: Fault) -> Callable[[Slot, int], object]:
+def open_job(fault: Fault) -> Callable[[Slot, int, float | None], object]:
     if fault.kind == "setup":
         raise ValueError("no such parameters")
 
-    def job(slot: Slot, index: int) -> object:
+    def job(slot: Slot, index: int, deadline: float | None) -> object:
         if index == fault.at:
             if fault.kind == "raise":
                 raise ValueError("on purpose")

@@ -44,7 +44,7 @@ def test_results_are_what_they_promise(clip: MakeClip, tiny: str) -> None:
     assert len({result.labels.ctypes.data for result in results}) == len(results)
 
 
-@pytest.mark.parametrize("refine", ["none", "guided"])
+@pytest.mark.parametrize("refine", ["none", "guided", "crf"])
 @pytest.mark.parametrize("after", [0, 1, 10])
 def test_leaving_early_leaves_nothing(refine: Any, after: int, clip: MakeClip, tiny: str) -> None:
     with nothing_left():

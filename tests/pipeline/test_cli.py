@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import io
 import json
 import os
@@ -209,7 +208,7 @@ def test_a_pipe_that_ends_in_the_middle(clip: MakeClip, tiny: str, tmp_path: Pat
 
 
 def test_a_compiled_model_runs_without_torch(clip: MakeClip, tiny: str) -> None:
-    kinds = ["none", "guided", *(["crf"] if importlib.util.find_spec("pydensecrf") else [])]
+    kinds = ["none", "guided", "crf"]
     code = (
         f"import sys; from pipeline.cli import main; status = [main([*sys.argv[1:], kind]) for kind in {kinds}]; "
         "print(*[name for name in ('torch', 'torchvision', 'onnx', 'onnxruntime', 'openvino_telemetry') "

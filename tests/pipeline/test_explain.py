@@ -26,7 +26,7 @@ def picture(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["h264", "odd", "left", "anamorphic", "10 bit", "late"])
-@pytest.mark.parametrize("refine", ["none", "guided"])
+@pytest.mark.parametrize("refine", ["none", "guided", "crf"])
 def test_pictures_and_the_figure(
     *, name: str, refine: str, cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path
 ) -> None:

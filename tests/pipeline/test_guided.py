@@ -48,7 +48,9 @@ class Axis:
         self.members = [np.flatnonzero(np.floor(place + 0.5) == k) for k in range(first, last + 1)]
         self.score = sampling((np.arange(first, last + 1) + 0.5) / per_cell - 0.5, cells)
         self.at = sampling(place - first, last - first + 1)
-        self.cell = np.floor(np.clip(scale * np.arange(pixels) + offset, 0, cells - 1) + 0.5).astype(int)
+        at = np.clip(scale * np.arange(pixels) + offset, 0, cells - 1)
+        # A pixel half-way between two cells is as near to the one as to the other, whatever the rounding says.
+        self.cells = [np.rint(at - 1e-9).astype(int), np.rint(at + 1e-9).astype(int)]
 
 
 def reference(
@@ -60,8 +62,13 @@ def reference(
     radius: int,
     reach: int,
     epsilon: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """He et al.'s filter step by step in float64: (H×W×C values, H×W×C whether a class may be given)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """He et al.'s filter step by step in float64.
+
+    Returns:
+        H×W×C values, H×W×C whether a class may be given, H×W×C whether it must be considered; the last
+        two differ half-way between score cells.
+    """
     guide = image.reshape(*image.shape[:2], -1) / 255.0
     classes, h, w = scores.shape
     best = scores.argmax(0)
@@ -78,14 +85,14 @@ def reference(
     a = np.linalg.solve(var + epsilon * np.eye(guide.shape[2]), cov_ip)
     b = mean_p - (a * mean_i[..., :, None]).sum(-2)
     a, b = bilinear(box(a, radius), ys.at, xs.at), bilinear(box(b, radius), ys.at, xs.at)
-    values, allowed = np.full((*image.shape[:2], classes), -np.inf), np.zeros((*image.shape[:2], classes), bool)
+    values = np.full((*image.shape[:2], classes), -np.inf)
     values[..., alive] = (a * guide[..., None]).sum(-2) + b
     near = np.zeros((h, w, classes), bool)
     for y in range(h):
         for x in range(w):
             near[y, x, np.unique(best[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1])] = True
-    allowed[:] = near[ys.cell][:, xs.cell]
-    return values, allowed
+    nearest = [near[rows][:, columns] for rows in ys.cells for columns in xs.cells]
+    return values, np.logical_or.reduce(nearest), np.logical_and.reduce(nearest)
 
 
 def smooth_scores(rng: np.random.Generator, classes: int, h: int, w: int) -> np.ndarray:
@@ -114,7 +121,7 @@ def test_it_is_he_et_als_filter(data: st.DataObject) -> None:
     if draw(st.booleans()):
         image = image[..., 0]
     scores = smooth_scores(rng, classes, h, w)
-    values, allowed = reference(
+    values, allowed, considered = reference(
         image, scores, maps, (per_cell[0], per_cell[1]), radius=radius, reach=reach, epsilon=epsilon
     )
     out = np.full((height, width), 250, np.uint8)
@@ -123,7 +130,7 @@ def test_it_is_he_et_als_filter(data: st.DataObject) -> None:
     )
     index = out[..., None].astype(int)
     assert np.take_along_axis(allowed, index, -1).all()
-    best = np.where(allowed, values, -np.inf).max(-1)
+    best = np.where(considered, values, -np.inf).max(-1)
     assert (best - np.take_along_axis(values, index, -1)[..., 0] < 5e-3).all()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,6 +19,7 @@ from engines.backends.openvino import OpenVINORequest
 from pipeline.flow import Buffer, Closed, Crew
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
+from pipeline.runner.deadline import Deadlines
 from pipeline.runner.outlet import AUDIO_BACKLOG, BACKLOG, Delivery, Outlet
 from pipeline.sources import AudioPacket, open_source
 from pipeline.telemetry import Report
@@ -81,6 +84,40 @@ def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.Mon
     assert one.sinks[0].dropped == 0
     assert max(aged.ages[5:]) < 1.0
     assert report.bottleneck == "infer"
+
+
+def test_the_crf_keeps_to_the_pace_of_a_live_input(tiny: str) -> None:
+    """Iterations that would take many times an interval are cut down instead of losing most frames."""
+    recorder = Aged()
+    flags = {"refine": "crf", "crf_workers": 1, "crf_iterations": 300}
+    with nothing_left():
+        report = run([InputOptions(PACED)], tiny, extra=[recorder], duration=2.0, **flags)
+    check(recorder, report)
+    (one,) = report.inputs
+    assert one.crf is not None
+    assert one.crf.iterations.max == 300, "the first one, when nothing is known yet"
+    assert 2 <= one.crf.iterations.min <= one.crf.iterations.mean < 150
+    assert one.written > 25, "at 300 iterations there would be ten"
+    assert one.crf.classes.max <= 3
+
+
+def test_a_deadline_is_as_many_intervals_away_as_there_are_workers() -> None:
+    now = 100.0
+    deadlines = Deadlines(2.0, lambda: now)
+
+    def frame(index: int, seconds: float) -> Any:
+        return SimpleNamespace(index=index, captured_ns=int(seconds * 1e9))
+
+    deadlines.came(frame(0, 10.0))
+    assert deadlines.next() == math.inf
+    deadlines.came(frame(3, 10.3))  # two were dropped: an interval is a third of that
+    assert deadlines.next() == pytest.approx(100.2)
+    deadlines.came(frame(0, 50.0))  # numbered anew: nothing is learned from the gap
+    deadlines.came(frame(1, 50.1))
+    assert deadlines.next() == pytest.approx(100.2)
+    for index in range(2, 60):  # the camera's night mode
+        deadlines.came(frame(index, 50 + index * 0.2))
+    assert deadlines.next() == pytest.approx(100.4, abs=0.01)
 
 
 def test_a_file_played_as_a_camera_takes_its_time(clip: Callable[[str], Clip], tiny: str) -> None:

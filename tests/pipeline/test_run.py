@@ -26,6 +26,7 @@ from pipeline.stages.prepare import prepare
 from pipeline.stages.refine import RefineSpec, open_refiner
 from pipeline.stages.render import Renderer, RenderOptions
 from pipeline.stages.upsample import upsample_argmax
+from pipeline.telemetry import Spread
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.painting import Array, read_number
@@ -261,14 +262,19 @@ def test_ways_to_render(mode: Any, clip: MakeClip, tiny: str) -> None:
 
 @pytest.mark.parametrize("kind", ["guided", "crf"])
 def test_refined_by_workers_as_by_one(kind: str, colourful: Path, tiny: str, tmp_path: Path) -> None:
-    if kind == "crf" and importlib.util.find_spec("pydensecrf") is None:
-        absent("pydensecrf (extra crf-reference)")
     masks = tmp_path / "masks.mkv"
     with nothing_left():
         given = InputOptions(str(colourful), masks=(str(masks),))
         report = run([given], tiny, refine=kind, crf_workers=2, crf_iterations=2, max_frames=12)
     assert report.inputs[0].stages["refine"].frames == 12
     assert report.inputs[0].unrefined == 0
+    crf = report.inputs[0].crf
+    if kind == "crf":
+        assert crf is not None
+        assert (crf.iterations, crf.classes.max) == (Spread(2, 2.0, 2), 3)
+        assert crf.milliseconds.p50 > 0
+    else:
+        assert crf is None
     _, lines = sidecar_of(masks)
     assert all(line["refined"] for line in lines)
     changed = 0
@@ -302,7 +308,7 @@ def refined_here(path: Path, model: str, kind: str, frames: int) -> list[Array]:
                     np.copyto(ours, theirs)
                 prepare(item.picture, geometry, slot.image, frame.colour)
                 session.start(slot.image, slot.scores).wait(20)
-                refine(slot, frame.index)
+                refine(slot, frame.index, None)
                 labels.append(slot.labels.copy())
             if len(labels) == frames:
                 break

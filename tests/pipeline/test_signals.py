@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import json
 import os
 import signal
@@ -18,7 +17,6 @@ from typing import IO
 
 import pytest
 
-from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.running import arguments, masks_of, sidecar_of, started, times, tree, until
 
@@ -76,8 +74,6 @@ def read_until(stream: IO[bytes], text: str) -> str:
     ],
 )
 def test_what_is_in_flight_is_finished(number: int, status: int, refine: str, tiny: str, tmp_path: Path) -> None:
-    if refine == "crf" and importlib.util.find_spec("pydensecrf") is None:
-        absent("pydensecrf (extra crf-reference)")
     out, masks, report = tmp_path / "out.mp4", tmp_path / "masks.mkv", tmp_path / "report.json"
     flags = ["--output", out, "--masks", masks, "--report", report, "--refine", refine, "--crf-workers", "2"]
     with started(*arguments(ENDLESS, tiny, *flags)) as process:

@@ -10,6 +10,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.telemetry import (
+    CRFMeter,
+    CRFReport,
     EngineReport,
     InputReport,
     LatencyHistogram,
@@ -17,6 +19,7 @@ from pipeline.telemetry import (
     Percentiles,
     Report,
     SinkReport,
+    Spread,
     StageMeter,
     StageReport,
 )
@@ -78,6 +81,21 @@ def test_a_meter_does_not_count_what_failed() -> None:
     assert meter.frames == 0
 
 
+CRF = CRFReport(Percentiles(40, 60, 70), Spread(2, 4.25, 7), Spread(3, 4.9, 5))
+
+
+def test_what_the_crf_did_is_summed_up() -> None:
+    meter = CRFMeter()
+    assert meter.report() is None
+    for seconds, classes, iterations in ((0.1, 3, 5), (0.1, 4, 5), (0.3, 8, 2)):
+        meter.add(seconds, classes, iterations)
+    told = meter.report()
+    assert told is not None
+    assert told.milliseconds.p50 == pytest.approx(100, rel=0.02)
+    assert told.milliseconds.p99 == pytest.approx(300, rel=0.02)
+    assert (told.classes, told.iterations) == (Spread(3, 5.0, 8), Spread(2, 4.0, 5))
+
+
 def report() -> Report:
     stages = {
         "decode": StageReport(100, 0.5, 0.0, 5.0),
@@ -85,7 +103,7 @@ def report() -> Report:
         "rtsp://somewhere/very/long": StageReport(99, 0.2, 0.1, 2.0, 0.5, 4, 4),
     }
     sinks = (SinkReport("out.mkv", 99, 1),)
-    one = InputReport("cam", "rtsp://cam", 105, 99, 2, 3, 1, 5, sinks, Percentiles(10, 20, 30), stages)
+    one = InputReport("cam", "rtsp://cam", 105, 99, 2, 3, 1, 5, sinks, Percentiles(10, 20, 30), CRF, stages)
     return Report(
         seconds=10.0,
         frames=99,
@@ -109,6 +127,7 @@ def test_the_text_names_all_that_was_lost() -> None:
         "cam: 105 read, 99 written, 5 dropped, 1 lost by out.mkv, 2 damaged, 3 restamped, 1 unrefined",
         "4 refining workers died and were replaced",
         "latency p50 10, p95 20, p99 30 ms",
+        "CRF p50 40, p95 60 ms a frame; classes 4.2 (at most 7), iterations 4.9 (at least 3)",
         "90% busy   80% awaited",
         "queue 1.5 of 7",
     ):
@@ -121,10 +140,17 @@ def test_the_text_keeps_quiet_about_what_did_not_happen() -> None:
     full = report()
     (one,) = full.inputs
     clean = replace(
-        one, damaged=0, repaired=0, unrefined=0, dropped=0, sinks=(SinkReport("out.mkv", 99, 0),), latency_ms=None
+        one,
+        damaged=0,
+        repaired=0,
+        unrefined=0,
+        dropped=0,
+        sinks=(SinkReport("out.mkv", 99, 0),),
+        latency_ms=None,
+        crf=None,
     )
     text = replace(full, worker_deaths=0, inputs=(clean,)).as_text()
-    for word in ("dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency"):
+    for word in ("dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency", "CRF"):
         assert word not in text
 
 
@@ -132,5 +158,6 @@ def test_the_json_holds_everything() -> None:
     told = json.loads(report().as_json())
     assert told["inputs"][0]["latency_ms"] == {"p50": 10, "p95": 20, "p99": 30}
     assert told["inputs"][0]["stages"]["infer"]["queue_size"] == 7
+    assert told["inputs"][0]["crf"]["iterations"] == {"min": 3, "mean": 4.9, "max": 5}
     assert told["model"]["classes"] == ["road", "car"]
     assert told["interrupted"] is False

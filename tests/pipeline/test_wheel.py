@@ -107,7 +107,9 @@ def test_torch_is_not_there_and_not_missed(
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr
         assert extra in done.stderr.splitlines()[-1]
-    done = call(installed / "deeplab-stream", *flags, "--dense-crf", cwd=tmp_path, check=False)
+    call(installed / "deeplab-stream", *flags, "--dense-crf", cwd=tmp_path)
+    (tmp_path / "other.yaml").write_text("refine: {kind: crf, backend: pydensecrf}")
+    done = call(installed / "deeplab-stream", *flags, "--config", "other.yaml", cwd=tmp_path, check=False)
     assert done.returncode != 0
     assert "crf-reference" in done.stderr
     assert "Traceback" not in done.stderr

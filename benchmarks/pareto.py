@@ -1,0 +1,163 @@
+"""What accuracy costs: mIoU and trimap mIoU against milliseconds, for every way from scores to labels.
+
+    python -m benchmarks.pareto --root data/camvid --split val --output docs/pareto.svg --json out/pareto.json
+    python -m benchmarks.pareto --root data/camvid --split val --limit 5 --output out/trial.svg
+
+Measured by `python -m engines evaluate`'s own function, one way after the other on the same pictures: bilinear
+labels at the model's size and at larger ones, the guided filter, and the fully connected CRF in each of its
+modes.  A picture's time is that of the network, on all processors, and of its labels, on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe
+from engines import zoo
+from engines.backends import open_engine
+from engines.base import Engine, EngineOptions
+from engines.training.dataset import Sample, find_samples
+from engines.training.evaluate import evaluate, spread_over
+from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
+
+WIDTH = 4
+"""Of the trimap, in pixels."""
+
+LARGER = (1.25, 1.5, 2.0)
+"""Inputs, by the model's own size."""
+
+ITERATIONS = (2, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to labels.
+
+    Attributes:
+        family: what it is joined with in the plot.
+        name: beside its point.
+        size: short side of the network's input, in pixels.
+        refinement: what becomes of the scores.
+    """
+
+    family: str
+    name: str
+    size: int
+    refinement: Refinement
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a way costs and gives: milliseconds a picture; mIoU and trimap mIoU in 0–1."""
+
+    family: str
+    name: str
+    milliseconds: float
+    miou: float
+    trimap: float
+
+
+def main() -> None:
+    """Measure, plot, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="street")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--limit", type=int, metavar="N", help="take N pictures alone, evenly from the whole")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--config", metavar="PRESET|FILE", help="where the CRF's parameters are, as tune-crf writes it")
+    parser.add_argument("--output", type=Path, default=Path("out/pareto.svg"), help=".svg or .png")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    flags = parser.parse_args()
+    samples = spread_over(find_samples(flags.root, flags.split), flags.limit)
+    model = zoo.load_model(flags.model)
+    engine = open_engine(model, "auto", EngineOptions(flags.precision))
+    try:
+        chosen = ways(model.size, chosen_refinement(flags.config, None, None, None))
+        points = [measure(way, engine, samples) for way in chosen]
+    finally:
+        engine.close()
+    title = f"{model.name} on {len(samples)} pictures of {flags.root.name}/{flags.split}"
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    plot(points, title, flags.output)
+    print(table(points))
+    if flags.json:
+        figures: dict[str, Any] = {"machine": describe(), "title": title, "points": [_json(point) for point in points]}
+        flags.json.parent.mkdir(parents=True, exist_ok=True)
+        flags.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def ways(size: int, crf: Refinement) -> Iterator[Way]:
+    """All that is compared; ``crf`` gives the CRF's parameters."""
+    for factor in (1.0, *LARGER):
+        side = round(size * factor / 32) * 32
+        yield Way("bilinear", f"{side} px", side, Refinement())
+    yield Way("guided filter", "guided", size, Refinement("guided"))
+    for mode in CRF_MODES:
+        for iterations in ITERATIONS:
+            refinement = Refinement("crf", mode, replace(crf.crf, iterations=iterations))
+            yield Way(f"CRF, {mode}", str(iterations), size, refinement)
+
+
+def measure(way: Way, engine: Engine, samples: Sequence[Sample]) -> Point:
+    """Label all pictures one way."""
+    found = evaluate(engine, samples, size=way.size, refinement=way.refinement)
+    band = found.trimap.band(WIDTH).mean_iou()
+    return Point(way.family, way.name, found.milliseconds, found.confusion.mean_iou(), band)
+
+
+def plot(points: Sequence[Point], title: str, path: Path) -> None:
+    """Two panels: mIoU and trimap mIoU against milliseconds; a family's points are joined."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+    mpl.rcParams |= {"svg.hashsalt": "pareto", "font.size": 9}  # equal figures give an equal file
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for panel, what, said in zip(panels, ("miou", "trimap"), ("mIoU, %", f"mIoU within {WIDTH} px of an edge, %"),
+                                 strict=True):  # fmt: skip
+        for family in dict.fromkeys(point.family for point in points):
+            own = [point for point in points if point.family == family]
+            times, values = [point.milliseconds for point in own], [100 * getattr(point, what) for point in own]
+            panel.plot(times, values, "o-", markersize=4, linewidth=1, label=family)
+            for point, time, value in zip(own, times, values, strict=True):
+                panel.annotate(point.name, (time, value), xytext=(3, 3), textcoords="offset points", fontsize=7)
+        panel.set(xscale="log", xlabel="milliseconds a picture", ylabel=said)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def table(points: Sequence[Point]) -> str:
+    """The figures for people."""
+    lines = [f"{'labels by':<16}{'':<10}{'ms':>8}{'mIoU':>8}{f'{WIDTH} px':>8}"]
+    lines += [
+        f"{one.family:<16}{one.name:<10}{one.milliseconds:>8.1f}{100 * one.miou:>8.2f}{100 * one.trimap:>8.2f}"
+        for one in points
+    ]
+    return "\n".join(lines)
+
+
+def _json(point: Point) -> dict[str, object]:
+    return {
+        "family": point.family,
+        "name": point.name,
+        "milliseconds": round(point.milliseconds, 2),
+        "miou": round(point.miou, 5),
+        f"trimap_{WIDTH}": round(point.trimap, 5),
+    }
+
+
+if __name__ == "__main__":
+    main()

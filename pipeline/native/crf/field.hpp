@@ -1,0 +1,64 @@
+// Mean-field inference in the fully connected CRF: P. Krähenbühl, V. Koltun: Efficient Inference in Fully
+// Connected CRFs with Gaussian Edge Potentials, NIPS 2011.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../upsample.hpp"
+#include "kernels.hpp"
+#include "lattice.hpp"
+#include "memory.hpp"
+#include "order.hpp"
+#include "sampling.hpp"
+#include "spatial.hpp"
+#include "team.hpp"
+#include "unary.hpp"
+
+namespace crf {
+
+struct Energy {
+    float pos_w, pos_xy, bi_w, bi_xy, bi_rgb;
+    bool symmetric;  // else messages are normalised after filtering
+};
+
+class Field {
+   public:
+    // `sampled`: the field lives on chosen points instead of all pixels.  Throws std::range_error where a
+    // standard deviation is too small for the picture.
+    Field(int height, int width, const Energy &energy, bool sampled, const Kernels &kernels, Team &team);
+
+    // A picture (height × width × 3) and its scores; only the classes of `alive` take part, the others'
+    // probability is kept as one sum.
+    void start(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
+               const std::vector<uint8_t> &alive);
+
+    // Iterate; then the best class of every pixel (height × width), and if `marginals` is not null the
+    // probabilities (classes × height × width; zero for a class that takes no part).
+    void infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals, int classes);
+
+    int lanes() const { return unary_.lanes(); }
+    const Lattice<5> &bilateral() const { return bilateral_; }
+    const Spatial &spatial() const { return spatial_; }
+    size_t points() const { return order_.size(); }
+
+   private:
+    void sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals);
+    void write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const;
+
+    const Energy energy_;
+    const bool sampled_;
+    const Kernels &kernels_;
+    Team &team_;
+    Order order_;
+    const Order all_;  // pixels, where only some are points
+    Sampling sampling_;
+    Spatial spatial_;
+    Lattice<5> bilateral_;
+    Unary unary_;
+    std::vector<uint8_t> alive_;
+    Buffer<float> values_[2];  // of the bilateral lattice: blurred, and splatted into
+    std::vector<float> bilateral_scale_, spatial_scale_;
+};
+
+}  // namespace crf

@@ -1,0 +1,84 @@
+// The inner loops, one table of them for every instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace crf {
+
+template <int D>
+struct Vertices {  // the corners of the simplex that a pixel lies in, and its barycentric coordinates
+    int32_t id[D + 1];  // where a vertex's values begin, in pairs of floats
+    float weight[D + 1];
+};
+
+template <int D>
+struct Packing {  // lattice coordinates as fields of one 64-bit key
+    int32_t bias[D];
+    int32_t shift[D];
+    uint64_t step[D + 1];  // what the key changes by from a corner to the next, by the axis in between
+};
+
+constexpr int kBlock = 8;  // pixels whose simplices are found together
+
+template <int D>
+struct Simplices {
+    alignas(32) float elevated[D][kBlock];  // in: features times the lattice's scale
+    uint64_t key[kBlock][D + 1];
+    float weight[kBlock][D + 1];
+};
+
+struct Upsampling {        // one column of scores, already interpolated between two columns of cells
+    const float *column;   // cells × lanes
+    const int32_t *cell;   // of each pixel: the cell before it
+    const float *weight;   // of each pixel: how near it is to the cell after it
+    int32_t last;          // the last cell
+    const float *rest;     // cells: the score of all classes without a lane together; may be null
+    float least_rest;      // their probability is at least this
+};
+
+struct Pass {  // one sweep over pixels [begin, end) in their order
+    size_t begin, end;
+    int lanes;
+    const float *unary;  // pixels × lanes: logarithms of probabilities
+    bool bounded;        // exponentials of what comes out cannot overflow
+    const float *rest;   // pixels (and seven more): the summed probability of the classes without a lane; may be null
+    const Vertices<5> *bilateral;
+    const Vertices<2> *spatial;
+    const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone
+    float *bilateral_to, *spatial_to;            // lattices to splat into, or null
+    int32_t spatial_offset;                      // the vertex that spatial_to begins with
+    const float *bilateral_scale, *spatial_scale;  // of the messages; a pixel each if scale_step is 1
+    size_t scale_step;
+    const float *count;  // pixels that each point stands for; may be null
+    float *q;  // begin's marginals first, a pixel of lanes each; or null
+};
+
+struct Kernels {
+    const char *name;
+    void (*simplices5)(const Packing<5> &, Simplices<5> &);
+    void (*simplices2)(const Packing<2> &, Simplices<2> &);
+    // In place along chains of neighbours: v ← v + (before + after) / 2.  A negative entry begins a chain.
+    void (*blur)(const int32_t *chain, size_t length, float *values, int lanes);
+    // The same from one array into another: out[i] for i in [begin, end), neighbours 2 a vertex.
+    void (*blur_apart)(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out, int lanes);
+    // out ← middle + (left + right) / 2.
+    void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
+    void (*pass)(const Pass &);
+    // Log-probabilities, at least log 1e-5, of the pixels at `count` rows from interpolated scores.
+    void (*unary)(const Upsampling &, const uint16_t *rows, int count, int lanes, float *out, float *rest);
+};
+
+#define CRF_LEVEL(name)                                              \
+    const Kernels &name##_kernels();                                 \
+    void name##_simplices5(const Packing<5> &, Simplices<5> &);      \
+    void name##_simplices2(const Packing<2> &, Simplices<2> &);
+
+CRF_LEVEL(portable)
+#if defined(CRF_X86_KERNELS)
+CRF_LEVEL(avx2)
+CRF_LEVEL(avx512)
+#endif
+#undef CRF_LEVEL
+
+}  // namespace crf

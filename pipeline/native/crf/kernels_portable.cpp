@@ -1,0 +1,10 @@
+#include "kernels.inl"
+
+namespace crf {
+
+const Kernels &portable_kernels() {
+    static const Kernels kernels{"portable", portable_simplices5, portable_simplices2, blur, blur_apart, blur_run, pass, unary};
+    return kernels;
+}
+
+}  // namespace crf

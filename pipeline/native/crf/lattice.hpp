@@ -1,0 +1,76 @@
+// The permutohedral lattice of one picture's features, for D = 2 (place) or 5 (place and colour).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "order.hpp"
+#include "table.hpp"
+#include "team.hpp"
+
+namespace crf {
+
+template <int D>
+class Lattice {
+   public:
+    // Features in standard deviations: place, then levels; 0 for an axis that is not there.
+    struct Sigmas {
+        float place, colour;
+    };
+
+    // Throws std::range_error if keys of 63 bits cannot tell the vertices apart.
+    Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts);
+
+    // Vertices, weights (with the normalisation in them) and neighbours for a height × width × 3 picture.
+    void build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team);
+
+    // `values` (size × lanes) blurred in place along all axes.
+    void blur(float *values, int lanes, const Kernels &kernels, Team &team) const;
+
+    // Clear what tile `t` splats into for the first time.
+    void open_tile(size_t t, float *values, int lanes) const;
+
+    size_t size() const { return size_; }          // vertices, shared ones counted for each part that has them
+    size_t distinct() const { return distinct_; }  // vertices
+    size_t links() const;                          // entries of all chains
+    const Vertices<D> *points() const { return points_.data(); }
+    const float *after() const { return after_.data(); }  // of each pixel: what "after" multiplies messages by
+    const Order &order() const { return order_; }
+
+   private:
+    struct Part {  // what one thread has built of its share of the pixels
+        Table table;
+        std::vector<uint64_t> keys;
+        std::vector<float> mass;
+        std::vector<std::pair<int32_t, int32_t>> twins;  // vertices that an earlier part has too: own, that one's
+        std::vector<uint8_t> twin;
+        std::vector<int32_t> chain[D + 1];
+        std::vector<uint8_t> follows;
+        int32_t base = 0;
+    };
+
+    void collect(int part, const uint8_t *image, const Kernels &kernels);
+    void add(Part &part, size_t first, int count, const Simplices<D> &simplices);
+    void merge();
+    void link(int part, int axis);
+    void chain(int part, int axis);
+    void normalise(int part, int unit);
+
+    const Order &order_;
+    const bool symmetric_;
+    Packing<D> packing_;
+    std::vector<float> place_y_, place_x_, level_[3];  // features times the lattice's scale
+    std::vector<Part> parts_;
+    std::vector<size_t> opened_;  // vertices there are when each tile is done, counted in its part
+    Buffer<Vertices<D>> points_;
+    Buffer<float> after_, mass_;
+    Buffer<int32_t> next_;
+    Buffer<uint8_t> follows_;
+    size_t size_ = 0, distinct_ = 0;
+};
+
+extern template class Lattice<5>;
+
+}  // namespace crf
