@@ -46,6 +46,7 @@ class Backend(Protocol):
         logits: Float32,
         geometry: Geometry,
         iterations: int,
+        *,
         labels: UInt8 | None,
         marginals: Float32 | None,
     ) -> None:
@@ -85,9 +86,11 @@ class DenseCRF:
             - ``"pruned"``: only the classes alive in the picture.  A class is left out if its probability
               is below 1 / (e·(pos_w + bi_w)) at every pixel.  Messages to it, which are at most
               pos_w + bi_w times its largest probability, then never lift it above 1 / (pos_w + bi_w),
-              so that it can win no pixel.  What is left out keeps its own probability, without messages.
-            - ``"live"``: as pruned, on a field of half the resolution, then at full resolution
-              where labels are not settled.
+              so that it can win no pixel.  (Messages of the symmetric normalisation may sum up to a little
+              more than their weights.)  What is left out keeps the network's own probability, as one sum;
+              its marginals are given as 0.
+            - ``"live"``: as pruned, on fewer points.  Every pixel takes part where two classes are close or
+              labels meet, one in 2×2 where they are further apart, one in 4×4 where a label is settled.
         threads: processor threads inside one picture.
         backend: ``"native"``, or ``"pydensecrf"`` for comparison: exact, one thread, and it holds the GIL.
 
@@ -132,7 +135,7 @@ class DenseCRF:
             return Reference(self.height, self.width, self.classes, self.parameters)
         from pipeline.crf.native import Native
 
-        return Native(self.height, self.width, self.classes, self.parameters, mode, threads)
+        return Native(self.height, self.width, self.classes, self.parameters, mode=mode, threads=threads)
 
     @property
     def stats(self) -> CRFStats | None:
@@ -169,7 +172,7 @@ class DenseCRF:
         else:
             _check_out(out, shape, np.uint8)
         dense = out if out.strides[1] == 1 and out.strides[0] >= self.width else np.empty(shape, np.uint8)
-        self._infer(image, logits, geometry, iterations, dense, None)
+        self._infer(image, logits, geometry, iterations, labels=dense)
         if dense is not out:
             out[:] = dense
         return out
@@ -190,7 +193,7 @@ class DenseCRF:
         else:
             _check_out(out, shape, np.float32)
         dense = out if out.flags.c_contiguous else np.empty(shape, np.float32)
-        self._infer(image, logits, geometry, iterations, None, dense)
+        self._infer(image, logits, geometry, iterations, marginals=dense)
         if dense is not out:
             out[:] = dense
         return out
@@ -201,15 +204,17 @@ class DenseCRF:
         logits: Logits,
         geometry: Geometry | None,
         iterations: int | None,
-        labels: UInt8 | None,
-        marginals: Float32 | None,
+        *,
+        labels: UInt8 | None = None,
+        marginals: Float32 | None = None,
     ) -> None:
         image = self._checked_image(image)
         scores = self._checked_logits(logits)
         if iterations is None:
             iterations = self.parameters.iterations
         check_iterations(iterations)
-        self._backend.infer(image, scores, self._checked_geometry(geometry), iterations, labels, marginals)
+        geometry = self._checked_geometry(geometry)
+        self._backend.infer(image, scores, geometry, iterations, labels=labels, marginals=marginals)
 
     def _checked_image(self, image: UInt8) -> UInt8:
         _check_array("image", image, (np.uint8,))

@@ -17,9 +17,9 @@ class Native:
         width: int,
         classes: int,
         parameters: CRFParameters,
+        *,
         mode: str,
         threads: int,
-        *,
         level: str = "auto",
     ) -> None:
         """Prepare for pictures of one size.
@@ -52,6 +52,7 @@ class Native:
         logits: Float32,
         geometry: Geometry,
         iterations: int,
+        *,
         labels: UInt8 | None,
         marginals: Float32 | None,
     ) -> None:

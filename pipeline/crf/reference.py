@@ -37,6 +37,7 @@ class Reference:
         logits: Float32,
         geometry: Geometry,
         iterations: int,
+        *,
         labels: UInt8 | None,
         marginals: Float32 | None,
     ) -> None:

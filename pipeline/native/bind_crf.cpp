@@ -29,7 +29,7 @@ class Crf {
         for (double w : {pos_w, bi_w})
             if (!(w >= 0 && w <= 1e6)) refuse("weights", "are 0 to 1e6");
         for (double s : {pos_xy, bi_xy, bi_rgb})
-            if (!(s > 1e-30 && s < 1e30)) refuse("standard deviations", "are positive");
+            if (!(s > 1e-30 && s < 1e30)) refuse("standard deviations", "too small, or too large");
         const crf::Energy energy{float(pos_w), float(pos_xy), float(bi_w), float(bi_xy), float(bi_rgb), symmetric};
         const crf::Kernels *kernels = crf::kernels_named(level.c_str());
         if (!kernels) refuse("level", "this processor has no " + level);

@@ -40,7 +40,13 @@ class Field {
     int lanes() const { return unary_.lanes(); }
     const Lattice<5> &bilateral() const { return bilateral_; }
     const Spatial &spatial() const { return spatial_; }
-    size_t points() const { return order_.size(); }
+    // What an iteration reads and writes if nothing stays in the caches: of each point its vertices and its
+    // unary, of each vertex its values (the place lattice's once each way; the other's again for each axis).
+    size_t bytes() const {
+        const size_t record = sizeof(float) * size_t(lanes());
+        return order_.size() * (record + sizeof(Vertices<5>) + sizeof(Vertices<2>)) +
+               2 * (spatial_.size() + bilateral_.size()) * record + bilateral_.links() * (2 * record + sizeof(int32_t));
+    }
 
    private:
     void sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals);

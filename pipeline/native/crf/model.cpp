@@ -44,7 +44,7 @@ bool Model::infer(const uint8_t *image, const upsample::Scores &scores, upsample
     const std::vector<uint8_t> alive = mode_ == Mode::exact ? every_class(classes_) : living(scores, least_);
     field_.start(image, scores, y, x, alive);
     field_.infer(iterations, labels, stride, marginals, classes_);
-    stats_ = {int(alive.size()), field_.bilateral().distinct(), 0};
+    stats_ = {int(alive.size()), field_.bilateral().distinct(), field_.bytes()};
     return true;
 }
 

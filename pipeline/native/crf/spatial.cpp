@@ -101,7 +101,7 @@ void Spatial::locate(const std::vector<std::pair<int, int>> &corners) {
         const bool all = later == columns_;
         share.own_begin = earlier == 0 ? 0 : earlier + 2;
         share.own_end = begin == end ? share.own_begin : all ? columns_ : later - 2;
-        int settled = all ? columns_ + 2 : later;
+        int settled = columns_ + 2;
         for (size_t t = end; t-- > begin;) {
             settled_[t] = settled;
             settled = std::min(settled, first[t]);

@@ -1,4 +1,4 @@
-"""The CRF's face, and pydensecrf behind it, against the textbook's sums over all pairs of pixels."""
+"""The CRF's face, and the backends behind it, against the textbook's sums over all pairs of pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.crf import CRFParameters, DenseCRF
+from pipeline.crf import BACKENDS, CRFParameters, DenseCRF
 from pipeline.crf.scores import probabilities, unary_energy, upsample
 from pipeline.errors import ConfigError
 from pipeline.frame import Geometry
@@ -19,10 +19,12 @@ from tests.conftest import absent
 pytestmark = pytest.mark.timeout(30)
 
 
-@pytest.fixture(autouse=True)
-def _pydensecrf() -> None:
-    if importlib.util.find_spec("pydensecrf") is None:
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each of them: what is tested with it holds for all."""
+    if request.param == "pydensecrf" and importlib.util.find_spec("pydensecrf") is None:
         absent("pydensecrf (extra crf-reference)")
+    return str(request.param)
 
 
 def scene(height: int, width: int, classes: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -63,30 +65,30 @@ def brute_force(image: NDArray[np.uint8], energy: NDArray[np.float32], p: CRFPar
 
 @pytest.mark.parametrize("normalization", ["symmetric", "after"])
 @pytest.mark.parametrize("iterations", [0, 1, 5])
-def test_close_to_brute_force(normalization: str, iterations: int) -> None:
+def test_close_to_brute_force(backend: str, normalization: str, iterations: int) -> None:
     """The lattice is an approximation of the sums: labels agree but for near ties."""
     image, scores = scene(20, 28, 4)
     parameters = CRFParameters(3, 3, 4, 20, 20, iterations, normalization)
-    crf = DenseCRF(20, 28, 4, parameters)
+    crf = DenseCRF(20, 28, 4, parameters, backend=backend)
     exact = brute_force(image, unary_energy(upsample(scores, Geometry(20, 28, 20, 28, 20, 28))), parameters)
     found = crf.marginals(image, scores)
     assert np.abs(found - exact).mean() < (1e-5 if iterations == 0 else 0.03)
     assert (found.argmax(0) == exact.argmax(0)).mean() > (0.999 if iterations == 0 else 0.97)
 
 
-def test_it_does_what_it_is_for() -> None:
+def test_it_does_what_it_is_for(backend: str) -> None:
     image, scores = scene(48, 64, 4)
     truth = ((np.mgrid[:48, :64][0] // 24) * 2 + np.mgrid[:48, :64][1] // 32) % 4
-    crf = DenseCRF(48, 64, 4, CRFParameters(3, 3, 5, 30, 15))
+    crf = DenseCRF(48, 64, 4, CRFParameters(3, 3, 5, 30, 15), backend=backend)
     before = (crf.labels(image, scores, iterations=0) == truth).mean()
     after = (crf.labels(image, scores) == truth).mean()
     assert after > before + 0.05
     assert after > 0.9
 
 
-def test_labels_are_the_best_marginals_and_out_is_filled() -> None:
+def test_labels_are_the_best_marginals_and_out_is_filled(backend: str) -> None:
     image, scores = scene(17, 23, 5)
-    crf = DenseCRF(17, 23, 5, CRFParameters(iterations=2))
+    crf = DenseCRF(17, 23, 5, CRFParameters(iterations=2), backend=backend)
     marginals = crf.marginals(image, scores)
     assert marginals.shape == (5, 17, 23)
     assert marginals.dtype == np.float32
@@ -101,10 +103,10 @@ def test_labels_are_the_best_marginals_and_out_is_filled() -> None:
     np.testing.assert_array_equal(crf.labels(image, scores, out=strided), out)
 
 
-def test_arrays_may_be_strided_and_half_precision() -> None:
+def test_arrays_may_be_strided_and_half_precision(backend: str) -> None:
     image, scores = scene(16, 20, 3)
     scores = scores.astype(np.float16).astype(np.float32)
-    crf = DenseCRF(16, 20, 3, CRFParameters(iterations=2))
+    crf = DenseCRF(16, 20, 3, CRFParameters(iterations=2), backend=backend)
     wide = np.zeros((16, 40, 3), np.uint8)
     wide[:, ::2] = image
     expected = crf.marginals(image, scores)
@@ -130,10 +132,11 @@ def test_scores_are_spread_by_the_geometry(align: bool) -> None:
 
 
 @pytest.mark.parametrize(("height", "width", "classes"), [(1, 40, 3), (40, 1, 3), (1, 1, 2), (9, 9, 1), (8, 8, 255)])
-def test_odd_sizes(height: int, width: int, classes: int) -> None:
+def test_odd_sizes(backend: str, height: int, width: int, classes: int) -> None:
     image, _ = scene(height, width, 3)
     scores = np.random.default_rng(1).normal(size=(classes, 2, 2)).astype(np.float32)
-    found = DenseCRF(height, width, classes, CRFParameters(iterations=2)).marginals(image, scores)
+    crf = DenseCRF(height, width, classes, CRFParameters(iterations=2), backend=backend)
+    found = crf.marginals(image, scores)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
 
@@ -178,8 +181,8 @@ def test_parameters_that_mean_nothing_are_refused(change: dict[str, object], mes
         ({"out": np.broadcast_to(np.uint8(0), (8, 9))}, "out cannot be written to"),
     ],
 )
-def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
-    crf = DenseCRF(8, 9, 3, CRFParameters())
+def test_bad_input_is_refused(backend: str, change: dict[str, object], message: str) -> None:
+    crf = DenseCRF(8, 9, 3, CRFParameters(), backend=backend)
     good = {"image": np.zeros((8, 9, 3), np.uint8), "logits": np.zeros((3, 2, 2), np.float32)}
     given = {**good, **change}
     with pytest.raises(ValueError, match=message):
@@ -193,10 +196,16 @@ def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
         ({"classes": 0}, "1 to 255 classes, not 0"),
         ({"classes": 256}, "1 to 255 classes, not 256"),
         ({"mode": "fast"}, "exact, pruned, live"),
-        ({"mode": "live"}, "native kernels"),
+        ({"mode": "live", "backend": "pydensecrf"}, "native kernels"),
         ({"threads": 0}, "at least one thread"),
-        ({"parameters": CRFParameters(pos_xy=0.0001)}, "pos_xy: too small for this picture"),
-        ({"parameters": CRFParameters(bi_rgb=0.01)}, "bi_rgb: too small"),
+        *(
+            ({"parameters": parameters, "backend": backend}, message)
+            for backend in BACKENDS
+            for parameters, message in (
+                (CRFParameters(pos_xy=0.0001), "pos_xy: too small for this picture"),
+                (CRFParameters(bi_rgb=0.01), "bi_rgb: too small"),
+            )
+        ),
     ],
 )
 def test_a_crf_that_cannot_be_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -208,8 +217,9 @@ def test_a_crf_that_cannot_be_is_refused(arguments: dict[str, object], message: 
 def test_a_missing_backend_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.crf.dense.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'deeplab-stream\[crf-reference\]'"):
-        DenseCRF(8, 9, 3, CRFParameters())
-    with pytest.raises(ConfigError, match="'gpu' is unknown: choose from reference"):
+        DenseCRF(8, 9, 3, CRFParameters(), backend="pydensecrf")
+    DenseCRF(8, 9, 3, CRFParameters())
+    with pytest.raises(ConfigError, match="'gpu' is unknown: choose from native, pydensecrf"):
         DenseCRF(8, 9, 3, CRFParameters(), backend="gpu")
 
 
