@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,11 @@ def camera_pictures(data: Path, size: tuple[int, int]) -> Iterator[Picture]:
     """Street frames with the scores of ``street`` (11 classes); people and animals with those of ``voc`` (21)."""
     street = sorted((data / "camvid" / "val" / "images").glob("*.jpg"))
     yield from _scored("street", {f"camvid {path.stem}": Image.open(path) for path in street[::45]}, data, size)
-    found = {path.stem: Image.open(path) for path in sorted((data / "photos").glob("*.bmp"))}
+    found: dict[str, Image.Image] = {path.stem: Image.open(path) for path in sorted((data / "photos").glob("*.bmp"))}
     with av.open(str(data / "video" / "one-by-one-person-detection.mp4")) as clip:
         for index, frame in enumerate(clip.decode(video=0)):
             if index in (230, 300, 380):
-                found[f"people {index}"] = frame.to_image()
+                found[f"people {index}"] = Image.fromarray(frame.to_ndarray(format="rgb24"))
             if index == 380:
                 break
     yield from _scored("voc", found, data, size)
@@ -57,11 +57,13 @@ def synthetic(size: tuple[int, int], classes: int, alive: int, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     rows, columns = -(-height // 8), -(-width // 8)
     field = rng.normal(size=(alive, 6, 9))
-    blobs = np.stack([np.asarray(Image.fromarray(layer).resize((columns, rows), Image.BICUBIC)) for layer in field])
+    blobs = np.stack(
+        [np.asarray(Image.fromarray(layer).resize((columns, rows), Image.Resampling.BICUBIC)) for layer in field]
+    )
     logits = np.full((classes, rows, columns), -9, np.float32)
     logits[:alive] = 4 * blobs
     logits += rng.normal(0, 0.4, logits.shape)
-    label = Image.fromarray(blobs.argmax(0).astype(np.uint8)).resize((width, height), Image.NEAREST)
+    label = Image.fromarray(blobs.argmax(0).astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     palette = rng.integers(40, 216, (alive, 3))
     image = palette[np.asarray(label)] + rng.normal(0, 4, (height, width, 3))
     return Picture(
@@ -72,7 +74,7 @@ def synthetic(size: tuple[int, int], classes: int, alive: int, seed: int = 0) ->
     )
 
 
-def _scored(model: str, images: dict[str, Image.Image], data: Path, size: tuple[int, int]) -> Iterator[Picture]:
+def _scored(model: str, images: Mapping[str, Image.Image], data: Path, size: tuple[int, int]) -> Iterator[Picture]:
     loaded = zoo.load_model(model, weights_dir=data / "weights", progress=False)
     engine = open_engine(loaded, "openvino", EngineOptions(requests=1))
     height, width = size
@@ -81,8 +83,10 @@ def _scored(model: str, images: dict[str, Image.Image], data: Path, size: tuple[
     )
     session = engine.session(geometry.input_height, geometry.input_width)
     for name, original in images.items():
-        image = np.array(original.convert("RGB").resize((width, height), Image.BICUBIC))
-        small = Image.fromarray(image).resize((geometry.picture_width, geometry.picture_height), Image.BILINEAR)
+        image = np.array(original.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+        small = Image.fromarray(image).resize(
+            (geometry.picture_width, geometry.picture_height), Image.Resampling.BILINEAR
+        )
         below, beside = (
             geometry.input_height - geometry.picture_height,
             geometry.input_width - geometry.picture_width,
