@@ -137,7 +137,7 @@ def turn_filters(frame: av.VideoFrame) -> tuple[str, ...]:
     An angle between the quarters goes to the nearest of them.
     """
     try:
-        raw = bytes(cast(memoryview, frame.side_data["DISPLAYMATRIX"]))  # type: ignore[typeddict-item]
+        raw = bytes(cast(memoryview, _small(frame).side_data["DISPLAYMATRIX"]))  # type: ignore[typeddict-item]
     except KeyError:
         return ()
     except ValueError:
@@ -145,6 +145,17 @@ def turn_filters(frame: av.VideoFrame) -> tuple[str, ...]:
         return _by_angle(frame.rotation)
     matrix = np.frombuffer(raw, np.int32).reshape(3, 3)
     return _by_matrix(int(matrix[0, 0]), int(matrix[0, 1]), int(matrix[1, 0]), int(matrix[1, 1]))
+
+
+def _small(frame: av.VideoFrame) -> av.VideoFrame:
+    """A tiny copy with the frame's side data.
+
+    Reading side data ties a frame and its list of side data into a cycle, which stays in memory
+    until the collector of garbage comes by: better a few bytes than a whole picture.
+    """
+    graph = _graph(frame, ("scale=16:16:flags=neighbor",))
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def _by_matrix(a: int, b: int, c: int, d: int) -> tuple[str, ...]:
@@ -207,11 +218,7 @@ class Upright(Generic[T]):
         return ready + self._pull()
 
     def _turn_of(self, frame: av.VideoFrame) -> tuple[str, ...]:
-        """As `turn_filters`, which is asked again only where the angle, the size or the format changes.
-
-        Reading side data ties a frame and its list of side data into a cycle: every picture would
-        stay in memory until the collector of garbage comes by, hundreds of pictures later.
-        """
+        """As `turn_filters`, which is asked again only where the angle, the size or the format changes."""
         seen = (frame.rotation, frame.format.name, frame.width, frame.height)
         if seen != self._seen:
             self._seen, self._turn = seen, turn_filters(frame)
