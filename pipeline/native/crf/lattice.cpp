@@ -64,6 +64,9 @@ void Lattice<D>::build(const uint8_t *image, int lanes, const Kernels &kernels, 
     for (size_t p = 0; p < parts_.size(); ++p) parts_[p].table.reset(p ? expected / parts_.size() : expected);
     team.run([&](int part) { collect(part, image, kernels); });
     merge();
+    parts_[0].table.open_filter(distinct_);
+    for (const Part &part : parts_)
+        for (const uint64_t key : part.keys) parts_[0].table.mark(key);
     next_.need(size_);
     follows_.need(size_);
     for (int axis = 0; axis <= D; ++axis) {
@@ -169,19 +172,30 @@ void Lattice<D>::merge() {
     }
 }
 
-// Each vertex's next one along an axis.
+// Each vertex's next one along an axis.  Most have none, which the small filter mostly knows; the table
+// is too large for the nearest caches, so questions to it are asked well before their answers are needed.
 template <int D>
 void Lattice<D>::link(int index, int axis) {
     const Part &part = parts_[index];
     const Table &table = parts_[0].table;
     const uint64_t step = packing_.step[axis];
     const size_t count = part.keys.size();
-    for (size_t i = 0; i < std::min<size_t>(kFetch, count); ++i) table.prefetch(part.keys[i] + step);
-    for (size_t i = 0; i < count; ++i) {
-        if (i + kFetch < count) table.prefetch(part.keys[i + kFetch] + step);
-        const int32_t next = part.twin[i] ? -1 : table.find(part.keys[i] + step);
-        next_[part.base + i] = next;
-        if (next >= 0) follows_[next] = 1;
+    size_t likely[kFetch * 4];
+    for (size_t first = 0; first < count; first += kFetch * 4) {
+        const size_t end = std::min<size_t>(first + kFetch * 4, count);
+        size_t n = 0;
+        for (size_t i = first; i < end; ++i) {
+            next_[part.base + i] = -1;
+            const uint64_t key = part.keys[i] + step;
+            likely[n] = i;
+            n += table.may_have(key) & !part.twin[i];
+        }
+        for (size_t k = 0; k < n; ++k) table.prefetch(part.keys[likely[k]] + step);
+        for (size_t k = 0; k < n; ++k) {
+            const int32_t next = table.find(part.keys[likely[k]] + step);
+            next_[part.base + likely[k]] = next;
+            if (next >= 0) follows_[next] = 1;
+        }
     }
 }
 
