@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt)
+NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt pipeline/native/crf/*)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check check-rest lint bench clean help
@@ -47,6 +47,7 @@ check: test check-rest
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.throughput --json out/throughput.json
 	$(BIN)/python -m benchmarks.memory --json out/memory.json
+	$(BIN)/python -m benchmarks.crf --json out/crf.json
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

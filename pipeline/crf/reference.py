@@ -53,11 +53,16 @@ class Reference:
 
     def marginals(self, image: UInt8, logits: Float32, iterations: int) -> Float32:
         """C×H×W marginals from a contiguous H×W×3 picture and C×H×W logits."""
+        energy = np.ascontiguousarray(unary_energy(logits).reshape(self._classes, -1))
+        return self.minimise(image, energy, iterations)
+
+    def minimise(self, image: UInt8, energy: Float32, iterations: int) -> Float32:
+        """The same from what each label costs at each pixel: C×(H·W), contiguous."""
         height, width = self._size
         parameters = self._parameters
         normalization = _NORMALIZATIONS[parameters.normalization]
         field = pydensecrf.DenseCRF2D(width, height, self._classes)
-        field.setUnaryEnergy(np.ascontiguousarray(unary_energy(logits).reshape(self._classes, -1)))
+        field.setUnaryEnergy(energy)
         field.addPairwiseGaussian(sxy=parameters.pos_xy, compat=parameters.pos_w, normalization=normalization)
         field.addPairwiseBilateral(
             sxy=parameters.bi_xy,

@@ -38,7 +38,7 @@ class Field {
     void infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals, int classes);
 
     int lanes() const { return unary_.lanes(); }
-    const Lattice<5> &bilateral() const { return bilateral_; }
+    const Lattice &bilateral() const { return bilateral_; }
     const Spatial &spatial() const { return spatial_; }
     // What an iteration reads and writes if nothing stays in the caches: of each point its vertices and its
     // unary, of each vertex its values (the place lattice's once each way; the other's again for each axis).
@@ -60,7 +60,7 @@ class Field {
     const Order all_;  // pixels, where only some are points
     Sampling sampling_;
     Spatial spatial_;
-    Lattice<5> bilateral_;
+    Lattice bilateral_;
     Unary unary_;
     std::vector<uint8_t> alive_;
     Buffer<float> values_[2];  // of the bilateral lattice: blurred, and splatted into

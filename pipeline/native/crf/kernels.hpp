@@ -60,8 +60,6 @@ struct Kernels {
     void (*simplices2)(const Packing<2> &, Simplices<2> &);
     // In place along chains of neighbours: v ← v + (before + after) / 2.  A negative entry begins a chain.
     void (*blur)(const int32_t *chain, size_t length, float *values, int lanes);
-    // The same from one array into another: out[i] for i in [begin, end), neighbours 2 a vertex.
-    void (*blur_apart)(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out, int lanes);
     // out ← middle + (left + right) / 2.
     void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
     void (*pass)(const Pass &);

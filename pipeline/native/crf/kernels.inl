@@ -61,28 +61,6 @@ void blur(const int32_t *chain, size_t length, float *values, int lanes) {
     }
 }
 
-template <int G>
-CRF_INLINE void blur_between(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out,
-                             int lanes) {
-    const int groups = G ? G : lanes / 8;
-    const f8 half = splat8(0.5f);
-    for (size_t i = begin; i < end; ++i) {
-        const f8 *here = (const f8 *)(in + i * 8 * groups);
-        const f8 *one = (const f8 *)(in + size_t(neighbours[2 * i]) * 8 * groups);
-        const f8 *two = (const f8 *)(in + size_t(neighbours[2 * i + 1]) * 8 * groups);
-        f8 *to = (f8 *)(out + i * 8 * groups);
-        for (int g = 0; g < groups; ++g) to[g] = here[g] + half * (one[g] + two[g]);
-    }
-}
-
-void blur_apart(const int32_t *neighbours, size_t begin, size_t end, const float *in, float *out, int lanes) {
-    switch (lanes) {
-        case 8: return blur_between<1>(neighbours, begin, end, in, out, lanes);
-        case 16: return blur_between<2>(neighbours, begin, end, in, out, lanes);
-        default: return blur_between<0>(neighbours, begin, end, in, out, lanes);
-    }
-}
-
 typedef float any8 __attribute__((vector_size(32), may_alias, aligned(4)));
 
 // out ← middle + (left + right) / 2, for any number of floats.

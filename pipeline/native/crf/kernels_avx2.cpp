@@ -3,7 +3,7 @@
 namespace crf {
 
 const Kernels &avx2_kernels() {
-    static const Kernels kernels{"avx2", avx2_simplices5, avx2_simplices2, blur, blur_apart, blur_run, pass, unary};
+    static const Kernels kernels{"avx2", avx2_simplices5, avx2_simplices2, blur, blur_run, pass, unary};
     return kernels;
 }
 

@@ -1,7 +1,9 @@
 #include "lattice.hpp"
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <stdexcept>
 
@@ -11,15 +13,11 @@ namespace {
 constexpr int kFetch = 16;  // probes in flight
 constexpr int kPixelsAhead = 16;
 
-template <int D>
-constexpr float alpha() {
-    return 1.0f / (1.0f + 1.0f / float(1 << D));
-}
+constexpr float kAlpha = 1.0f / (1.0f + 1.0f / 32);
 
 }  // namespace
 
-template <int D>
-Lattice<D>::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts)
+Lattice::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts)
     : order_(order), symmetric_(symmetric), parts_(parts), opened_(order.tiles()) {
     const float deviation = float(std::sqrt(2.0 / 3.0) * (D + 1));
     float scale[D];
@@ -56,14 +54,18 @@ Lattice<D>::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts
     for (int j = 0; j <= D; ++j) packing_.step[j] = all - uint64_t(D + 1) * one[j];
 }
 
-template <int D>
-void Lattice<D>::build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team) {
+void Lattice::build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team) {
     points_.need(order_.size() + kPixelsAhead);
     if (!symmetric_) after_.need(order_.size());
     const size_t expected = std::max(size_, order_.size() / 8);
     for (size_t p = 0; p < parts_.size(); ++p) parts_[p].table.reset(p ? expected / parts_.size() : expected);
     team.run([&](int part) { collect(part, image, kernels); });
     merge();
+    if (size_ * size_t(lanes) / 2 > size_t(INT32_MAX))
+        throw std::range_error("the lattice of this picture is too large for so many classes");
+    parts_[0].table.open_filter(distinct_);
+    for (const Part &part : parts_)
+        for (const uint64_t key : part.keys) parts_[0].table.mark(key);
     next_.need(size_);
     follows_.need(size_);
     for (int axis = 0; axis <= D; ++axis) {
@@ -78,12 +80,11 @@ void Lattice<D>::build(const uint8_t *image, int lanes, const Kernels &kernels, 
 }
 
 // The vertices of one share of the pixels, numbered in the order in which they are met.
-template <int D>
-void Lattice<D>::collect(int index, const uint8_t *image, const Kernels &kernels) {
+void Lattice::collect(int index, const uint8_t *image, const Kernels &kernels) {
     Part &part = parts_[index];
     part.keys.clear();
     part.mass.clear();
-    Simplices<D> s;
+    Simplices<5> s;
     for (size_t t = order_.part[index]; t < order_.part[index + 1]; ++t) {
         for (size_t first = order_.tile[t]; first < order_.tile[t + 1]; first += kBlock) {
             const int count = int(std::min<size_t>(kBlock, order_.tile[t + 1] - first));
@@ -94,10 +95,7 @@ void Lattice<D>::collect(int index, const uint8_t *image, const Kernels &kernels
                 s.elevated[1][i] = place_y_[y];
                 for (int c = 2; c < D; ++c) s.elevated[c][i] = level_[c - 2][colour[c - 2]];
             }
-            if constexpr (D == 5)
-                kernels.simplices5(packing_, s);
-            else
-                kernels.simplices2(packing_, s);
+            kernels.simplices5(packing_, s);
             add(part, first, count, s);
         }
         opened_[t] = part.keys.size();
@@ -107,10 +105,7 @@ void Lattice<D>::collect(int index, const uint8_t *image, const Kernels &kernels
     if (index + 1 == int(parts_.size()) && order_.size() % 4 != 0 && order_.count.empty()) {
         for (auto &feature : s.elevated)
             for (float &f : feature) f = 0;
-        if constexpr (D == 5)
-            kernels.simplices5(packing_, s);
-        else
-            kernels.simplices2(packing_, s);
+        kernels.simplices5(packing_, s);
         for (int k = 0; k <= D; ++k)
             if (part.table.insert(s.key[0][k], int32_t(part.keys.size())) == int32_t(part.keys.size())) {
                 part.keys.push_back(s.key[0][k]);
@@ -120,12 +115,11 @@ void Lattice<D>::collect(int index, const uint8_t *image, const Kernels &kernels
     }
 }
 
-template <int D>
-void Lattice<D>::add(Part &part, size_t first, int count, const Simplices<D> &s) {
+void Lattice::add(Part &part, size_t first, int count, const Simplices<5> &s) {
     for (int i = 0; i < count; ++i)
         for (int k = 0; k <= D; ++k) part.table.prefetch(s.key[i][k]);
     for (int i = 0; i < count; ++i) {
-        Vertices<D> &point = points_[first + i];
+        Vertices<5> &point = points_[first + i];
         const float pixels = order_.count.empty() ? 1.0f : order_.count[first + i];
         for (int k = 0; k <= D; ++k) {
             int32_t id;
@@ -147,8 +141,7 @@ void Lattice<D>::add(Part &part, size_t first, int count, const Simplices<D> &s)
 }
 
 // Number all vertices; those that several parts have belong to the first of these.
-template <int D>
-void Lattice<D>::merge() {
+void Lattice::merge() {
     size_ = distinct_ = 0;
     Table &table = parts_[0].table;
     for (Part &part : parts_) {
@@ -169,25 +162,34 @@ void Lattice<D>::merge() {
     }
 }
 
-// Each vertex's next one along an axis.
-template <int D>
-void Lattice<D>::link(int index, int axis) {
+// Each vertex's next one along an axis.  Most have none, which the small filter mostly knows; the table
+// is too large for the nearest caches, so questions to it are asked well before their answers are needed.
+void Lattice::link(int index, int axis) {
     const Part &part = parts_[index];
     const Table &table = parts_[0].table;
     const uint64_t step = packing_.step[axis];
     const size_t count = part.keys.size();
-    for (size_t i = 0; i < std::min<size_t>(kFetch, count); ++i) table.prefetch(part.keys[i] + step);
-    for (size_t i = 0; i < count; ++i) {
-        if (i + kFetch < count) table.prefetch(part.keys[i + kFetch] + step);
-        const int32_t next = part.twin[i] ? -1 : table.find(part.keys[i] + step);
-        next_[part.base + i] = next;
-        if (next >= 0) follows_[next] = 1;
+    size_t likely[kFetch * 4];
+    for (size_t first = 0; first < count; first += kFetch * 4) {
+        const size_t end = std::min<size_t>(first + kFetch * 4, count);
+        size_t n = 0;
+        for (size_t i = first; i < end; ++i) {
+            next_[part.base + i] = -1;
+            const uint64_t key = part.keys[i] + step;
+            likely[n] = i;
+            n += table.may_have(key) & !part.twin[i];
+        }
+        for (size_t k = 0; k < n; ++k) table.prefetch(part.keys[likely[k]] + step);
+        for (size_t k = 0; k < n; ++k) {
+            const int32_t next = table.find(part.keys[likely[k]] + step);
+            next_[part.base + likely[k]] = next;
+            if (next >= 0) follows_[next] = 1;
+        }
     }
 }
 
 // Runs of neighbours; a vertex without any does not change and is in none.
-template <int D>
-void Lattice<D>::chain(int index, int axis) {
+void Lattice::chain(int index, int axis) {
     Part &part = parts_[index];
     std::vector<int32_t> &chain = part.chain[axis];
     chain.clear();
@@ -199,16 +201,15 @@ void Lattice<D>::chain(int index, int axis) {
     }
 }
 
-template <int D>
-void Lattice<D>::normalise(int index, int unit) {
+void Lattice::normalise(int index, int unit) {
     const size_t begin = order_.tile[order_.part[index]], end = order_.tile[order_.part[index + 1]];
     const int32_t base = parts_[index].base;
     for (size_t p = begin; p < end; ++p) {
-        Vertices<D> &point = points_[p];
+        Vertices<5> &point = points_[p];
         float sum = 0;
         for (int k = 0; k <= D; ++k) {
             point.id[k] += base;
-            sum += point.weight[k] * mass_[point.id[k]] * alpha<D>();
+            sum += point.weight[k] * mass_[point.id[k]] * kAlpha;
         }
         if (symmetric_) {
             const float scale = 1.0f / std::sqrt(sum + 1e-20f);
@@ -220,8 +221,7 @@ void Lattice<D>::normalise(int index, int unit) {
     }
 }
 
-template <int D>
-void Lattice<D>::blur(float *values, int lanes, const Kernels &kernels, Team &team) const {
+void Lattice::blur(float *values, int lanes, const Kernels &kernels, Team &team) const {
     // Vertices that two parts have splatted into are summed up in the first, and given back.
     const auto share = [&](const Part &part, bool back) {
         team.run([&](int thread) {
@@ -247,8 +247,7 @@ void Lattice<D>::blur(float *values, int lanes, const Kernels &kernels, Team &te
         if (!part.twins.empty()) share(part, true);
 }
 
-template <int D>
-void Lattice<D>::open_tile(size_t t, float *values, int lanes) const {
+void Lattice::open_tile(size_t t, float *values, int lanes) const {
     size_t part = 0;
     while (t >= order_.part[part + 1]) ++part;
     const size_t base = parts_[part].base;
@@ -256,14 +255,11 @@ void Lattice<D>::open_tile(size_t t, float *values, int lanes) const {
     std::memset(values + begin * lanes, 0, (end - begin) * lanes * sizeof(float));
 }
 
-template <int D>
-size_t Lattice<D>::links() const {
+size_t Lattice::links() const {
     size_t sum = 0;
     for (const Part &part : parts_)
         for (const auto &chain : part.chain) sum += chain.size();
     return sum;
 }
-
-template class Lattice<5>;
 
 }  // namespace crf

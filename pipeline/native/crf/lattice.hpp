@@ -1,7 +1,8 @@
-// The permutohedral lattice of one picture's features, for D = 2 (place) or 5 (place and colour).
+// The permutohedral lattice of one picture's places and colours.
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
@@ -12,11 +13,11 @@
 
 namespace crf {
 
-template <int D>
 class Lattice {
    public:
-    // Features in standard deviations: place, then levels; 0 for an axis that is not there.
-    struct Sigmas {
+    static constexpr int D = 5;
+
+    struct Sigmas {  // in pixels and in levels
         float place, colour;
     };
 
@@ -35,9 +36,8 @@ class Lattice {
     size_t size() const { return size_; }          // vertices, shared ones counted for each part that has them
     size_t distinct() const { return distinct_; }  // vertices
     size_t links() const;                          // entries of all chains
-    const Vertices<D> *points() const { return points_.data(); }
+    const Vertices<5> *points() const { return points_.data(); }
     const float *after() const { return after_.data(); }  // of each pixel: what "after" multiplies messages by
-    const Order &order() const { return order_; }
 
    private:
     struct Part {  // what one thread has built of its share of the pixels
@@ -47,12 +47,11 @@ class Lattice {
         std::vector<std::pair<int32_t, int32_t>> twins;  // vertices that an earlier part has too: own, that one's
         std::vector<uint8_t> twin;
         std::vector<int32_t> chain[D + 1];
-        std::vector<uint8_t> follows;
         int32_t base = 0;
     };
 
     void collect(int part, const uint8_t *image, const Kernels &kernels);
-    void add(Part &part, size_t first, int count, const Simplices<D> &simplices);
+    void add(Part &part, size_t first, int count, const Simplices<5> &simplices);
     void merge();
     void link(int part, int axis);
     void chain(int part, int axis);
@@ -60,17 +59,15 @@ class Lattice {
 
     const Order &order_;
     const bool symmetric_;
-    Packing<D> packing_;
+    Packing<5> packing_;
     std::vector<float> place_y_, place_x_, level_[3];  // features times the lattice's scale
     std::vector<Part> parts_;
     std::vector<size_t> opened_;  // vertices there are when each tile is done, counted in its part
-    Buffer<Vertices<D>> points_;
+    Buffer<Vertices<5>> points_;
     Buffer<float> after_, mass_;
     Buffer<int32_t> next_;
     Buffer<uint8_t> follows_;
     size_t size_ = 0, distinct_ = 0;
 };
-
-extern template class Lattice<5>;
 
 }  // namespace crf

@@ -50,7 +50,6 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, bool keep, con
 }
 
 void Spatial::choose(const std::vector<int32_t> &chosen) {
-    if (plain_.size() == 0) throw std::logic_error("the plain weights were not kept");
     for (size_t i = 0; i < chosen.size(); ++i) points_[i] = plain_[chosen[i]];
     lanes_ = 1;
     find_runs();
@@ -179,20 +178,22 @@ void Spatial::prepare(int lanes) {
     if (lanes == lanes_) return;
     if (places_ * rows_ * lanes / 2 > size_t(INT32_MAX))
         throw std::range_error("pos_xy: too small for a picture of this size with so many classes");
+    const size_t column = size_t(rows_) * lanes;
+    blurred_.need(places_ * column);
+    std::fill_n(nothing_.need(column), column, 0.0f);
+    for (Share &share : shares_) {
+        share.window.need(share.span * column);
+        share.ring.need(column * 4);
+        int aside = 0;
+        for (int u = share.first; u <= share.last; ++u) aside += shared(share, u);
+        share.aside.need(aside * column);
+        restart(share);
+    }
+    // Only now that all memory is there may anything depend on the number of lanes.
     if (lanes > 1)
         for (size_t i = 0; i < order_.size(); ++i)
             for (int32_t &id : points_[i].id) id = int32_t(int64_t(id) / (lanes_ > 1 ? lanes_ / 2 : 1) * (lanes / 2));
     lanes_ = lanes;
-    blurred_.need(places_ * column());
-    std::fill_n(nothing_.need(column()), column(), 0.0f);
-    for (Share &share : shares_) {
-        share.window.need(share.span * column());
-        share.ring.need(column() * 4);
-        int aside = 0;
-        for (int u = share.first; u <= share.last; ++u) aside += shared(share, u);
-        share.aside.need(aside * column());
-        restart(share);
-    }
 }
 
 void Spatial::restart(Share &share) const {

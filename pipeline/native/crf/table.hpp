@@ -39,7 +39,25 @@ class Table {
         }
     }
 
+    // A filter that fits the nearer caches: whether a key may be there.  It knows the keys marked since.
+    void open_filter(size_t expected) {
+        int bits = 10;
+        while ((size_t(1) << bits) < expected * 12) ++bits;
+        filter_.assign(size_t(1) << (bits - 6), 0);
+        filter_shift_ = 64 - bits;
+    }
+    void mark(uint64_t key) {
+        const uint64_t h = (key * kMix) >> filter_shift_;
+        filter_[h >> 6] |= uint64_t(1) << (h & 63);
+    }
+    bool may_have(uint64_t key) const {
+        const uint64_t h = (key * kMix) >> filter_shift_;
+        return (filter_[h >> 6] >> (h & 63)) & 1;
+    }
+
    private:
+    static constexpr uint64_t kMix = 0xd6e8feb86659fd93u;
+
     struct Slot {
         uint64_t key;
         int32_t id;
@@ -74,6 +92,8 @@ class Table {
     size_t mask_ = 0, used_ = 0;
     int shift_ = 0;
     uint32_t stamp_ = 0;
+    std::vector<uint64_t> filter_;
+    int filter_shift_ = 0;
 };
 
 }  // namespace crf
