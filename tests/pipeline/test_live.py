@@ -89,15 +89,15 @@ def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.Mon
 def test_the_crf_keeps_to_the_pace_of_a_live_input(tiny: str) -> None:
     """Iterations that would take many times an interval are cut down instead of losing most frames."""
     recorder = Aged()
-    flags = {"refine": "crf", "crf_workers": 1, "crf_iterations": 300}
+    flags = {"refine": "crf", "crf_workers": 1, "crf_iterations": 1000}
     with nothing_left():
         report = run([InputOptions(PACED)], tiny, extra=[recorder], duration=2.0, **flags)
     check(recorder, report)
     (one,) = report.inputs
     assert one.crf is not None
-    assert one.crf.iterations.max == 300, "the first one, when nothing is known yet"
-    assert 2 <= one.crf.iterations.min <= one.crf.iterations.mean < 150
-    assert one.written > 25, "at 300 iterations there would be ten"
+    assert one.crf.iterations.max == 1000, "the first one, when nothing is known yet"
+    assert 2 <= one.crf.iterations.min <= one.crf.iterations.mean < 700
+    assert one.written > 25, "at all of its iterations there would be far fewer"
     assert one.crf.classes.max <= 3
 
 
