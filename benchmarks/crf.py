@@ -81,9 +81,9 @@ def main() -> None:
         for iterations in (5, 10)
     ]
     rows = [row for case in tqdm(cases, disable=None) for row in measure(*case, flags.rounds, speed)]
-    two = two_of_everything(synthetic(SIZES[0], 21, 21), 5 if flags.quick else 20)
     print(table(rows))
-    print(f"\ncopy in memory: {speed / 1e9:.1f} GB/s read and written")
+    print(f"\ncopy in memory: {speed / 1e9:.1f} GB/s read and written", flush=True)
+    two = two_of_everything(synthetic(SIZES[0], 21, 21), 5 if flags.quick else 20)
     print("\n".join(f"{name:<34}{ratio:>8.2f}×" for name, ratio in two.items()))
     if flags.json:
         flags.json.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,9 @@ namespace {
 // Messages sum up to the weights, but for the symmetric normalisation, which may pass them by a little.
 constexpr float kBounded = 20.0f;
 
-// A class that is further behind than this share of all weights was hardly ever seen to win.
-constexpr float kMargin = 0.2f;
+// A class that is further behind than this share of all weights was hardly ever seen to win; messages
+// that are normalised afterwards reach further.
+constexpr float kMargin = 0.25f, kMarginAfter = 0.35f;
 
 }  // namespace
 
@@ -28,7 +29,8 @@ void Field::start(const uint8_t *image, const upsample::Scores &scores, upsample
     alive_ = alive;
     unary_.load(scores, y, x, alive, order_.height, order_.width);
     if (sampled_) {
-        sampling_.choose(unary_, kMargin * (energy_.pos_w + energy_.bi_w), all_, order_);
+        const float share = energy_.symmetric ? kMargin : kMarginAfter;
+        sampling_.choose(unary_, share * (energy_.pos_w + energy_.bi_w), all_, order_);
         spatial_.choose(sampling_.chosen());
     }
     unary_.spread(order_, kernels_, team_);

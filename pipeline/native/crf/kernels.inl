@@ -8,7 +8,8 @@ namespace {
 constexpr float kLeast = -11.5129255f;  // log 1e-5: no class is ever impossible
 constexpr float kNoLane = -1.5e6f;      // below it is padding, which has no class
 constexpr int kPixels = 16;              // that are worked on together
-constexpr int kAhead = 12;              // vertices to fetch in advance
+template <int G>
+constexpr int kAhead = G == 1 ? 32 : G == 2 ? 24 : 16;  // vertices to fetch in advance
 
 template <int G>
 CRF_INLINE void prefetch(const float *p) {
@@ -21,7 +22,7 @@ CRF_INLINE void blur_chains(const int32_t *chain, size_t length, float *values, 
     const f8 half = splat8(0.5f);
     f8 before[G ? G : 32] = {};
     for (size_t i = 0; i < length; ++i) {
-        if (i + kAhead < length) prefetch<G>(values + size_t(chain[i + kAhead] & 0x7fffffff) * 8 * groups);
+        if (i + kAhead<G> < length) prefetch<G>(values + size_t(chain[i + kAhead<G>] & 0x7fffffff) * 8 * groups);
         f8 *here = (f8 *)(values + size_t(chain[i] & 0x7fffffff) * 8 * groups);
         if (chain[i] < 0)
             for (int g = 0; g < groups; ++g) before[g] = splat8(0);
