@@ -83,11 +83,11 @@ STREET = ZooEntry(
     name="street",
     about="DeepLabV3+ on MobileNetV2, trained on CamVid: streets seen from a car",
     labels=CAMVID,
-    size=400,
+    size=384,
     output_stride=16,
     align_corners=False,
     licence="research use (CamVid)",
-    accuracy="not measured on unseen streets: see models/street.md",
+    accuracy="its recipe: 48.3 mIoU on a drive kept from training (models/street.md)",
 )
 
 VOC_MOBILENET = ZooEntry(

@@ -65,6 +65,7 @@ class TorchSession(SessionBase):
         self._graph = graph
         self._model = model
         self._quota = quota
+        # A first run tells the shape of the scores.
         super().__init__(size, self._run(np.zeros((*size, 3), np.uint8)).shape)
 
     def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
@@ -86,7 +87,7 @@ class TorchSession(SessionBase):
             with torch.inference_mode():
                 scores: torch.Tensor = self._graph(torch.from_numpy(picture))
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            height, width = self._size
+            height, width = image.shape[:2]
             raise EngineError(f"torch cannot run {self._model.name} at {width}×{height}: {one_line(error)}") from error
         result: NDArray[np.float32] = scores.float().numpy()
         return result

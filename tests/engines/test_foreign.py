@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from engines.backends import open_engine
 from engines.backends.common import KEPT_SESSIONS
 from engines.base import EngineError, EngineOptions, Model
+from engines.model_file import read_model
 from tests.engines.support import (
     backends,
     expected_scores,
@@ -83,6 +86,19 @@ def test_a_size_that_the_network_cannot_take_is_one_line(backend: str, tmp_path:
             engine.session(64, 64)
         with pytest.raises(EngineError, match="no pixels"):
             engine.session(0, 64)
+
+
+@backends
+def test_a_network_that_fails_at_its_first_size_is_one_line(backend: str, tmp_path: Path) -> None:
+    model = foreign(tmp_path / "net.onnx", "mean: [0, 0, 0]\nrange: 255\n")
+    graph = onnx.load(model.path)
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 64, 64]), "shape"))
+    graph.graph.node.insert(0, helper.make_node("Reshape", ["picture", "shape"], ["reshaped"]))
+    next(node for node in graph.graph.node if node.op_type == "Conv").input[0] = "reshaped"
+    onnx.save(graph, model.path)
+    with open_engine_for(read_model(model.path), backend) as engine, pytest.raises(EngineError) as told:
+        score(engine.session(32, 48), picture((32, 48)))
+    assert "\n" not in str(told.value)
 
 
 @backends
