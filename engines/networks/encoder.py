@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Features(NamedTuple):
     """N×`high_channels`×⌈H/S⌉×⌈W/S⌉ with S the output stride: meaning, for the ASPP."""
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """A backbone without its classifier: the contract between backbones and heads.
 
     A subclass sets the three attributes and returns `Features` from `forward`. Its input is
@@ -33,8 +34,9 @@ class Encoder(nn.Module):
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
+    @abstractmethod
     def forward(self, image: Tensor) -> Features:
-        raise NotImplementedError
+        """Features of normalised pictures."""
 
 
 class StrideRate(NamedTuple):

@@ -286,6 +286,11 @@ def write_json(path: Path, figures: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file, whole or not at all.
 
     Raises:
@@ -293,7 +298,7 @@ def write_text(path: Path, text: str) -> None:
     """
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(data)
         unfinished.replace(path)
     except OSError as error:
         unfinished.unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import itertools
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +39,7 @@ from engines.training.evaluate import (
     picture_geometry,
     score,
     spread_over,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -170,15 +171,9 @@ class Scored:
         bar = tqdm(zip(missing, pictures, strict=True), total=len(missing), desc="scoring", unit="picture")
         for (number, _), (image, _) in bar:
             scores, _ = score(self._engine, image, self._size)
-            path = self._path(number)
-            unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-            try:
-                with unfinished.open("wb") as file:
-                    np.save(file, scores)
-                unfinished.replace(path)
-            except OSError as error:
-                unfinished.unlink(missing_ok=True)
-                raise EngineError(f"{path}: cannot be written: {error.strerror}") from error
+            file = io.BytesIO()
+            np.save(file, scores)
+            write_bytes(self._path(number), file.getbuffer())
 
     def measure(self, refinement: Refinement, step: Callable[[], object]) -> Figures:
         """Label all pictures and count; ``step`` is called after each.
