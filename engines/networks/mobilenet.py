@@ -30,25 +30,36 @@ def scaled(channels: int, width: float) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion → 3×3 depthwise → linear 1×1 projection, added to the input where shapes agree.
+    """1×1 expansion → k×k depthwise → linear 1×1 projection, added to the input where shapes agree.
 
     Args:
         inputs: Channels in.
         outputs: Channels out.
         stride: Step of the depthwise convolution.
         rate: Its atrous rate.
+        kernel: Its side, odd.
         expansion: Inner channels per channel in; at 1 there is no expansion layer.
         residual: Whether the undilated block adds its input: decided by its own stride, which
             may be larger than `stride`.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, rate: int, *, expansion: int, residual: bool) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        rate: int,
+        *,
+        kernel: int = 3,
+        expansion: int,
+        residual: bool,
+    ) -> None:
         super().__init__()
         inner = inputs * expansion
         self.residual = residual
         self.inner_channels = inner
         self.expand: nn.Module = ConvNorm(inputs, inner, activation=nn.ReLU6) if expansion > 1 else nn.Identity()
-        self.depthwise = ConvNorm(inner, inner, 3, stride=stride, rate=rate, groups=inner, activation=nn.ReLU6)
+        self.depthwise = ConvNorm(inner, inner, kernel, stride=stride, rate=rate, groups=inner, activation=nn.ReLU6)
         self.project = ConvNorm(inner, outputs, activation=None)
 
     def inner(self, features: Tensor) -> Tensor:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
 from engines.networks.aspp import ASPP, RATES, rates_at
 from engines.networks.deeplab import LOW_STRIDE, Decoder, DeepLab
+from engines.networks.efficientnet import EfficientNetLite
 from engines.networks.encoder import Encoder
 from engines.networks.mobilenet import MobileNetV2
 
-ENCODERS: dict[str, Callable[..., Encoder]] = {"mobilenetv2": MobileNetV2}
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "mobilenetv2": MobileNetV2,
+    "efficientnet-lite0": EfficientNetLite,
+    "efficientnet-lite2": partial(EfficientNetLite, depth=1.2),
+}
 """Encoders by name; each takes `output_stride` and `width`."""
 
 
@@ -46,6 +52,12 @@ class NetworkSpec:
 NETWORKS: dict[str, NetworkSpec] = {
     "deeplabv3-mobilenetv2": NetworkSpec("mobilenetv2", decoder=False),
     "deeplabv3plus-mobilenetv2": NetworkSpec("mobilenetv2", decoder=True, aspp_channels=128, decoder_channels=128),
+    "deeplabv3plus-efficientnet-lite0": NetworkSpec(
+        "efficientnet-lite0", decoder=True, aspp_channels=128, decoder_channels=128
+    ),
+    "deeplabv3plus-efficientnet-lite2": NetworkSpec(
+        "efficientnet-lite2", decoder=True, width=1.1, aspp_channels=128, decoder_channels=128
+    ),
 }
 """Networks by name."""
 

