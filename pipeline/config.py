@@ -44,6 +44,12 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "quality": ("video", "quality"),
     "codec": ("video", "codec"),
     "mode": ("mode",),
+    "auth": ("serve", "auth"),
+    "auth_file": ("serve", "auth_file"),
+    "tls_cert": ("serve", "tls_cert"),
+    "tls_key": ("serve", "tls_key"),
+    "insecure": ("serve", "insecure"),
+    "serve_host": ("serve", "hosts"),
 }
 """Where the value of a flag, or of a keyword of `pipeline.stream`, goes in the tree of options."""
 

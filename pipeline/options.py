@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.crf import BACKENDS, CRFParameters
 from pipeline.crf import MODES as CRF_MODES
 from pipeline.errors import ConfigError
-from pipeline.sinks import VideoOptions
+from pipeline.sinks import ServeOptions, VideoOptions
 from pipeline.sources import SourceOptions
 from pipeline.stages.render import RenderOptions
 
@@ -107,6 +107,7 @@ class RunOptions:
             ``"auto"`` is live for cameras and network streams.
         source, video, render: options of those parts, the same for every input.
         model, engine, refine: see there.
+        serve: who may reach what the run serves.
     """
 
     inputs: tuple[InputOptions, ...]
@@ -117,6 +118,7 @@ class RunOptions:
     refine: RefineOptions = field(default_factory=RefineOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     video: VideoOptions = field(default_factory=VideoOptions)
+    serve: ServeOptions = field(default_factory=ServeOptions)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

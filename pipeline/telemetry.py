@@ -206,11 +206,13 @@ class SinkReport:
         name: the output, credentials masked.
         written: frames written.
         dropped: frames that it lost because it was too slow (live mode only).
+        undelivered: frames that a client which was late, or a server that was away, did not get.
     """
 
     name: str
     written: int
     dropped: int
+    undelivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +334,7 @@ def _input_line(one: InputReport) -> str:
     if one.dropped:
         parts.append(f"{one.dropped} dropped")
     parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
+    parts += [f"{sink.undelivered} not delivered by {sink.name}" for sink in one.sinks if sink.undelivered]
     if one.damaged:
         parts.append(f"{one.damaged} damaged")
     if one.repaired:

@@ -26,6 +26,7 @@ examples:
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
   %(prog)s --input street.mp4 --output null --masks labels/ --start 1:30 --duration 10
   %(prog)s --input cam0 --output - | ffplay -
+  %(prog)s --input rtsp://camera/1 --output rtsp://@:8554/street --output http://@:8080/
   %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
   %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
   %(prog)s --input frames/%%05d.png --output overlay.mp4 --model mine.onnx --classes person,car
@@ -98,6 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_places(parser.add_argument_group("what goes in and out"))
     _add_network(parser.add_argument_group("network"))
     _add_picture(parser.add_argument_group("picture"))
+    _add_serving(parser.add_argument_group("serving"))
     _add_running(parser.add_argument_group("running"))
     return parser
 
@@ -107,7 +109,8 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         group.add_argument(flag, action=_Ordered, metavar=flag[2:].upper(), help=text)
 
     place("--input", "video, glob, directory or pattern of images, '-', camN, /dev/videoN, URL, lavfi:GRAPH, 'sample'")
-    place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, '-', 'null'; takes {name}")
+    place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, rtsp://@:8554/NAME (serve), '-', "
+                      "'null'; takes {name}")  # fmt: skip
     place("--masks", "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'")
     group.add_argument("--config", metavar="PRESET|FILE", help="a preset by name, or a YAML file; flags win over it")
     group.add_argument("--start", metavar="S", help="skip to this time, which is 0 in overlays: seconds or [HH:]MM:SS")
@@ -135,6 +138,15 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--legend", action=argparse.BooleanOptionalAction, default=None, help="names and shares")
     group.add_argument("--quality", type=int, metavar="Q", help="of the overlay's encoder; lower is better (CRF scale)")
     group.add_argument("--codec", metavar="NAME", help="encoder of the overlay, as libav names it")
+
+
+def _add_serving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--auth", metavar="USER:${NAME}", help="credentials that clients must give (quote it)")
+    group.add_argument("--auth-file", metavar="FILE", help="file of USER:PASSWORD lines")
+    group.add_argument("--tls-cert", metavar="FILE", help="certificate chain of the page, PEM")
+    group.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    group.add_argument("--insecure", action="store_true", default=None, help="serve other machines without those")
+    group.add_argument("--serve-host", action="append", metavar="NAME", help="a name by which browsers call the page")
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:

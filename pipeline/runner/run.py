@@ -23,7 +23,7 @@ from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
-from pipeline.sinks import check_writable, open_masks, open_output
+from pipeline.sinks import check_writable, is_watched, open_masks, open_output
 from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
@@ -122,7 +122,10 @@ class Runner:
         self._crew.watch(*self._inference.buffers)
 
     def _open_input(self, one: InputOptions, sinks: tuple[Sink, ...], options: RunOptions) -> _Opened:
-        source = open_source(one.uri, options.source, one.name)
+        # Whoever looks on wants to see a file at its own pace.
+        watched = any(is_watched(uri) for uri in (*one.outputs, *one.masks))
+        given = replace(options.source, realtime=True) if watched else options.source
+        source = open_source(one.uri, given, one.name)
         self._sources.append(source)
         return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks))
 
@@ -275,7 +278,7 @@ class Runner:
 def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
     # Encoders count the processors of the machine, not those that this process may use.
     video = replace(options.video, threads=options.video.threads or min(_ENCODER_THREADS, available_cpus()))
-    outputs = tuple(open_output(uri, video) for uri in one.outputs)
+    outputs = tuple(open_output(uri, video, options.serve) for uri in one.outputs)
     return outputs + tuple(open_masks(uri) for uri in one.masks)
 
 
@@ -293,7 +296,7 @@ def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
     written: dict[str, str] = {}
     written_too = [(f"report {report}", report)] if report is not None else []
     for uri, path in (*_written(options), *written_too):
-        real = os.path.realpath(path)
+        real = path if is_watched(uri) else os.path.realpath(path)
         # Pictures with running numbers may hit any of those that lie where they go.
         found = read.get(real) or (read.get(str(Path(real).parent)) if "%" in Path(path).name else None)
         if found is not None:

@@ -6,16 +6,29 @@ import os
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.sinks.base import OutputInfo, Sink
+from pipeline.sinks.base import Live, OutputInfo, Sink
 from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions
 from pipeline.sinks.files import PartFile, StandardOutput, Target, check_place, refuse_input
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
 from pipeline.sinks.rle_lines import RleSink
+from pipeline.sinks.rtsp.sink import RtspSink
+from pipeline.sinks.serve.address import check_free, serve_address
+from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.video import VideoSink
 
-__all__ = ["OutputInfo", "Sink", "VideoOptions", "check_writable", "open_masks", "open_output"]
+__all__ = [
+    "Live",
+    "OutputInfo",
+    "ServeOptions",
+    "Sink",
+    "VideoOptions",
+    "check_writable",
+    "is_watched",
+    "open_masks",
+    "open_output",
+]
 
 _OUTPUTS = (
     f"a video ({' '.join(EXTENSIONS)}), pictures (NAME_%06d.png, .jpg, or a directory with a / at the end), "
@@ -28,20 +41,25 @@ _MASKS = (
 _LOSSY = {".mp4", ".mov", ".webm", ".m4v", ".avi", ".ts", ".jpg", ".jpeg", ".webp", ".gif"}
 
 
-def open_output(uri: str, options: VideoOptions | None = None) -> Sink:
+def open_output(uri: str, options: VideoOptions | None = None, serve: ServeOptions | None = None) -> Sink:
     """The sink for rendered pictures that a name asks for; nothing is created before its `open`.
 
     Args:
         uri: ``NAME.mp4``, ``.mkv``, ``.webm``, ``.mov``: a video, an existing one is replaced when
             the new one is complete; ``DIR/`` or ``NAME_%06d.png``, ``.jpg``: a file a frame
-            (``NAME.png`` for a single one); ``-``: Matroska on standard output; ``null``: nothing.
+            (``NAME.png`` for a single one); ``-``: Matroska on standard output;
+            ``rtsp://@[HOST]:PORT/NAME``: served over RTSP; ``null``: nothing.
         options: how pictures are encoded.
+        serve: who may reach what is served.
 
     Raises:
         ConfigError: the name fits no kind of output, the container cannot hold the codec, or standard
             output is a terminal.
     """
-    options = options or VideoOptions()
+    options, serve = options or VideoOptions(), serve or ServeOptions()
+    address = serve_address(uri)
+    if address is not None and address.scheme == "rtsp":
+        return RtspSink(address, options, serve)
     path, kind = Path(uri), Path(uri).suffix.lower()
     if uri == "null":
         return NullSink()
@@ -90,6 +108,11 @@ def open_masks(uri: str) -> Sink:
     raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
 
 
+def is_watched(uri: str) -> bool:
+    """Whether an output goes to whoever looks on while it is made, rather than into files or a pipe."""
+    return "://" in uri
+
+
 def check_writable(uri: str, path: str) -> None:
     """See that an output could be made where its name says, without making anything.
 
@@ -100,6 +123,10 @@ def check_writable(uri: str, path: str) -> None:
     Raises:
         SinkError: it could not.
     """
+    address = serve_address(uri)
+    if address is not None:
+        check_free(address)
+        return
     check_place(Path(path, "0") if _is_directory(uri) else Path(path), uri)
 
 

@@ -1,0 +1,106 @@
+"""Sinks that serve: somebody must look on while they are written to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import av
+
+from pipeline.sinks.base import Live, Sink
+from tests.pipeline.running import until
+from tests.pipeline.sinks.made import TAKES, Take
+
+T = TypeVar("T")
+SHOWN = replace(TAKES[0], width=128, height=96, live=True)
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Task:
+    """A function in a thread; its result or its error is kept."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._error: BaseException | None = None
+        self._value: Any = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:
+            self._error = error
+
+    def result(self, timeout: float = 20) -> Any:
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "it has not ended"
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def watched(sink: Sink, take: Take, look: Callable[[], T], frames: int | None = None) -> T:
+    """What somebody sees who looks on from the first frame to the last."""
+    assert isinstance(sink, Live)
+    sink.open(take.info())
+    task = Task(look)
+    try:
+        until(lambda: sink.clients, 10, "a client")
+        for index in range(len(take.ticks) if frames is None else frames):
+            sink.write(take.result(index))
+    finally:
+        sink.close()
+    seen: T = task.result()
+    return seen
+
+
+@contextmanager
+def on_air(sink: Sink, take: Take = SHOWN, rate: float = 25) -> Iterator[None]:
+    """The sink is given the take's pictures over and over, at a pace, until the block ends."""
+    over = threading.Event()
+    sink.open(take.info())
+    step = Fraction(1) / Fraction(rate)
+
+    def feed() -> None:
+        began = time.monotonic()
+        number = 0
+        while not over.wait(max(0.0, began + number / rate - time.monotonic())):
+            result = take.result(number % len(take.ticks))
+            frame = replace(result.frame, index=number, pts=number * step, wall_ns=time.time_ns())
+            sink.write(replace(result, frame=replace(frame, captured_ns=time.monotonic_ns())))
+            number += 1
+
+    task = Task(feed)
+    try:
+        yield
+    finally:
+        over.set()
+        try:
+            task.result()
+        finally:
+            sink.close()
+
+
+def play(url: str, frames: int | None = None, **options: str) -> list[av.VideoFrame]:
+    """Pictures as PyAV shows them, to the end of the stream or to a number of them."""
+    seen = []
+    given = {"rtsp_transport": "tcp", **options} if url.startswith("rtsp") else options
+    with av.open(url, options=given, timeout=15) as container:
+        for frame in container.decode(video=0):
+            seen.append(frame)
+            if len(seen) == frames:
+                break
+    return seen
