@@ -114,10 +114,10 @@ class Kind:
 class ServedKind(Kind):
     """A kind of output that is looked at while it is made; ``read`` gets its address, with ``@`` for this machine."""
 
-    def open(self, folder: Path) -> Sink:
+    def open(self, folder: Path) -> Sink:  # noqa: ARG002 - nothing lies in a folder
         return self.opener(self.name.format(port=free_port()))
 
-    def through(self, sink: Sink, take: Take, folder: Path, frames: int | None = None) -> ReadBack:
+    def through(self, sink: Sink, take: Take, folder: Path, frames: int | None = None) -> ReadBack:  # noqa: ARG002
         address = sink.name.replace("@", "127.0.0.1")
         found = watched(sink, take, lambda: self.read(Path(address)), frames)
         if found.pts is None:

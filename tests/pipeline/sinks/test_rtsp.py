@@ -1,0 +1,475 @@
+"""The RTSP server: real players, the protocol byte by byte, and clients that misbehave."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+
+from pipeline.errors import SinkError
+from pipeline.sinks import ServeOptions, open_output
+from pipeline.sinks.base import Live, Sink
+from tests.conftest import need_program
+from tests.pipeline.running import until
+from tests.pipeline.sinks.made import TAKES
+from tests.pipeline.sinks.serving import SHOWN, Task, free_port, on_air, play
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Client:
+    """Speaks RTSP as it is told to."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1", name: str = "cam") -> None:
+        self.url = f"rtsp://{f'[{host}]' if ':' in host else host}:{port}/{name}"
+        self.wire = socket.create_connection((host, port), timeout=10)
+        self.data = b""
+        self.number = 0
+        self.packets: list[tuple[int, bytes]] = []
+        self.order: list[str] = []
+
+    def read(self, count: int) -> bytes:
+        while len(self.data) < count:
+            more = self.wire.recv(1 << 16)
+            if not more:
+                raise EOFError
+            self.data += more
+        taken, self.data = self.data[:count], self.data[count:]
+        return taken
+
+    def packet(self) -> tuple[int, bytes]:
+        """The next packet within the connection."""
+        assert self.read(1) == b"$"
+        channel, length = struct.unpack(">BH", self.read(3))
+        self.order.append("packet")
+        self.packets.append((channel, self.read(length)))
+        return self.packets[-1]
+
+    def answer(self) -> Answer:
+        while (first := self.read(1)) == b"$":
+            self.data = first + self.data
+            self.packet()
+        head = first
+        while not head.endswith(b"\r\n\r\n"):
+            head += self.read(1)
+        self.order.append("answer")
+        line, *lines = head.decode().split("\r\n")[:-2]
+        match = re.fullmatch(r"RTSP/1\.0 (\d{3}) .+", line)
+        assert match, line
+        headers = dict(each.split(": ", 1) for each in lines)
+        return Answer(int(match[1]), headers, self.read(int(headers.get("Content-Length", "0"))))
+
+    def ask(self, method: str, url: str | None = None, body: bytes = b"", **headers: str) -> Answer:
+        self.number += 1
+        given = {"CSeq": str(self.number), **{k.replace("_", "-"): v for k, v in headers.items()}}
+        if body:
+            given["Content-Length"] = str(len(body))
+        lines = [f"{method} {url or self.url} RTSP/1.0", *(f"{k}: {v}" for k, v in given.items()), "", ""]
+        self.wire.sendall("\r\n".join(lines).encode() + body)
+        answer = self.answer()
+        assert answer.headers.get("CSeq") == str(self.number)
+        return answer
+
+    def play(self) -> Answer:
+        self.ask("SETUP", self.url + "/trackID=0", Transport="RTP/AVP/TCP;unicast;interleaved=0-1")
+        return self.ask("PLAY")
+
+    def close(self) -> None:
+        self.wire.close()
+
+
+@contextmanager
+def served(serve: ServeOptions | None = None, rate: float = 25) -> Iterator[tuple[int, Sink]]:
+    port = free_port()
+    sink = open_output(f"rtsp://@:{port}/cam", serve=serve)
+    with on_air(sink, SHOWN, rate):
+        until(lambda: _listens(port), 10, "a listening port")
+        yield port, sink
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def client(port: int, host: str = "127.0.0.1", name: str = "cam") -> Iterator[Client]:
+    with closing(Client(port, host, name)) as made:
+        yield made
+
+
+# ---- real players
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        [need_program(command[0]), *command[1:]], capture_output=True, text=True, timeout=40, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def test_programs_play_it_over_tcp_and_udp() -> None:
+    """All at once: ffprobe, ffmpeg and PyAV over TCP, ffmpeg and GStreamer over UDP, one of them over IPv6."""
+    with served() as (port, _):
+        url, url6 = f"rtsp://127.0.0.1:{port}/cam", f"rtsp://[::1]:{port}/cam"
+        probe = ("ffprobe", "-v", "error", "-rtsp_transport", "tcp", "-show_entries", "stream=codec_name,width,height")
+        md5 = ("-frames:v", "20", "-f", "framemd5", "-")
+        quick = ("-v", "error", "-analyzeduration", "100000")
+        gst = ("rtph264depay", "!", "h264parse", "!", "avdec_h264", "!", "identity", "eos-after=20", "!", "fakesink")
+        tasks = {
+            "probe": Task(lambda: run(*probe, "-analyzeduration", "100000", "-of", "csv=p=0", url)),
+            "ffmpeg tcp": Task(lambda: run("ffmpeg", *quick, "-rtsp_transport", "tcp", "-i", url6, *md5)),
+            "ffmpeg udp": Task(lambda: run("ffmpeg", *quick, "-rtsp_transport", "udp", "-i", url, *md5)),
+            "gst": Task(
+                lambda: run(
+                    "gst-launch-1.0", "-q", "rtspsrc", f"location={url}", "protocols=udp", "latency=0", "!", *gst
+                )
+            ),
+            "av": Task(lambda: play(url, 20)),
+        }
+        done = {name: task.result(40) for name, task in tasks.items()}
+    assert done["probe"].strip() == "h264,128,96"
+    for name in ("ffmpeg tcp", "ffmpeg udp"):
+        assert len([line for line in done[name].splitlines() if not line.startswith("#")]) == 20
+    assert len(done["av"]) == 20
+
+
+def test_a_player_ends_with_the_stream() -> None:
+    with served() as (port, sink):
+        assert isinstance(sink, Live)
+        tasks = [
+            Task(lambda t=transport: play(f"rtsp://127.0.0.1:{port}/cam", rtsp_transport=t))
+            for transport in ("tcp", "udp")
+        ]
+        until(lambda: sink.clients == 2, 10, "both clients")
+        time.sleep(0.3)
+    assert all(len(task.result(5)) > 2 for task in tasks), "goodbye ends them at once, not their time-out"
+
+
+# ---- the protocol
+
+
+def test_the_conversation() -> None:
+    with served() as (port, sink), client(port) as one:
+        assert isinstance(sink, Live)
+        public = one.ask("OPTIONS", "*").headers["Public"]
+        assert {"DESCRIBE", "SETUP", "PLAY", "TEARDOWN", "GET_PARAMETER"} <= set(public.split(", "))
+        told = one.ask("DESCRIBE", Accept="application/sdp")
+        assert told.headers["Content-Base"] == one.url + "/"
+        text = told.body.decode()
+        assert "m=video 0 RTP/AVP 96\r\n" in text
+        assert re.search(r"profile-level-id=[0-9a-f]{6}; sprop-parameter-sets=[\w+/=]+,[\w+/=]+\r\n", text)
+        (control,) = re.findall(r"a=control:(track\S+)", text)
+        set_up = one.ask("SETUP", f"{one.url}/{control}", Transport="RTP/AVP/TCP;unicast;interleaved=4-5")
+        assert "interleaved=4-5" in set_up.headers["Transport"]
+        session = set_up.headers["Session"]
+        assert session.endswith(";timeout=60")
+        played = one.ask("PLAY", Session=session.partition(";")[0], Range="npt=0.000-")
+        info = re.fullmatch(rf"url={one.url}/{control};seq=(\d+);rtptime=(\d+)", played.headers["RTP-Info"])
+        assert info
+        assert one.order.index("packet") > 4 if "packet" in one.order else True, "the answer comes first"
+        channel, report = one.packet()
+        assert channel == 5
+        assert report[1] == 200, "a sender report leads"
+        assert b"deeplab-stream" in report
+        channel, first = one.packet()
+        sequence, timestamp, ssrc = struct.unpack(">HII", first[2:12])
+        assert (channel, sequence, timestamp) == (4, int(info[1]), int(info[2]))
+        assert f"ssrc={ssrc:08X}" in set_up.headers["Transport"]
+        assert struct.unpack(">I", report[4:8])[0] == ssrc
+        seconds, fraction = struct.unpack(">II", report[8:16])
+        assert abs(seconds - 2_208_988_800 + fraction / 2**32 - time.time()) < 5
+        assert first[12] & 31 in (7, 24), "parameter sets before the first picture"
+        assert one.ask("GET_PARAMETER", Session=session).status == 200
+        assert one.ask("GET_PARAMETER", body=b"packets_received\r\n").status == 200
+        assert sink.clients == 1
+        assert one.ask("TEARDOWN").status == 200
+        until(lambda: sink.clients == 0)
+        assert one.ask("OPTIONS", "*").status == 200, "the connection stays"
+
+
+def test_nothing_comes_before_a_keyframe() -> None:
+    with served(rate=50) as (port, _):
+        for _ in range(4):
+            with client(port) as one:
+                one.play()
+                while one.packet()[0] != 0:
+                    pass
+                first = one.packets[-1][1]
+                assert first[12] & 31 in (7, 24)
+
+
+def test_datagrams_go_to_the_client_alone_and_its_reports_keep_it_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sinks.rtsp.server.IDLE_S", 1.0)
+    with served() as (port, sink), client(port) as one, socket.socket(type=socket.SOCK_DGRAM) as rtp:
+        assert isinstance(sink, Live)
+        rtp.bind(("127.0.0.1", 0))
+        rtp.settimeout(5)
+        mine = rtp.getsockname()[1]
+        wanted = f"RTP/AVP;unicast;destination=127.0.0.2;client_port={mine}-{mine + 1 if mine < 65535 else 9}"
+        told = one.ask("SETUP", one.url + "/trackID=0", Transport=wanted).headers["Transport"]
+        match = re.search(r"server_port=(\d+)-(\d+)", told)
+        assert match
+        assert int(match[1]) % 2 == 0
+        assert int(match[2]) == int(match[1]) + 1
+        one.ask("PLAY")
+        data, sender = rtp.recvfrom(2000)
+        assert sender == ("127.0.0.1", int(match[1]))
+        assert len(data) <= 1400
+        until_silent = time.monotonic() + 2.5
+        while time.monotonic() < until_silent:
+            rtp.sendto(b"\x80\xc9\0\1\0\0\0\0", ("127.0.0.1", int(match[2])))
+            time.sleep(0.2)
+        assert sink.clients == 1
+        until(lambda: sink.clients == 0, 5, "the end of a client that says nothing any more")
+
+
+REFUSED = {
+    "no such stream": (("DESCRIBE", "/other", {}), 404),
+    "no such method": (("ANNOUNCE", "", {}), 501),
+    "play without set-up": (("PLAY", "", {}), 455),
+    "pause without set-up": (("PAUSE", "", {}), 455),
+    "a foreign session": (("GET_PARAMETER", "", {"Session": "12345678"}), 454),
+    "multicast": (("SETUP", "/trackID=0", {"Transport": "RTP/AVP;multicast"}), 461),
+    "no transport": (("SETUP", "/trackID=0", {}), 461),
+    "record": (("SETUP", "/trackID=0", {"Transport": "RTP/AVP/TCP;interleaved=0-1;mode=record"}), 461),
+}
+
+
+def test_what_is_refused() -> None:
+    with served() as (port, _):
+        for name, ((method, more, headers), status) in REFUSED.items():
+            with client(port) as one:
+                assert one.ask(method, one.url + more, **headers).status == status, name
+
+
+RUBBISH = {
+    "no request": (b"hello\r\n\r\n", 400),
+    "no CSeq": (b"OPTIONS * RTSP/1.0\r\n\r\n", 400),
+    "HTTP": (b"GET / HTTP/1.1\r\nCSeq: 1\r\n\r\n", 505),
+    "RTSP 2": (b"OPTIONS * RTSP/2.0\r\nCSeq: 1\r\n\r\n", 505),
+    "no UTF-8": (b"OPTIONS * RTSP/1.0\r\nCSeq: \xff\r\n\r\n", 400),
+    "a long header": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\nX: " + b"x" * 20000 + b"\r\n\r\n", 431),
+    "many headers": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n" + b"X: x\r\n" * 100 + b"\r\n", 431),
+    "a large body": (b"SET_PARAMETER * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 99999999\r\n\r\n", 413),
+    "a negative body": (b"SET_PARAMETER * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: -1\r\n\r\n", 400),
+    "two lengths": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n", 400),
+}
+
+
+def test_rubbish_is_answered_and_cut_off() -> None:
+    with served() as (port, _):
+        for name, (data, status) in RUBBISH.items():
+            with client(port) as one:
+                one.wire.sendall(data)
+                assert one.answer().status == status, name
+                with pytest.raises((EOFError, ConnectionResetError)):
+                    one.answer()
+
+
+def test_the_number_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sinks.serve.server.CONNECTIONS", 3)
+    with served() as (port, _):
+        time.sleep(0.1)  # the fixture's own probe has gone
+        some = [Client(port) for _ in range(3)]
+        assert [one.ask("OPTIONS", "*").status for one in some] == [200] * 3
+        with client(port) as one, pytest.raises((EOFError, ConnectionError)):
+            one.ask("OPTIONS", "*")
+        some.pop().close()
+        until(lambda: _welcome(port), 5, "a free place")
+        for one in some:
+            one.close()
+
+
+def _welcome(port: int) -> bool:
+    with client(port) as one:
+        try:
+            return one.ask("OPTIONS", "*").status == 200
+        except (EOFError, ConnectionError):
+            return False
+
+
+def test_a_client_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sinks.serve.server.FIRST_REQUEST_S", 0.5)
+    with served() as (port, _), client(port) as one:
+        one.wire.sendall(b"OPTIONS * RTSP/1.0\r\n")
+        with pytest.raises((EOFError, ConnectionResetError)):
+            one.answer()
+
+
+def test_a_slow_client_loses_its_own_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stops reading is sent no more, and the other gets every picture."""
+    monkeypatch.setattr("pipeline.sinks.serve.outflow.LATE_S", 0.2)
+    noise = random.Random(1)
+    port = free_port()
+    sink = open_output(f"rtsp://@:{port}/cam")
+    assert isinstance(sink, Live)
+    take = SHOWN
+    with on_air(sink, take, 50), client(port) as slow:
+        until(lambda: _listens(port), 10)
+        slow.wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.play()
+        fast = Task(lambda: play(f"rtsp://127.0.0.1:{port}/cam", 100))
+        filler = 0
+        while not sink.lost and filler < 400:  # it does not read, but makes the server talk
+            slow.number += 1
+            slow.wire.sendall(f"OPTIONS * RTSP/1.0\r\nCSeq: {noise.randrange(10**9)}\r\n\r\n".encode() * 100)
+            filler += 1
+            time.sleep(0.01)
+        assert sink.lost, "nothing was left out for a client that does not read"
+        frames = fast.result(20)
+        ticks = [frame.pts for frame in frames[1:]]
+        steps = {round(b - a, -1) for a, b in pairwise(ticks)}
+        assert steps == {1800}, "the other client must get every picture"
+
+
+# ---- who may look
+
+
+SECRET = "s3cret-word"
+
+
+def digest(method: str, url: str, nonce: str, password: str = SECRET) -> str:
+    def md5(text: str) -> str:
+        return hashlib.md5(text.encode()).hexdigest()
+
+    proof = md5(f"{md5(f'viewer:deeplab-stream:{password}')}:{nonce}:{md5(f'{method}:{url}')}")
+    return f'Digest username="viewer", realm="deeplab-stream", nonce="{nonce}", uri="{url}", response="{proof}"'
+
+
+def test_credentials_are_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sinks.rtsp.server._WRONG_DELAY_S", 0.0)
+    (tmp_path / "users").write_text(f"# who may look\n\nother:word\nviewer:{SECRET}\n")
+    serve = ServeOptions(auth_file=tmp_path / "users")
+    with served(serve) as (port, _):
+        with client(port) as one:
+            asked = one.ask("DESCRIBE")
+            assert asked.status == 401
+            nonce = re.search(r'nonce="(\w+)"', asked.headers["WWW-Authenticate"])
+            assert nonce
+            for wrong in (
+                digest("DESCRIBE", one.url, nonce[1], "guess"),
+                digest("DESCRIBE", one.url, "0" * 32),
+                digest("PLAY", one.url, nonce[1]),
+            ):
+                assert one.ask("DESCRIBE", Authorization=wrong).status == 401
+            right = digest("DESCRIBE", one.url, nonce[1])
+            assert one.ask("DESCRIBE", Authorization=right).status == 200
+            assert one.ask("SETUP", one.url + "/trackID=0", Transport="RTP/AVP/TCP").status == 401, "each time"
+        with client(port) as one:
+            assert one.ask("DESCRIBE", Authorization=right).status == 401, "a proof is of one connection"
+        url = f"rtsp://viewer:{SECRET}@127.0.0.1:{port}/cam"
+        assert len(play(url, 5)) == 5
+        user = ("user-id=viewer", f"user-pw={SECRET}", "protocols=tcp", "!", "fakesink", "num-buffers=3")
+        run("gst-launch-1.0", "-q", "rtspsrc", f"location=rtsp://127.0.0.1:{port}/cam", *user)
+        with pytest.raises(av.HTTPUnauthorizedError):
+            play(f"rtsp://127.0.0.1:{port}/cam", 1)
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(serve)
+
+
+def test_guessing_ends_the_connection() -> None:
+    with served(ServeOptions(auth=f"viewer:{SECRET}")) as (port, _), client(port) as one:
+        statuses = [one.ask("DESCRIBE", Authorization="Digest nonsense").status for _ in range(3)]
+        one.wire.sendall(f"DESCRIBE {one.url} RTSP/1.0\r\nCSeq: 9\r\nAuthorization: Basic eDp5\r\n\r\n".encode())
+        statuses.append(one.answer().status)
+        assert statuses == [401] * 4
+        with pytest.raises((EOFError, ConnectionResetError)):
+            one.answer()
+
+
+def test_several_streams_share_a_port() -> None:
+    port = free_port()
+    door, yard = (open_output(f"rtsp://@:{port}/{name}") for name in ("door", "yard/left"))
+    with on_air(door), on_air(yard, TAKES[0]):
+        until(lambda: _listens(port), 10)
+        assert play(f"rtsp://127.0.0.1:{port}/door", 3)[2].width == 128
+        assert play(f"rtsp://127.0.0.1:{port}/yard/left", 3)[2].width == 64
+        twin = open_output(f"rtsp://@:{port}/door")
+        with pytest.raises(SinkError, match="served already"):
+            twin.open(SHOWN.info())
+    assert not _listens(port)
+
+
+def test_a_change_of_size_reaches_those_who_look() -> None:
+    port = free_port()
+    sink = open_output(f"rtsp://@:{port}/cam")
+    assert isinstance(sink, Live)
+    small = SHOWN.smaller()
+    sink.open(SHOWN.info())
+    task = Task(lambda: play(f"rtsp://127.0.0.1:{port}/cam"))
+    until(lambda: sink.clients, 10)
+    for index in range(4):
+        sink.write(SHOWN.result(index))
+    sink.reconfigure(small.info())
+    for index in range(4, 8):
+        sink.write(small.result(index))
+    sink.close()
+    assert [frame.width for frame in task.result()] == [128] * 4 + [66] * 4
+
+
+@pytest.mark.slow
+def test_a_minute_of_malformed_requests() -> None:
+    """Whatever clients send, the server goes on, remembers nothing of them, and serves the next one."""
+    noise = random.Random(20240229)
+    good = [
+        b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n",
+        b"DESCRIBE rtsp://127.0.0.1/cam RTSP/1.0\r\nCSeq: 2\r\nAccept: application/sdp\r\n\r\n",
+        b"SETUP rtsp://127.0.0.1/cam/trackID=0 RTSP/1.0\r\nCSeq: 3\r\nTransport: RTP/AVP/TCP;interleaved=0-1\r\n\r\n",
+        b"SETUP rtsp://127.0.0.1/cam RTSP/1.0\r\nCSeq: 3\r\nTransport: RTP/AVP;client_port=40000-40001\r\n\r\n",
+        b"PLAY rtsp://127.0.0.1/cam RTSP/1.0\r\nCSeq: 4\r\nRange: npt=0-\r\n\r\n",
+        b"$\1\0\x20" + b"\x80\xc9\0\7" + bytes(28),
+        b"GET_PARAMETER * RTSP/1.0\r\nCSeq: 5\r\nContent-Length: 5\r\n\r\nhello",
+        b"TEARDOWN * RTSP/1.0\r\nCSeq: 6\r\nAuthorization: Digest a=b, c=\"d\"\r\n\r\n",
+    ]  # fmt: skip
+    with served() as (port, sink):
+        assert isinstance(sink, Live)
+        began = time.monotonic()
+        rounds = 0
+        while time.monotonic() - began < 60:
+            data = bytearray(b"".join(noise.choices(good, k=noise.randint(1, 6))))
+            for _ in range(noise.randint(0, 8)):
+                place = noise.randrange(len(data) + 1)
+                match noise.randrange(4):
+                    case 0:
+                        data[place : place + 1] = bytes([noise.randrange(256)])
+                    case 1:
+                        del data[place : place + noise.randint(1, 30)]
+                    case 2:
+                        data[place:place] = noise.randbytes(noise.randint(1, 40))
+                    case 3:
+                        data[place:place] = data[:place][-noise.randint(1, 200) :]
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
+                try:
+                    wire.sendall(data)
+                    wire.settimeout(0.02)
+                    wire.recv(1 << 16)
+                except OSError:
+                    pass
+            rounds += 1
+        assert rounds > 500
+        until(lambda: sink.clients == 0, 5, "the end of all of them")
+        assert len(play(f"rtsp://127.0.0.1:{port}/cam", 5)) == 5
