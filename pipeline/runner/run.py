@@ -23,7 +23,7 @@ from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
-from pipeline.sinks import check_writable, is_watched, open_masks, open_output
+from pipeline.sinks import check_writable, is_watched, open_masks, open_output, wants_plain
 from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
@@ -52,6 +52,7 @@ class _Opened:
     source: Source
     sinks: tuple[Sink, ...]
     shows_pictures: bool
+    plain: bool
 
 
 class Runner:
@@ -127,7 +128,8 @@ class Runner:
         given = replace(options.source, realtime=True) if watched else options.source
         source = open_source(one.uri, given, one.name)
         self._sources.append(source)
-        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks))
+        plain = any(map(wants_plain, one.outputs))
+        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks), plain)
 
     def _is_live(self, opened: _Opened) -> bool:
         """Whether this input's frames are dropped rather than waited for."""
@@ -151,6 +153,7 @@ class Runner:
                 slots=self._slots(live),
                 live=live,
                 workers=self.plan.crf_workers / len(options.inputs),
+                plain=opened.plain,
             ),
             crew=self._crew,
             stopping=self._stop.is_set,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pipeline.errors import ConfigError
@@ -17,6 +18,7 @@ from pipeline.sinks.rtsp.sink import RtspSink
 from pipeline.sinks.serve.address import check_free, serve_address
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.video import VideoSink
+from pipeline.sinks.web.sink import LivePageSink
 
 __all__ = [
     "Live",
@@ -28,6 +30,7 @@ __all__ = [
     "is_watched",
     "open_masks",
     "open_output",
+    "wants_plain",
 ]
 
 _OUTPUTS = (
@@ -48,7 +51,8 @@ def open_output(uri: str, options: VideoOptions | None = None, serve: ServeOptio
         uri: ``NAME.mp4``, ``.mkv``, ``.webm``, ``.mov``: a video, an existing one is replaced when
             the new one is complete; ``DIR/`` or ``NAME_%06d.png``, ``.jpg``: a file a frame
             (``NAME.png`` for a single one); ``-``: Matroska on standard output;
-            ``rtsp://@[HOST]:PORT/NAME``: served over RTSP; ``null``: nothing.
+            ``rtsp://@[HOST]:PORT/NAME``: served over RTSP; ``http://@[HOST]:PORT/``: a live page;
+            ``null``: nothing.
         options: how pictures are encoded.
         serve: who may reach what is served.
 
@@ -58,8 +62,8 @@ def open_output(uri: str, options: VideoOptions | None = None, serve: ServeOptio
     """
     options, serve = options or VideoOptions(), serve or ServeOptions()
     address = serve_address(uri)
-    if address is not None and address.scheme == "rtsp":
-        return RtspSink(address, options, serve)
+    if address is not None and address.scheme != "tcp":
+        return (RtspSink if address.scheme == "rtsp" else LivePageSink)(address, options, serve)
     path, kind = Path(uri), Path(uri).suffix.lower()
     if uri == "null":
         return NullSink()
@@ -111,6 +115,11 @@ def open_masks(uri: str) -> Sink:
 def is_watched(uri: str) -> bool:
     """Whether an output goes to whoever looks on while it is made, rather than into files or a pipe."""
     return "://" in uri
+
+
+def wants_plain(uri: str) -> bool:
+    """Whether an output wants the pictures without paint too."""
+    return re.match(r"https?://@", uri) is not None
 
 
 def check_writable(uri: str, path: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.sinks.serve.options import ServeOptions
 
 _FORM = re.compile(r"^([a-z]+)://@(\[[0-9A-Fa-f:.%\w]*\]|[^/:\[\]@?#]*)(?::(\d{1,5}))?(/[^?#]*)?$")
 _NAMELESS_WITH_USER = re.compile(r"^[a-z]+://[^/@]+@(:|/|$)")
-_PORTS = {"rtsp": 8554, "http": 8080, "tcp": None}
+_PORTS = {"rtsp": 8554, "http": 8080, "https": 8443, "tcp": None}
 _LOOPBACK = ("127.0.0.1", "::1")
 _EVERYWHERE = ("0.0.0.0", "::")
 BACKLOG = 16
@@ -24,7 +24,7 @@ class Address:
     """Where to listen.
 
     Attributes:
-        scheme: ``rtsp``, ``http`` or ``tcp``.
+        scheme: ``rtsp``, ``http``, ``https`` or ``tcp``.
         host: as the user gave it, without brackets; empty for this machine alone.
         port: TCP port; 0 for any that is free.
         path: what comes after it, without slashes around it.
@@ -75,8 +75,11 @@ def refuse_open_door(address: Address, options: ServeOptions) -> None:
     """See that other machines reach a server only as the user allows.
 
     Raises:
-        ConfigError: they would reach it without credentials or, a page, without TLS.
+        ConfigError: they would reach it without credentials or, a page, without TLS; or there is no TLS for
+            ``https``.
     """
+    if address.scheme == "https" and options.tls_cert is None:
+        raise ConfigError(f"{address}: TLS needs --tls-cert and --tls-key")
     if address.private or options.insecure:
         return
     if address.scheme == "tcp":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +21,7 @@ from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES, Take
 
 T = TypeVar("T")
+Piece = tuple[dict[str, Any], bytes, bytes]
 SHOWN = replace(TAKES[0], width=128, height=96, live=True)
 
 
@@ -104,3 +108,13 @@ def play(url: str, frames: int | None = None, **options: str) -> list[av.VideoFr
             if len(seen) == frames:
                 break
     return seen
+
+
+def page_pieces(url: str, count: int | None = None, context: ssl.SSLContext | None = None) -> list[Piece]:
+    """Pieces of a page's pictures, to the end of the stream or to a number of them: what is told, JPEG, PNG."""
+    pieces: list[Piece] = []
+    with urllib.request.urlopen(url, timeout=15, context=context) as answer:
+        while len(pieces) != count and (head := answer.read(4)):
+            said = json.loads(answer.read(int.from_bytes(head)))
+            pieces.append((said, answer.read(said["jpeg"]), answer.read(said["png"])))
+    return pieces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -24,7 +25,7 @@ from pipeline.frame import Frame
 from pipeline.sinks import files, open_masks, open_output
 from pipeline.sinks.base import Sink
 from tests.pipeline.sinks.made import TAKES, Take, decode, plane, tree, write
-from tests.pipeline.sinks.serving import free_port, play, watched
+from tests.pipeline.sinks.serving import free_port, page_pieces, play, watched
 from tests.pipeline.sinks.test_rle import straightforward_decode
 
 Array = NDArray[np.uint8]
@@ -78,6 +79,11 @@ def read_lines(path: Path) -> ReadBack:
             labels[mask] = one["category_id"]
         pictures.append(labels)
     return ReadBack([Fraction(*line["pts"]) for line in lines[1:]], pictures)
+
+
+def look_at_page(address: Path) -> ReadBack:
+    pieces = page_pieces(str(address).replace(":/", "://", 1) + "/frames")
+    return ReadBack(None, [np.array(Image.open(io.BytesIO(jpeg)).convert("L")) for _, jpeg, _ in pieces])
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,10 @@ KINDS = (
     Kind("new/masks/", open_masks, read_pictures, at_once=True),
     Kind("masks.jsonl", open_masks, read_lines, EXACT),
 )
-SERVED = (ServedKind("rtsp://@:{port}/cam", open_output, look, Fraction(1, 45000)),)
+SERVED = (
+    ServedKind("rtsp://@:{port}/cam", open_output, look, Fraction(1, 45000)),
+    ServedKind("http://@:{port}/", open_output, look_at_page, at_once=True),
+)
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 all_kinds = pytest.mark.parametrize("kind", (*KINDS, *SERVED), ids=lambda kind: kind.name)
 takes = pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
