@@ -11,6 +11,7 @@ from pipeline.sinks.base import Live, OutputInfo, Sink
 from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions
 from pipeline.sinks.files import PartFile, StandardOutput, Target, check_place, refuse_input
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
+from pipeline.sinks.mask_server import MaskServerSink
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
 from pipeline.sinks.rle_lines import RleSink
@@ -35,11 +36,11 @@ __all__ = [
 
 _OUTPUTS = (
     f"a video ({' '.join(EXTENSIONS)}), pictures (NAME_%06d.png, .jpg, or a directory with a / at the end), "
-    "- (Matroska to a pipe) or null"
+    "rtsp://@:8554/NAME, http://@:8080/, - (Matroska to a pipe) or null"
 )
 _MASKS = (
     "NAME.mkv (FFV1), NAME.jsonl (COCO run lengths), pictures (NAME_%06d.png, or a directory with a / at the end), "
-    "- (Matroska to a pipe) or null"
+    "tcp://@:PORT, - (Matroska to a pipe) or null"
 )
 _LOSSY = {".mp4", ".mov", ".webm", ".m4v", ".avi", ".ts", ".jpg", ".jpeg", ".webp", ".gif"}
 
@@ -81,23 +82,35 @@ def open_output(uri: str, options: VideoOptions | None = None, serve: ServeOptio
     raise ConfigError(f"output {uri!r} is of no known kind: give {_OUTPUTS}")
 
 
-def open_masks(uri: str) -> Sink:
+def open_masks(uri: str, serve: ServeOptions | None = None) -> Sink:
     """The sink for label masks that a name asks for; nothing is created before its `open`.
 
     Args:
         uri: ``NAME.mkv`` (with ``NAME.mkv.jsonl`` beside it); ``NAME.jsonl``; ``DIR/`` or
-            ``NAME_%06d.png``: indexed PNG; ``-``: Matroska on standard output; ``null``: nothing.
+            ``NAME_%06d.png``: indexed PNG; ``-``: Matroska on standard output;
+            ``tcp://@[HOST]:PORT``: Matroska for every client; ``null``: nothing.
+        serve: who may reach what is served.
 
     Raises:
         ConfigError: the name fits no kind of mask output, or one that would destroy labels, or
             standard output is a terminal.
     """
-    path, kind = Path(uri), Path(uri).suffix.lower()
+    address = serve_address(uri)
+    if address is not None and address.scheme == "tcp" and not address.path:
+        return MaskServerSink(address, serve or ServeOptions())
     if uri == "null":
         return NullSink()
     if uri == "-":
         _refuse_terminal(uri)
         return MaskVideoSink(uri, pipe_targets, prompt=True)
+    sink = _mask_files(uri)
+    if sink is None:
+        raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
+    return sink
+
+
+def _mask_files(uri: str) -> Sink | None:
+    path, kind = Path(uri), Path(uri).suffix.lower()
     if _is_directory(uri):
         return ImageSink(uri, ImageNames(path, "mask_%06d.png"), IndexedPngCoder())
     if "://" not in uri:
@@ -109,7 +122,7 @@ def open_masks(uri: str) -> Sink:
             return ImageSink(uri, ImageNames(path.parent, path.name), IndexedPngCoder())
         if kind in _LOSSY:
             raise ConfigError(f"masks {uri!r}: {kind} is lossy and would destroy the labels: give {_MASKS}")
-    raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
+    return None
 
 
 def is_watched(uri: str) -> bool:

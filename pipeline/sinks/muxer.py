@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,6 +62,7 @@ class Muxer:
         coding: how pictures become a stream.
         audio: stream to copy, or None; left out with a warning where the container cannot hold it.
         prompt: hand on every packet at once (somebody watches), instead of in large writes.
+        tags: metadata of the container.
 
     Raises:
         SinkError: the encoder or the container refuses.
@@ -75,6 +76,7 @@ class Muxer:
         *,
         audio: av.AudioStream | None = None,
         prompt: bool = False,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self._target = target
         self._time_base, self._zero = coding.time_base, coding.zero
@@ -91,6 +93,7 @@ class Muxer:
             self._container = av.open(
                 target, "w", format=container, buffer_size=_WRITE_BYTES, container_options=_options(container, prompt)
             )
+            self._container.metadata.update(tags or {})
             self._video = add_video(self._container, coding)
             if container in encoder.tags:
                 self._video.codec_context.codec_tag = encoder.tags[container]

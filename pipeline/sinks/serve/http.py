@@ -16,6 +16,7 @@ from typing import Protocol
 from pipeline.errors import ConfigError
 from pipeline.sinks.serve.address import Address
 from pipeline.sinks.serve.auth import REALM, Credentials
+from pipeline.sinks.serve.feed import Feed
 from pipeline.sinks.serve.message import BadRequest, Request, read_request
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.serve.server import FIRST_REQUEST_S, IDLE_S, Connection, Server
@@ -66,46 +67,6 @@ class Response:
     kind: str = "text/plain; charset=utf-8"
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Feed:
-    """An answer without an end; used in the service thread but where it says so.
-
-    Attributes:
-        kind: its content type.
-        lost: pieces that viewers did not get because they were late.
-    """
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.lost = 0
-        self._viewers: set[HttpConnection] = set()
-
-    @property
-    def viewers(self) -> int:
-        """How many look on; for any thread."""
-        return len(self._viewers)
-
-    def join(self, viewer: HttpConnection) -> None:
-        """Send it what comes."""
-        self._viewers.add(viewer)
-
-    def leave(self, viewer: HttpConnection) -> None:
-        """It has gone."""
-        self._viewers.discard(viewer)
-
-    def deliver(self, piece: bytes) -> None:
-        """Hand a piece to everybody who has taken the one before the last; never waits."""
-        for viewer in self._viewers:
-            if viewer.writer.transport.get_write_buffer_size() > len(piece):
-                self.lost += 1
-            else:
-                viewer.writer.write(piece)
-
-    def end(self) -> None:
-        """There is no more: hang up."""
-        for viewer in self._viewers:
-            viewer.writer.close()
 
 
 class Site(Protocol):
@@ -183,6 +144,8 @@ class HttpConnection(Connection):
         except BadRequest as error:
             self._answer(Response(f"{error}\n".encode(), status=error.status))
             return
+        except (OSError, EOFError):
+            raise
         except Exception as error:
             log.warning("%s: %s: %s", self._server.address, type(error).__name__, error)
             self._answer(Response(b"something went wrong\n", status=500))

@@ -10,6 +10,7 @@ let classes = [];
 let hidden = new Set();
 let latest = null; // what came last, if it is not drawn yet
 let drawn = null; // what is on the canvas
+let stale = false; // it was drawn before something was switched
 let drawing = false;
 let times = [];
 let number = 0;
@@ -74,9 +75,10 @@ async function drawLatest() {
   if (drawing) return;
   drawing = true;
   try {
-    while (latest) {
-      const frame = latest;
+    while (latest || (stale && drawn)) {
+      const frame = latest || drawn;
       latest = null;
+      stale = false;
       await draw(frame);
       tell(frame.said);
     }
@@ -87,7 +89,7 @@ async function drawLatest() {
 
 function redraw() {
   byId("shown-opacity").textContent = `${byId("opacity").value} %`;
-  latest = latest || drawn;
+  stale = true;
   drawLatest();
 }
 

@@ -18,7 +18,8 @@ from pipeline.sinks.files import cannot_write
 from pipeline.sinks.images import IndexedPngCoder
 from pipeline.sinks.serve.address import Address, refuse_open_door
 from pipeline.sinks.serve.auth import Credentials
-from pipeline.sinks.serve.http import Feed, HttpServer, Response, Site, tls_context
+from pipeline.sinks.serve.feed import Feed
+from pipeline.sinks.serve.http import HttpServer, Response, Site, tls_context
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.serve.server import Mounted
 from pipeline.sinks.web.jpeg import MotionJpeg

@@ -118,7 +118,8 @@ def browser(folder: Path) -> Iterator[Browser]:
     process = subprocess.Popen(
         [
             "bash", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}',
-            program, "--headless=new", "--window-size=1000,700", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            program, "--headless=new", "--window-size=1000,700",
+            "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             "--disable-extensions", "--disable-background-networking", "--ignore-certificate-errors",
             "--hide-scrollbars", f"--user-data-dir={folder}", "--remote-debugging-pipe",
         ],

@@ -163,7 +163,7 @@ def test_a_player_ends_with_the_stream() -> None:
             for transport in ("tcp", "udp")
         ]
         until(lambda: sink.clients == 2, 10, "both clients")
-        time.sleep(0.3)
+        time.sleep(1.0)
     assert all(len(task.result(5)) > 2 for task in tasks), "goodbye ends them at once, not their time-out"
 
 
@@ -429,47 +429,3 @@ def test_a_change_of_size_reaches_those_who_look() -> None:
         sink.write(small.result(index))
     sink.close()
     assert [frame.width for frame in task.result()] == [128] * 4 + [66] * 4
-
-
-@pytest.mark.slow
-def test_a_minute_of_malformed_requests() -> None:
-    """Whatever clients send, the server goes on, remembers nothing of them, and serves the next one."""
-    noise = random.Random(20240229)
-    good = [
-        b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n",
-        b"DESCRIBE rtsp://127.0.0.1/cam RTSP/1.0\r\nCSeq: 2\r\nAccept: application/sdp\r\n\r\n",
-        b"SETUP rtsp://127.0.0.1/cam/trackID=0 RTSP/1.0\r\nCSeq: 3\r\nTransport: RTP/AVP/TCP;interleaved=0-1\r\n\r\n",
-        b"SETUP rtsp://127.0.0.1/cam RTSP/1.0\r\nCSeq: 3\r\nTransport: RTP/AVP;client_port=40000-40001\r\n\r\n",
-        b"PLAY rtsp://127.0.0.1/cam RTSP/1.0\r\nCSeq: 4\r\nRange: npt=0-\r\n\r\n",
-        b"$\1\0\x20" + b"\x80\xc9\0\7" + bytes(28),
-        b"GET_PARAMETER * RTSP/1.0\r\nCSeq: 5\r\nContent-Length: 5\r\n\r\nhello",
-        b"TEARDOWN * RTSP/1.0\r\nCSeq: 6\r\nAuthorization: Digest a=b, c=\"d\"\r\n\r\n",
-    ]  # fmt: skip
-    with served() as (port, sink):
-        assert isinstance(sink, Live)
-        began = time.monotonic()
-        rounds = 0
-        while time.monotonic() - began < 60:
-            data = bytearray(b"".join(noise.choices(good, k=noise.randint(1, 6))))
-            for _ in range(noise.randint(0, 8)):
-                place = noise.randrange(len(data) + 1)
-                match noise.randrange(4):
-                    case 0:
-                        data[place : place + 1] = bytes([noise.randrange(256)])
-                    case 1:
-                        del data[place : place + noise.randint(1, 30)]
-                    case 2:
-                        data[place:place] = noise.randbytes(noise.randint(1, 40))
-                    case 3:
-                        data[place:place] = data[:place][-noise.randint(1, 200) :]
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
-                try:
-                    wire.sendall(data)
-                    wire.settimeout(0.02)
-                    wire.recv(1 << 16)
-                except OSError:
-                    pass
-            rounds += 1
-        assert rounds > 500
-        until(lambda: sink.clients == 0, 5, "the end of all of them")
-        assert len(play(f"rtsp://127.0.0.1:{port}/cam", 5)) == 5
