@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.crf import BACKENDS, CRFParameters
 from pipeline.crf import MODES as CRF_MODES
 from pipeline.errors import ConfigError
-from pipeline.sinks import ServeOptions, VideoOptions
+from pipeline.sinks import RecordOptions, ServeOptions, VideoOptions
 from pipeline.sources import SourceOptions
 from pipeline.stages.render import RenderOptions
 
@@ -108,6 +108,7 @@ class RunOptions:
         source, video, render: options of those parts, the same for every input.
         model, engine, refine: see there.
         serve: who may reach what the run serves.
+        record: how long files with the clock in their names are, and how many are kept.
     """
 
     inputs: tuple[InputOptions, ...]
@@ -119,6 +120,7 @@ class RunOptions:
     render: RenderOptions = field(default_factory=RenderOptions)
     video: VideoOptions = field(default_factory=VideoOptions)
     serve: ServeOptions = field(default_factory=ServeOptions)
+    record: RecordOptions = field(default_factory=RecordOptions)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -26,6 +26,7 @@ examples:
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
   %(prog)s --input street.mp4 --output null --masks labels/ --start 1:30 --duration 10
   %(prog)s --input cam0 --output - | ffplay -
+  %(prog)s --input cam0 --output 'rec/{name}-%%Y%%m%%d-%%H%%M%%S.mkv' --keep-time 72:00:00 --keep-size 200G
   %(prog)s --input rtsp://camera/1 --output rtsp://@:8554/street --output http://@:8080/
   %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
   %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
@@ -99,6 +100,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_places(parser.add_argument_group("what goes in and out"))
     _add_network(parser.add_argument_group("network"))
     _add_picture(parser.add_argument_group("picture"))
+    _add_recording(
+        parser.add_argument_group("recording, where a name tells the time: rec/{name}-%%Y%%m%%d-%%H%%M%%S.mkv")
+    )
     _add_serving(parser.add_argument_group("serving"))
     _add_running(parser.add_argument_group("running"))
     return parser
@@ -140,6 +144,13 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--codec", metavar="NAME", help="encoder of the overlay, as libav names it")
 
 
+def _add_recording(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--segment-time", metavar="S", help="length of a file; default 10:00")
+    group.add_argument("--segment-size", metavar="SIZE", help="begin the next file at this size, such as 500M")
+    group.add_argument("--keep-time", metavar="S", help="remove files that are older")
+    group.add_argument("--keep-size", metavar="SIZE", help="remove the oldest files beyond this size in all")
+
+
 def _add_serving(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--auth", metavar="USER:${NAME}", help="credentials that clients must give (quote it)")
     group.add_argument("--auth-file", metavar="FILE", help="file of USER:PASSWORD lines")
@@ -179,8 +190,8 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
         given["classes"] = [name.strip() for name in flags.classes.split(",") if name.strip()]
         if not given["classes"]:
             raise ConfigError("--classes names no class")
-    for name in {"start", "duration"} & given.keys():
-        given[name] = parse_time(given[name], f"--{name}")
+    for name in {"start", "duration", "segment_time", "keep_time"} & given.keys():
+        given[name] = parse_time(given[name], f"--{name.replace('_', '-')}")
     overrides = {FLAGS[name]: value for name, value in given.items()}
     may_write_nothing = flags.explain is not None
     if flags.places:

@@ -281,8 +281,8 @@ class Runner:
 def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
     # Encoders count the processors of the machine, not those that this process may use.
     video = replace(options.video, threads=options.video.threads or min(_ENCODER_THREADS, available_cpus()))
-    outputs = tuple(open_output(uri, video, options.serve) for uri in one.outputs)
-    return outputs + tuple(open_masks(uri, options.serve) for uri in one.masks)
+    outputs = tuple(open_output(uri, video, options.serve, options.record) for uri in one.outputs)
+    return outputs + tuple(open_masks(uri, options.serve, options.record) for uri in one.masks)
 
 
 def refuse_clashes(options: RunOptions, report: str | None = None) -> None:

@@ -24,6 +24,7 @@ class _Caught:
     def __init__(self, name: str) -> None:
         self._name = name
         self._parts: list[bytes] = []
+        self.written = 0
 
     @property
     def name(self) -> str:
@@ -34,6 +35,7 @@ class _Caught:
 
     def write(self, data: bytes) -> int:
         self._parts.append(bytes(data))
+        self.written += len(data)
         return len(data)
 
     def take(self) -> bytes:

@@ -108,6 +108,11 @@ class MaskVideoSink:
         """The output as the user named it."""
         return self._name
 
+    @property
+    def written(self) -> int:
+        """Bytes written so far."""
+        return sum(target.written for target in self._all())
+
     def open(self, info: OutputInfo) -> None:
         """Make the first files, under hidden names; the encoder starts with the first mask's size."""
         self._targets = [self._make_targets(1)]
