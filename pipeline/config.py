@@ -53,6 +53,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "tls_cert": ("serve", "tls_cert"),
     "tls_key": ("serve", "tls_key"),
     "insecure": ("serve", "insecure"),
+    "metrics_port": ("serve", "metrics"),
     "serve_host": ("serve", "hosts"),
 }
 """Where the value of a flag, or of a keyword of `pipeline.stream`, goes in the tree of options."""

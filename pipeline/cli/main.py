@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     flags = parser.parse_args(arguments)
-    _set_up_logging(flags.verbose, flags.quiet)
+    from pipeline.cli import logs
+
+    logs.set_up(flags.verbose, quiet=flags.quiet, form=flags.log_format)
     try:
         status = _dispatch(flags)
         if sys.stdout is not None:  # None where it was closed before the start
@@ -60,22 +62,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
-        return _complain(parser.prog, error, verbose=flags.verbose > 0)
+        return _complain(parser.prog, error, flags)
     return status
 
 
-def _complain(program: str, error: Exception, *, verbose: bool) -> int:
+def _complain(program: str, error: Exception, flags: argparse.Namespace) -> int:
     """Say on one line what went wrong; the exit status."""
     from engines.base import EngineError
     from pipeline.errors import ConfigError, PipelineError
 
-    if verbose:
+    if flags.verbose:
         log.error("failed", exc_info=error)
     message = str(error)
     if not isinstance(error, PipelineError | EngineError):
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
-    if sys.stderr is not None:  # else it would go to standard output
+    if flags.log_format == "json":
+        log.error("%s", message)
+    elif sys.stderr is not None:  # else it would go to standard output
         print(f"{program}: error: {message}", file=sys.stderr)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
@@ -157,6 +161,7 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tls-cert", metavar="FILE", help="certificate chain of the page, PEM")
     group.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
     group.add_argument("--insecure", action="store_true", default=None, help="serve other machines without those")
+    group.add_argument("--metrics-port", metavar="PORT", help="tell Prometheus, and /healthz and /readyz, at this port")
     group.add_argument("--serve-host", action="append", metavar="NAME", help="a name by which browsers call the page")
 
 
@@ -168,6 +173,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--list-inputs", action="store_true", help="cameras and other inputs on this machine")
     group.add_argument("--list-models", action="store_true", help="models by name")
     group.add_argument("--quiet", action="store_true", help="errors alone")
+    group.add_argument("--log-format", choices=("text", "json"), default="text", help="an object a line, or plain text")
     group.add_argument("-v", "--verbose", action="count", default=0, help="more (-vv: everything), and tracebacks")
 
 
@@ -230,7 +236,7 @@ def _dispatch(flags: argparse.Namespace) -> int:
         return EXIT_OK
     from pipeline.cli.session import perform
 
-    return perform(options, report=flags.report, quiet=flags.quiet)
+    return perform(options, report=flags.report, quiet=flags.quiet, in_logs=flags.log_format == "json")
 
 
 def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:
@@ -240,10 +246,3 @@ def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:
     given += ["--report"] if flags.report is not None else []
     if given:
         raise ConfigError(f"--explain writes pictures of one frame and nothing else: leave {given[0]} out")
-
-
-def _set_up_logging(verbose: int, quiet: bool) -> None:
-    level = logging.ERROR if quiet else (logging.INFO, logging.DEBUG)[min(verbose, 1)]
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
-    for name in ("pipeline", "engines"):
-        logging.getLogger(name).setLevel(level)

@@ -237,6 +237,16 @@ class Runner:
         return self.report()
 
     @property
+    def failed(self) -> bool:
+        """Any part of the run has failed."""
+        return self._crew.failed
+
+    @property
+    def worker_deaths(self) -> int:
+        """Refining workers that died and were replaced."""
+        return self._pool.stats().deaths if self._pool is not None else 0
+
+    @property
     def losses(self) -> tuple[PipelineError, ...]:
         """Inputs that ended before their time, after frames had come."""
         return tuple(lane.lost for lane in self.lanes if lane.lost is not None)

@@ -43,7 +43,9 @@ def _first_line() -> dict[str, Any]:
 def main() -> None:
     """Publish until the input ends."""
     task = _first_line()
-    given = av.open(_Input(), "r", format="nut", options={"probesize": "32", "analyzeduration": "0", "fflags": "nobuffer"})
+    given = av.open(
+        _Input(), "r", format="nut", options={"probesize": "32", "analyzeduration": "0", "fflags": "nobuffer"}
+    )
     _alarm(task["open_timeout"])
     made = av.open(task["address"], "w", format=task["container"], container_options=task["options"])
     stream = made.add_stream_from_template(given.streams.video[0])

@@ -18,6 +18,7 @@ class ServeOptions:
         auth_file: file of such lines, one a user; empty lines and those that begin with ``#`` are passed over.
         tls_cert, tls_key: certificate chain and private key, PEM, for the page.
         insecure: serve other machines without what is wanted then (credentials; TLS for the page).
+        metrics: where metrics and health are told: ``PORT``, for this machine alone, or ``ADDRESS:PORT``.
         hosts: names by which browsers may call the page, besides addresses, ``localhost`` and this
             machine's own name.
     """
@@ -27,6 +28,7 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure: bool = False
+    metrics: str | int | None = None
     hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
