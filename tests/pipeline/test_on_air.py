@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,12 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.config import load_options
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
+from pipeline.runner.metrics import MetricsServer
+from pipeline.sinks import ServeOptions, open_output
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import arguments, nothing_left, one_line_error, options_of, run, started, times, until
+from tests.pipeline.running import ROOT, arguments, nothing_left, one_line_error, options_of, run, started, times, until
 from tests.pipeline.sinks.serving import Task, free_port, page_pieces, play
 
 pytestmark = [pytest.mark.timeout(90)]
@@ -80,9 +85,6 @@ def _ready(port: int) -> bool:
 
 
 def test_what_prometheus_reads(tiny: str) -> None:
-    from pipeline.runner.metrics import MetricsServer
-    from pipeline.sinks import ServeOptions
-
     rtsp, port = free_port(), free_port()
     options = options_of([InputOptions(LIVE, "cam", (f"rtsp://@:{rtsp}/cam",), ("null",))], tiny)
     with nothing_left(), MetricsServer(str(port), ServeOptions()) as server:
@@ -132,10 +134,6 @@ def test_the_page_gets_plain_pictures_and_true_labels(tiny: str) -> None:
         ((_, jpeg, png),) = page_pieces(f"http://127.0.0.1:{port}/frames", 1)
         runner.stop()
         runner.finish()
-    import io
-
-    from PIL import Image
-
     picture = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), int)
     labels = np.asarray(Image.open(io.BytesIO(png)))
     assert labels.shape == (80, 96)
@@ -168,6 +166,16 @@ def _listens(port: int) -> bool:
 def test_wrong_usage_is_one_line(flags: tuple[str, ...], said: str, cli: Cli, tiny: str) -> None:
     line = one_line_error(cli(*arguments(LIVE, tiny, *flags)), said, status=2)
     assert "secret" not in line
+
+
+def test_the_documented_deployment_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_URL", "rtsp://camera/1")
+    monkeypatch.setenv("VIEWER_PASSWORD", "topsecret")
+    options = load_options(str(ROOT / "docs/deploy/run.yaml"), {})
+    (one,) = options.inputs
+    names = [open_output(uri, options.video, options.serve, options.record).name for uri in one.outputs]
+    assert names == list(one.outputs)
+    assert "topsecret" not in repr(options)
 
 
 def test_a_port_in_use_is_told_before_anything_runs(cli: Cli, tiny: str) -> None:

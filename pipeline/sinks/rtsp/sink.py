@@ -103,8 +103,10 @@ class RtspSink:
         mounted, stream, encoder = self._mounted, self._stream, self._encoder
         self._mounted = self._stream = self._encoder = None
         if mounted is not None and stream is not None:
-            mounted.service.run(stream.end)
-            mounted.close()
+            try:
+                mounted.service.run(stream.end)
+            finally:
+                mounted.close()
         if encoder is not None:
             encoder.close()
 

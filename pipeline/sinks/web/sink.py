@@ -199,8 +199,10 @@ class LivePageSink:
         mounted, page = self._mounted, self._page
         self._mounted = self._page = self._info = None
         if mounted is not None and page is not None:
-            mounted.service.run(page.end)
-            mounted.close()
+            try:
+                mounted.service.run(page.end)
+            finally:
+                mounted.close()
 
     def abort(self) -> None:
         """As `close`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -17,7 +19,7 @@ from pipeline.sinks.base import Live
 from tests.conftest import need_program
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES, labels_of
-from tests.pipeline.sinks.serving import Task, free_port, on_air, play
+from tests.pipeline.sinks.serving import SHOWN, Task, free_port, on_air, play
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
@@ -85,3 +87,21 @@ def test_other_machines_only_on_purpose() -> None:
             open_masks(uri)
     with pytest.raises(ConfigError, match="of no known kind"):
         open_output("tcp://@:9000")
+
+
+def test_the_documented_reader_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "live.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.strip().splitlines()) <= 10
+    port = free_port()
+    sink = open_masks(f"tcp://@:{port}")
+    assert isinstance(sink, Live)
+    sink.open(SHOWN.info())
+    task = Task(lambda: exec(code.replace("9000", str(port)), {}))
+    until(lambda: sink.clients, 10)
+    for index in range(5):
+        sink.write(SHOWN.result(index))
+    sink.close()
+    task.result()
+    centre = [SHOWN.info().labels.names[SHOWN.result(index).labels[48, 64]] for index in range(5)]
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == centre
