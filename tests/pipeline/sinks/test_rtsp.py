@@ -167,6 +167,23 @@ def test_a_player_ends_with_the_stream() -> None:
     assert all(len(task.result(5)) > 2 for task in tasks), "goodbye ends them at once, not their time-out"
 
 
+def test_the_end_is_said_in_rtcp() -> None:
+    with closing(socket.socket(type=socket.SOCK_DGRAM)) as rtcp:
+        rtcp.bind(("127.0.0.1", 0))
+        rtcp.settimeout(5)
+        port = rtcp.getsockname()[1]
+        with served() as (server, sink):
+            assert isinstance(sink, Live)
+            one = Client(server)
+            one.ask("SETUP", one.url + "/trackID=0", Transport=f"RTP/AVP;unicast;client_port={port - 1}-{port}")
+            one.ask("PLAY")
+            assert rtcp.recv(2000)[1] == 200
+        with closing(one):
+            packet = rtcp.recv(2000)
+            assert packet[1] == 201, "a compound packet begins with a report"
+            assert b"\x81\xcb\0\1" in packet
+
+
 # ---- the protocol
 
 
