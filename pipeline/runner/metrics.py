@@ -33,7 +33,7 @@ class MetricsServer:
     """Serves what is known of a run; a context manager.
 
     ``/healthz`` and ``/readyz`` ask for no credentials.  The first is 200 while the run has not failed, the second
-    once every input has given a frame, and as long as frames get on.
+    once every output has taken a frame, and as long as frames get on.
 
     Args:
         place: ``PORT``, for this machine alone, or ``ADDRESS:PORT``.
@@ -114,7 +114,7 @@ class _Site:
         frames = tuple(lane.meters.render.frames for lane in runner.lanes)
         if frames != self._seen:
             self._seen, self._changed = frames, time.monotonic()
-        if not all(frames):
+        if not all(outlet.meter.frames or outlet.gone for lane in runner.lanes for outlet in lane.outlets):
             return "waiting for the first frame"
         return "no frame gets on" if time.monotonic() - self._changed > STALE_S else ""
 

@@ -95,7 +95,7 @@ def test_what_prometheus_reads(tiny: str) -> None:
             server.follow(runner)
             runner.start()
             until(lambda: get(port, "readyz")[0] == 200, 20)
-            viewer = Task(lambda: play(f"rtsp://127.0.0.1:{rtsp}/cam", 20))
+            viewer = Task(lambda: play(f"rtsp://127.0.0.1:{rtsp}/cam", 50))
             until(lambda: samples(port)["deeplab_stream_clients", "cam", f"rtsp://@:{rtsp}/cam"] == 1, 20)
             viewer.result()
             runner.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import threading
@@ -15,7 +16,10 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 import av
+import numpy as np
 
+from engines.labels import CAMVID
+from pipeline.frame import Result
 from pipeline.sinks.base import Live, Sink
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES, Take
@@ -25,11 +29,30 @@ Piece = tuple[dict[str, Any], bytes, bytes]
 SHOWN = replace(TAKES[0], width=128, height=96, live=True)
 
 
+class Noise(Take):
+    """Pictures and labels that no encoder makes small."""
+
+    def result(self, index: int) -> Result:
+        result = super().result(index)
+        noise = np.random.default_rng(index)
+        y, u, v = (noise.integers(16, 235, plane.shape, np.uint8) for plane in result.frame.planes)
+        labels = noise.integers(0, len(CAMVID), result.labels.shape, np.uint8)
+        return replace(result, frame=replace(result.frame, planes=(y, u, v)), labels=labels)
+
+
+NOISE = Noise("noise", 360, 640, ticks=(0, 512), live=True)
+
+
 def free_port() -> int:
     """A port that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def without_own_cache() -> dict[str, str]:
+    """The environment of GStreamer's programs, which else would look through all plugins anew for ten seconds."""
+    return {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
 
 
 class Task:
@@ -101,7 +124,8 @@ def on_air(sink: Sink, take: Take = SHOWN, rate: float = 25) -> Iterator[None]:
 def play(url: str, frames: int | None = None, **options: str) -> list[av.VideoFrame]:
     """Pictures as PyAV shows them, to the end of the stream or to a number of them."""
     seen = []
-    given = {"rtsp_transport": "tcp", **options} if url.startswith("rtsp") else options
+    quick = {"analyzeduration": "0", "probesize": "32"}
+    given = {"rtsp_transport": "tcp", **quick, **options} if url.startswith("rtsp") else options
     with av.open(url, options=given, timeout=15) as container:
         for frame in container.decode(video=0):
             seen.append(frame)

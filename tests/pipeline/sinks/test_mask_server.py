@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -19,7 +18,7 @@ from pipeline.sinks.base import Live
 from tests.conftest import need_program
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES, labels_of
-from tests.pipeline.sinks.serving import SHOWN, Task, free_port, on_air, play
+from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, free_port, on_air, play
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
@@ -49,11 +48,11 @@ def test_a_slow_reader_loses_its_own_masks() -> None:
     port = free_port()
     sink = open_masks(f"tcp://@:{port}")
     assert isinstance(sink, Live)
-    with on_air(sink, replace(TAKES[0], height=360, width=640), 100):
+    with on_air(sink, NOISE, 50):
         until(lambda: play(f"tcp://127.0.0.1:{port}", 1), 10)
         with socket.create_connection(("127.0.0.1", port), timeout=5):
             until(lambda: sink.lost > 3, 30, "a loss")
-            times = [round(frame.time * 100) for frame in play(f"tcp://127.0.0.1:{port}", 20)]
+            times = [round(frame.time * 50) for frame in play(f"tcp://127.0.0.1:{port}", 20)]
             assert times == list(range(times[0], times[0] + 20)), "the other reader gets everything"
 
 

@@ -28,7 +28,7 @@ from tests.conftest import need_program
 from tests.pipeline.running import until
 from tests.pipeline.sinks.chromium import Browser, browser
 from tests.pipeline.sinks.made import TAKES, Take, labels_of
-from tests.pipeline.sinks.serving import free_port, on_air, page_pieces, play
+from tests.pipeline.sinks.serving import NOISE, free_port, on_air, page_pieces, play
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_error_logged")]
 
@@ -258,7 +258,7 @@ def test_rubbish_is_refused() -> None:
 
 
 def test_a_slow_viewer_loses_its_own_pictures() -> None:
-    with served() as (port, sink):
+    with served(take=NOISE) as (port, sink):
         assert isinstance(sink, Live)
         with socket.create_connection(("127.0.0.1", port), timeout=5) as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

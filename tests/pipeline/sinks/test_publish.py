@@ -10,32 +10,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, SinkError
-from pipeline.frame import Result
 from pipeline.sinks import VideoOptions, open_output
 from pipeline.sinks.base import Live, Sink
 from tests.conftest import absent, need_program
 from tests.pipeline.running import nothing_left, until
-from tests.pipeline.sinks.made import Take
-from tests.pipeline.sinks.serving import SHOWN, Task, free_port, on_air
+from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, free_port, on_air, without_own_cache
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_error_logged")]
-
-
-class Noise(Take):
-    """Pictures that no encoder makes small."""
-
-    def result(self, index: int) -> Result:
-        result = super().result(index)
-        noise = np.random.default_rng(index)
-        y, u, v = (noise.integers(16, 235, plane.shape, np.uint8) for plane in result.frame.planes)
-        return replace(result, frame=replace(result.frame, planes=(y, u, v)))
 
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -43,7 +29,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 @contextmanager
 def peer(*command: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=without_own_cache())
     try:
         yield process
     finally:
@@ -101,7 +87,10 @@ def next_lines(process: subprocess.Popen[str], count: int) -> list[str]:
 
 @pytest.mark.parametrize(
     ("server", "form"),
-    [(record_server, "rtsp://me:secret@127.0.0.1:{}/cam"), (rtmp_server, "rtmp://127.0.0.1:{}/live/key")],
+    [
+        (record_server, "rtsp://me:secret@127.0.0.1:{}/cam"),
+        pytest.param(rtmp_server, "rtmp://127.0.0.1:{}/live/key", marks=pytest.mark.slow),
+    ],
     ids=["rtsp", "rtmp"],
 )
 def test_pictures_arrive_and_come_again_after_a_restart(
@@ -142,6 +131,7 @@ def test_a_server_that_was_never_there_is_an_error_in_the_end() -> None:
         sink.abort()
 
 
+@pytest.mark.slow
 def test_a_silent_server_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """libav would wait for ever: the thread that writes must not, and closing is bounded."""
     monkeypatch.setattr("pipeline.sinks.publish.OPEN_TIMEOUT_S", 1.0)
@@ -164,12 +154,13 @@ def test_a_silent_server_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
             silent.accept()[0].close()
 
 
+@pytest.mark.slow
 def test_a_server_that_freezes_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.sinks.publish.WRITE_TIMEOUT_S", 1.0)
     port = free_port()
     sink = open_output(f"rtsp://127.0.0.1:{port}/cam", VideoOptions(quality=0))
     assert isinstance(sink, Live)
-    with record_server(port) as process, on_air(sink, Noise("noise", 360, 640, ticks=(0, 512), live=True), 30):
+    with record_server(port) as process, on_air(sink, NOISE, 30):
         next_lines(process, 5)
         os.kill(process.pid, signal.SIGSTOP)
         until(lambda: not sink.clients, 60, "that it is noticed")
