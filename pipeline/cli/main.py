@@ -104,9 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_places(parser.add_argument_group("what goes in and out"))
     _add_network(parser.add_argument_group("network"))
     _add_picture(parser.add_argument_group("picture"))
-    _add_recording(
-        parser.add_argument_group("recording, where a name tells the time: rec/{name}-%%Y%%m%%d-%%H%%M%%S.mkv")
-    )
+    _add_recording(parser.add_argument_group("recording, where a name tells the time: rec/{name}-%Y%m%d-%H%M%S.mkv"))
     _add_serving(parser.add_argument_group("serving"))
     _add_running(parser.add_argument_group("running"))
     return parser
@@ -117,9 +115,16 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         group.add_argument(flag, action=_Ordered, metavar=flag[2:].upper(), help=text)
 
     place("--input", "video, glob, directory or pattern of images, '-', camN, /dev/videoN, URL, lavfi:GRAPH, 'sample'")
-    place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, rtsp://@:8554/NAME (serve), '-', "
-                      "'null'; takes {name}")  # fmt: skip
-    place("--masks", "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'")
+    place(
+        "--output",
+        "overlay: .mp4 .mkv .webm .mov (with %%Y%%m%%d-%%H%%M%%S in the name: in segments), directory or pattern of "
+        "images, '-', 'null'; rtsp://@:8554/NAME and http://@:8080/ serve, rtsp://HOST/NAME and rtmp://HOST/APP/KEY "
+        "publish; takes {name}",
+    )
+    place(
+        "--masks",
+        "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'; tcp://@:PORT serves",
+    )
     group.add_argument("--config", metavar="PRESET|FILE", help="a preset by name, or a YAML file; flags win over it")
     group.add_argument("--start", metavar="S", help="skip to this time, which is 0 in overlays: seconds or [HH:]MM:SS")
     group.add_argument("--duration", metavar="S", help="stop after this much")

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import ssl
+import subprocess
 import threading
 import time
 import urllib.request
@@ -21,6 +22,7 @@ import numpy as np
 from engines.labels import CAMVID
 from pipeline.frame import Result
 from pipeline.sinks.base import Live, Sink
+from tests.conftest import need_program
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES, Take
 
@@ -142,3 +144,15 @@ def page_pieces(url: str, count: int | None = None, context: ssl.SSLContext | No
             said = json.loads(answer.read(int.from_bytes(head)))
             pieces.append((said, answer.read(said["jpeg"]), answer.read(said["png"])))
     return pieces
+
+
+def run_peer(*command: str) -> str:
+    """What a program prints, which must have nothing to complain of."""
+    program, *arguments = command
+    environment = without_own_cache()
+    done = subprocess.run(
+        [need_program(program), *arguments], capture_output=True, text=True, timeout=40, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout

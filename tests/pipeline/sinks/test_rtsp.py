@@ -2,132 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import socket
 import struct
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
 from itertools import pairwise
-from pathlib import Path
 
-import av
 import pytest
 
 from pipeline.errors import SinkError
-from pipeline.sinks import ServeOptions, open_output
-from pipeline.sinks.base import Live, Sink
-from tests.conftest import need_program
+from pipeline.sinks import open_output
+from pipeline.sinks.base import Live
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES
-from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, free_port, on_air, play, without_own_cache
+from tests.pipeline.sinks.rtsp_client import Client, client, listens, served
+from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, free_port, on_air, play, run_peer
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
 
-@dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Client:
-    """Speaks RTSP as it is told to."""
-
-    def __init__(self, port: int, host: str = "127.0.0.1", name: str = "cam") -> None:
-        self.url = f"rtsp://{f'[{host}]' if ':' in host else host}:{port}/{name}"
-        self.wire = socket.create_connection((host, port), timeout=10)
-        self.data = b""
-        self.number = 0
-        self.packets: list[tuple[int, bytes]] = []
-        self.order: list[str] = []
-
-    def read(self, count: int) -> bytes:
-        while len(self.data) < count:
-            more = self.wire.recv(1 << 16)
-            if not more:
-                raise EOFError
-            self.data += more
-        taken, self.data = self.data[:count], self.data[count:]
-        return taken
-
-    def packet(self) -> tuple[int, bytes]:
-        """The next packet within the connection."""
-        assert self.read(1) == b"$"
-        channel, length = struct.unpack(">BH", self.read(3))
-        self.order.append("packet")
-        self.packets.append((channel, self.read(length)))
-        return self.packets[-1]
-
-    def answer(self) -> Answer:
-        while (first := self.read(1)) == b"$":
-            self.data = first + self.data
-            self.packet()
-        head = first
-        while not head.endswith(b"\r\n\r\n"):
-            head += self.read(1)
-        self.order.append("answer")
-        line, *lines = head.decode().split("\r\n")[:-2]
-        match = re.fullmatch(r"RTSP/1\.0 (\d{3}) .+", line)
-        assert match, line
-        headers = dict(each.split(": ", 1) for each in lines)
-        return Answer(int(match[1]), headers, self.read(int(headers.get("Content-Length", "0"))))
-
-    def ask(self, method: str, url: str | None = None, body: bytes = b"", **headers: str) -> Answer:
-        self.number += 1
-        given = {"CSeq": str(self.number), **{k.replace("_", "-"): v for k, v in headers.items()}}
-        if body:
-            given["Content-Length"] = str(len(body))
-        lines = [f"{method} {url or self.url} RTSP/1.0", *(f"{k}: {v}" for k, v in given.items()), "", ""]
-        self.wire.sendall("\r\n".join(lines).encode() + body)
-        answer = self.answer()
-        assert answer.headers.get("CSeq") == str(self.number)
-        return answer
-
-    def play(self) -> Answer:
-        self.ask("SETUP", self.url + "/trackID=0", Transport="RTP/AVP/TCP;unicast;interleaved=0-1")
-        return self.ask("PLAY")
-
-    def close(self) -> None:
-        self.wire.close()
-
-
-@contextmanager
-def served(serve: ServeOptions | None = None, rate: float = 25) -> Iterator[tuple[int, Sink]]:
-    port = free_port()
-    sink = open_output(f"rtsp://@:{port}/cam", serve=serve)
-    with on_air(sink, SHOWN, rate):
-        until(lambda: _listens(port), 10, "a listening port")
-        yield port, sink
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@contextmanager
-def client(port: int, host: str = "127.0.0.1", name: str = "cam") -> Iterator[Client]:
-    with closing(Client(port, host, name)) as made:
-        yield made
-
-
 # ---- real players
-
-
-def run(*command: str) -> str:
-    program, *arguments = command
-    environment = without_own_cache()
-    done = subprocess.run(
-        [need_program(program), *arguments], capture_output=True, text=True, timeout=40, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr
-    return done.stdout
 
 
 def test_programs_play_it_over_tcp_and_udp() -> None:
@@ -139,11 +34,11 @@ def test_programs_play_it_over_tcp_and_udp() -> None:
         quick = ("-v", "error", "-analyzeduration", "100000")
         gst = ("rtph264depay", "!", "h264parse", "!", "avdec_h264", "!", "identity", "eos-after=20", "!", "fakesink")
         tasks = {
-            "probe": Task(lambda: run(*probe, "-analyzeduration", "100000", "-of", "csv=p=0", url)),
-            "ffmpeg tcp": Task(lambda: run("ffmpeg", *quick, "-rtsp_transport", "tcp", "-i", url6, *md5)),
-            "ffmpeg udp": Task(lambda: run("ffmpeg", *quick, "-rtsp_transport", "udp", "-i", url, *md5)),
+            "probe": Task(lambda: run_peer(*probe, "-analyzeduration", "100000", "-of", "csv=p=0", url)),
+            "ffmpeg tcp": Task(lambda: run_peer("ffmpeg", *quick, "-rtsp_transport", "tcp", "-i", url6, *md5)),
+            "ffmpeg udp": Task(lambda: run_peer("ffmpeg", *quick, "-rtsp_transport", "udp", "-i", url, *md5)),
             "gst": Task(
-                lambda: run(
+                lambda: run_peer(
                     "gst-launch-1.0", "-q", "rtspsrc", f"location={url}", "protocols=udp", "latency=0", "!", *gst
                 )
             ),
@@ -343,7 +238,7 @@ def test_a_slow_client_loses_its_own_pictures(monkeypatch: pytest.MonkeyPatch) -
     sink = open_output(f"rtsp://@:{port}/cam")
     assert isinstance(sink, Live)
     with on_air(sink, NOISE, 25):
-        until(lambda: _listens(port), 10)
+        until(lambda: listens(port), 10)
         with client(port) as slow:
             slow.play()
             until(lambda: sink.lost, 20, "a picture that is left out")
@@ -357,75 +252,17 @@ def test_a_slow_client_loses_its_own_pictures(monkeypatch: pytest.MonkeyPatch) -
             assert packet[12] & 31 in (7, 24), "after the gap comes a keyframe"
 
 
-# ---- who may look
-
-
-SECRET = "s3cret-word"
-
-
-def digest(method: str, url: str, nonce: str, password: str = SECRET) -> str:
-    def md5(text: str) -> str:
-        return hashlib.md5(text.encode()).hexdigest()
-
-    proof = md5(f"{md5(f'viewer:deeplab-stream:{password}')}:{nonce}:{md5(f'{method}:{url}')}")
-    return f'Digest username="viewer", realm="deeplab-stream", nonce="{nonce}", uri="{url}", response="{proof}"'
-
-
-def test_credentials_are_asked_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.sinks.rtsp.server._WRONG_DELAY_S", 0.0)
-    (tmp_path / "users").write_text(f"# who may look\n\nother:word\nviewer:{SECRET}\n")
-    serve = ServeOptions(auth_file=tmp_path / "users")
-    with served(serve) as (port, _):
-        with client(port) as one:
-            asked = one.ask("DESCRIBE")
-            assert asked.status == 401
-            nonce = re.search(r'nonce="(\w+)"', asked.headers["WWW-Authenticate"])
-            assert nonce
-            for wrong in (
-                digest("DESCRIBE", one.url, nonce[1], "guess"),
-                digest("DESCRIBE", one.url, "0" * 32),
-                digest("PLAY", one.url, nonce[1]),
-            ):
-                assert one.ask("DESCRIBE", Authorization=wrong).status == 401
-            right = digest("DESCRIBE", one.url, nonce[1])
-            assert one.ask("DESCRIBE", Authorization=right).status == 200
-            assert one.ask("SETUP", one.url + "/trackID=0", Transport="RTP/AVP/TCP").status == 401, "each time"
-        with client(port) as one:
-            assert one.ask("DESCRIBE", Authorization=right).status == 401, "a proof is of one connection"
-        url = f"rtsp://viewer:{SECRET}@127.0.0.1:{port}/cam"
-        assert len(play(url, 5)) == 5
-        user = ("user-id=viewer", f"user-pw={SECRET}", "protocols=tcp", "!", "fakesink", "num-buffers=3")
-        run("gst-launch-1.0", "-q", "rtspsrc", f"location=rtsp://127.0.0.1:{port}/cam", *user)
-        with pytest.raises(av.HTTPUnauthorizedError):
-            play(f"rtsp://127.0.0.1:{port}/cam", 1)
-    assert SECRET not in caplog.text
-    assert SECRET not in repr(serve)
-
-
-def test_guessing_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sinks.rtsp.server._WRONG_DELAY_S", 0.05)
-    with served(ServeOptions(auth=f"viewer:{SECRET}")) as (port, _), client(port) as one:
-        statuses = [one.ask("DESCRIBE", Authorization="Digest nonsense").status for _ in range(3)]
-        one.wire.sendall(f"DESCRIBE {one.url} RTSP/1.0\r\nCSeq: 9\r\nAuthorization: Basic eDp5\r\n\r\n".encode())
-        statuses.append(one.answer().status)
-        assert statuses == [401] * 4
-        with pytest.raises((EOFError, ConnectionResetError)):
-            one.answer()
-
-
 def test_several_streams_share_a_port() -> None:
     port = free_port()
     door, yard = (open_output(f"rtsp://@:{port}/{name}") for name in ("door", "yard/left"))
     with on_air(door), on_air(yard, TAKES[0]):
-        until(lambda: _listens(port), 10)
+        until(lambda: listens(port), 10)
         assert play(f"rtsp://127.0.0.1:{port}/door", 3)[2].width == 128
         assert play(f"rtsp://127.0.0.1:{port}/yard/left", 3)[2].width == 64
         twin = open_output(f"rtsp://@:{port}/door")
         with pytest.raises(SinkError, match="served already"):
             twin.open(SHOWN.info())
-    assert not _listens(port)
+    assert not listens(port)
 
 
 def test_a_change_of_size_reaches_those_who_look() -> None:
