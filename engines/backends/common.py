@@ -19,6 +19,9 @@ KEPT_SESSIONS = 8
 """Compiled sizes that an engine keeps: a stream that changes its size for ever must not eat the memory."""
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
+PRECISION_HELP = (
+    "fp16 is bf16 on processors that multiply that alone; default auto: the fastest that keeps the model's labels"
+)
 
 
 def available_cpus() -> int:

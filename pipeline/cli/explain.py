@@ -50,7 +50,9 @@ def explain(options: RunOptions, folder: Path) -> str:
     frame, model = decoded.frame, engine.model
     height, width = frame.height, max(1, round(frame.width * float(frame.sample_aspect_ratio)))
     heading = f"{model.name} on {frame.source}, {float(frame.pts):.2f} s"
-    licence = f"{len(model.labels)} classes · {engine.info.backend}, {engine.info.precision} · weights: {model.licence}"
+    licence = (
+        f"{len(model.labels)} classes · {engine.info.backend}, {engine.info.arithmetic} · weights: {model.licence}"
+    )
     # The network's own input looks like the picture: it has a file, but no place in the figure.
     shown = [step for step in steps if step.title != "network input"]
     files = [(step.title, step.picture) for step in steps] + [(f"scores of {one.name}", one.picture) for one in maps]

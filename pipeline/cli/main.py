@@ -118,10 +118,13 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto")
+    group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto: voc if it is "
+                       "here or comes within seconds, else street")  # fmt: skip
     group.add_argument("--size", type=int, metavar="N", help="short side of the network's input; default the model's")
-    group.add_argument("--engine", choices=ENGINES, help="default auto")
-    group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="default auto")
+    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: openvino, else "
+                       "onnxruntime")  # fmt: skip
+    group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="fp16 is bf16 on processors that "
+                       "multiply that alone; default auto: the fastest that keeps the model's labels")  # fmt: skip
     group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")
     group.add_argument("--dense-crf", action="store_true", help="the same as --refine crf")
     group.add_argument("--crf-workers", type=int, metavar="N", help="processes that refine; default by the machine")
@@ -129,7 +132,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_picture(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--render", choices=("overlay", "mask", "side-by-side"), help="default overlay")
+    group.add_argument(
+        "--render", choices=("overlay", "mask", "side-by-side"), help="what --output shows; default overlay"
+    )
     group.add_argument("--alpha", type=float, metavar="A", help="opacity of the overlay, 0 to 1")
     group.add_argument("--classes", metavar="NAME,…", help="paint these classes alone")
     group.add_argument("--legend", action=argparse.BooleanOptionalAction, default=None, help="names and shares")

@@ -77,6 +77,20 @@ def test_openvino_half_precision_only_where_the_processor_has_it(
         backend._precision("fp16", models["street"], ["BF16", "FP32"])
 
 
+def test_bf16_in_the_place_of_fp16_is_told(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a processor that multiplies bf16 alone, as nearly all are that have half precision."""
+    monkeypatch.setattr("engines.backends.openvino._precision", lambda *_: ("bf16", "bf16"))
+    for asked, told in (("fp16", "street in bf16 in place of fp16 on"), ("auto", "street in bf16 on")):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "engines"):
+            engine = open_engine(models["street"], "openvino", EngineOptions(asked, threads=1))
+        engine.close()
+        assert engine.info.precision == "bf16"
+        assert told in caplog.text
+
+
 def test_openvino_takes_half_precision_of_itself_only_where_the_model_keeps_its_labels(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
