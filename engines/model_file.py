@@ -27,12 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engines.base import Model, ModelError
 from engines.facts import MAX_CLASSES, MAX_STRIDE, PREFIX, SIZES, Checker, ModelFacts
 from engines.labels import CAMVID, VOC, LabelSet, voc_palette
 from engines.onnx_metadata import OnnxHeader, Value, read_header
+from engines.yaml_text import parse_yaml
 
 LABEL_SETS = {"camvid": CAMVID, "voc": VOC}
 """Label sets that a YAML file may name."""
@@ -130,13 +129,11 @@ def _read_yaml(path: Path) -> Checker:
     if beside is None:
         return Checker({}, f"{path.with_suffix('.yaml')}: ")
     try:
-        values: Any = yaml.safe_load(beside.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read {beside}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ModelError(f"{beside}{line}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
+        values: Any = parse_yaml(beside.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read {beside}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{beside} {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ModelError(f"{beside} must hold 'key: value' lines")

@@ -30,9 +30,10 @@ from engines.base import Engine, EngineError, EngineOptions, Model
 from engines.facts import SIZES
 from engines.training.dataset import Sample, UInt8, find_samples, read_sample
 from engines.training.metrics import WIDTHS, Confusion, Trimap
-from engines.training.refining import CRF_MODES, KINDS, Labeller, Refinement, chosen_refinement
+from engines.training.refining import CRF_MODES, Labeller, Refinement, chosen_refinement
 from pipeline.frame import Colour, Float32, Geometry
 from pipeline.stages.prepare import geometry_for, prepare
+from pipeline.stages.refine import KINDS
 
 TIMEOUT = 600.0
 """Seconds that a single picture may take."""

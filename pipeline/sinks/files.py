@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
-    errno.ENOENT: "its directory does not exist or cannot be made",
+    errno.ENOENT: "its directory is gone, or cannot be made",
     errno.ENOTDIR: "a part of the path is a file, not a directory",
     errno.EISDIR: "there is a directory of that name",
     errno.ENAMETOOLONG: "the name is too long",
@@ -132,7 +133,7 @@ class _Descriptor:
 class PartFile(_Descriptor):
     """A file written beside its final name, hidden, and renamed over it when finished.
 
-    Missing directories are made, and removed again by `discard`.  A symbolic link is followed: the
+    Its directory is made as `make_directory` does, and removed again by `discard`.  A symbolic link is followed: the
     file it points to is replaced, not the link.  Nothing is synchronised to the disk: after
     a power cut the result must be computed again anyway.
 
@@ -147,11 +148,10 @@ class PartFile(_Descriptor):
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(name, -1)
         self._final = Path(os.path.realpath(path))
-        self._made: list[Path] = []
+        self._made: Path | None = None
         self._current: Path | None = None
         try:
-            if self._final.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "is a directory")
+            _refuse_special(self._final)
             self._made = make_directory(self._final.parent)
             # A short part of the name is enough, and keeps long names possible.
             self._current = self._final.parent / f".{self._final.name[:40]}.{secrets.token_hex(4)}.part"
@@ -195,14 +195,14 @@ class PartFile(_Descriptor):
         self._current = self._final
 
     def discard(self) -> None:
-        """Remove the file, whatever its name now, and the directories made for it."""
+        """Remove the file, whatever its name now, and the directory made for it."""
         self._close()
         if self._current is not None:
             with suppress(OSError):
                 self._current.unlink()
             self._current = None
-        remove_directories(self._made)
-        self._made = []
+        remove_directory(self._made)
+        self._made = None
 
 
 class StandardOutput(_Descriptor):
@@ -303,12 +303,8 @@ def check_place(path: Path, name: str) -> None:
     """
     try:
         final = Path(os.path.realpath(path))
-        if final.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
-        final.exists()  # a name that is too long
-        there = next(parent for parent in final.parents if parent.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+        _refuse_special(final)
+        there = final.parent.parent if _is_missing(final.parent) else final.parent
         if not os.access(there, os.W_OK | os.X_OK):
             read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
             raise PermissionError(errno.EROFS if read_only else errno.EACCES, "not writable")
@@ -316,32 +312,55 @@ def check_place(path: Path, name: str) -> None:
         raise cannot_write(name, error) from error
 
 
-def make_directory(directory: Path) -> list[Path]:
-    """Make a directory and its parents; the ones that were missing, outermost first.
+def make_directory(directory: Path) -> Path | None:
+    """See that there is a directory: where it alone is missing it is made, as ``out`` for ``out/overlay.mp4``.
+
+    A longer path that is not there is a slip of the pen more often than a wish, and so is one right below the
+    root, where only a privileged user could make it.
+
+    Returns:
+        The directory if it was made, for `remove_directory`; None if it was there.
 
     Raises:
         OSError: cannot be made.
     """
-    missing = []
-    for path in (directory, *directory.parents):
-        if path.exists():
-            break
-        missing.append(path)
-    made: list[Path] = []
-    try:
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True)  # another output of this run may be first
-            made.append(path)
-    except OSError:
-        remove_directories(made)
-        raise
-    if not directory.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "not a directory")
-    return made
+    directory = Path(os.path.realpath(directory))
+    if not _is_missing(directory):
+        return None
+    directory.mkdir(exist_ok=True)  # another output of this run may be first
+    return directory
 
 
-def remove_directories(made: list[Path]) -> None:
-    """Remove the directories that `make_directory` made, as far as they are empty."""
-    for path in reversed(made):
+def remove_directory(made: Path | None) -> None:
+    """Remove a directory that `make_directory` made, if it is empty."""
+    if made is not None:
         with suppress(OSError):
-            path.rmdir()
+            made.rmdir()
+
+
+def _is_missing(directory: Path) -> bool:
+    """Whether a directory is not there, but would be made.
+
+    Raises:
+        OSError: it is not there and will not be made, or there is a file of that name.
+    """
+    if directory.is_dir():
+        return False
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+    if there != directory.parent or there == directory.parent.parent:
+        raise OSError(f"there is no directory {directory}; make it with mkdir -p {shlex.quote(str(directory))}")
+    return True
+
+
+def _refuse_special(path: Path) -> None:
+    """See that no directory, device or pipe would be replaced by a file.
+
+    Raises:
+        OSError: it would.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file, but a device, pipe or socket")

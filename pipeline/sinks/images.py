@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Frame, Result
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, refuse_input, remove_directories
+from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, refuse_input, remove_directory
 from pipeline.sinks.picture import Canvas, range_code, scaler_matrix
 from pipeline.sources.base import AudioPacket
 
@@ -111,7 +111,7 @@ class ImageSink:
         self._names = names
         self._coder = coder
         self._info: OutputInfo | None = None
-        self._made: list[Path] = []
+        self._made: Path | None = None
         self._written = _Indices()
         self._held: deque[PartFile] = deque()
 
@@ -179,18 +179,18 @@ class ImageSink:
         self._forget()
 
     def abort(self) -> None:
-        """Remove the files that were written, and the directories made for them; what was there before stays."""
+        """Remove the files that were written, and the directory made for them; what was there before stays."""
         for target in self._held:
             target.discard()
         for index in self._written:
             with suppress(OSError):
                 self._names.path(index).unlink()
-        remove_directories(self._made)
+        remove_directory(self._made)
         self._forget()
 
     def _forget(self) -> None:
         self._info = None
-        self._made = []
+        self._made = None
         self._written = _Indices()
         self._held.clear()
 

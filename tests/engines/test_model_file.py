@@ -238,7 +238,7 @@ def test_a_known_label_set(models: dict[str, Model], tmp_path: Path) -> None:
         ("name: 5\n", "name is 5: it must be a text"),
         ("size:\n", "size is empty: give a value or remove the line"),
         ("- a\n- b\n", "must hold 'key: value' lines"),
-        ("labels: [a, b\nmean: 3\n", "line 2: not YAML"),
+        ("labels: [a, b\nmean: 3\n", "net.yaml is not YAML, line 2"),
         ("mean: !!python/object/apply:os.getcwd []\n", "not YAML"),
     ],
 )

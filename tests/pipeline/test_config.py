@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_options, preset_names
+from engines.settings import preset_names
+from pipeline.config import load_options
 from pipeline.errors import ConfigError
 from pipeline.options import RunOptions
 
