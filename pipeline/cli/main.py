@@ -21,6 +21,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 ENGINES = ("auto", "openvino", "onnxruntime", "tensorrt", "torch")
 
 EXAMPLES = """\
+The directory of an output is made where it alone is missing; a longer path must be there (mkdir -p).
+
 examples:
   %(prog)s --input street.mp4 --output overlay.mp4
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
@@ -74,7 +76,8 @@ def _complain(program: str, error: Exception, *, verbose: bool) -> int:
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
     if sys.stderr is not None:  # else it would go to standard output
-        print(f"{program}: error: {message}", file=sys.stderr)
+        told = "\\n".join(message.splitlines())  # a file's name may hold line breaks
+        print(f"{program}: error: {told}", file=sys.stderr)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
 
@@ -189,6 +192,7 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
 
 
 def _dispatch(flags: argparse.Namespace) -> int:
+    _refuse_empty(flags)
     if flags.list_inputs or flags.list_models:
         from pipeline.cli import listing
 
@@ -213,6 +217,15 @@ def _dispatch(flags: argparse.Namespace) -> int:
     from pipeline.cli.session import perform
 
     return perform(options, report=flags.report, quiet=flags.quiet)
+
+
+def _refuse_empty(flags: argparse.Namespace) -> None:
+    """A variable of a script that was not set, most often; as a path it would mean the current directory."""
+    from pipeline.errors import ConfigError
+
+    for name, value in (*vars(flags).items(), *(flags.places or ())):
+        if value == "":
+            raise ConfigError(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
 
 
 def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:

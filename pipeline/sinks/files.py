@@ -8,6 +8,7 @@ keeps the first error, and `check` raises it.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 import shlex
@@ -25,7 +26,7 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
-    errno.ENOENT: "its directory is gone, or cannot be made",
+    errno.ENOENT: "its directory does not exist or cannot be made",
     errno.ENOTDIR: "a part of the path is a file, not a directory",
     errno.EISDIR: "there is a directory of that name",
     errno.ENAMETOOLONG: "the name is too long",
@@ -148,7 +149,7 @@ class PartFile(_Descriptor):
     def __init__(self, path: Path, name: str) -> None:
         super().__init__(name, -1)
         self._final = Path(os.path.realpath(path))
-        self._made: Path | None = None
+        self._made: list[Path] = []
         self._current: Path | None = None
         try:
             _refuse_special(self._final)
@@ -195,14 +196,14 @@ class PartFile(_Descriptor):
         self._current = self._final
 
     def discard(self) -> None:
-        """Remove the file, whatever its name now, and the directory made for it."""
+        """Remove the file, whatever its name now, and the directories made for it."""
         self._close()
         if self._current is not None:
             with suppress(OSError):
                 self._current.unlink()
             self._current = None
-        remove_directory(self._made)
-        self._made = None
+        remove_directories(self._made)
+        self._made = []
 
 
 class StandardOutput(_Descriptor):
@@ -291,12 +292,13 @@ def refuse_input(name: str, path: Path, uri: str) -> None:
         raise SinkError(f"{name} is {what}: choose another")
 
 
-def check_place(path: Path, name: str) -> None:
+def check_place(path: Path, name: str, *, own: bool = False) -> None:
     """See that a `PartFile` could be made, without making anything.
 
     Args:
         path: final name.
         name: how messages call the output.
+        own: its directory is the output's own, see `make_directory`.
 
     Raises:
         SinkError: it could not.
@@ -304,7 +306,7 @@ def check_place(path: Path, name: str) -> None:
     try:
         final = Path(os.path.realpath(path))
         _refuse_special(final)
-        there = final.parent.parent if _is_missing(final.parent) else final.parent
+        there = (*(each.parent for each in _missing(final.parent, own)), final.parent)[0]
         if not os.access(there, os.W_OK | os.X_OK):
             read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
             raise PermissionError(errno.EROFS if read_only else errno.EACCES, "not writable")
@@ -312,46 +314,55 @@ def check_place(path: Path, name: str) -> None:
         raise cannot_write(name, error) from error
 
 
-def make_directory(directory: Path) -> Path | None:
-    """See that there is a directory: where it alone is missing it is made, as ``out`` for ``out/overlay.mp4``.
+def make_directory(directory: Path, *, own: bool = False) -> list[Path]:
+    """See that there is the directory that holds an output: it is made where it alone is missing.
 
-    A longer path that is not there is a slip of the pen more often than a wish, and so is one right below the
-    root, where only a privileged user could make it.
+    So ``out/overlay.mp4`` makes ``out``.  A longer path that is not there is a slip of the pen more often than a
+    wish, and so is one right below the root, where only a privileged user could make it.
+
+    Args:
+        directory: what holds the output.
+        own: it is the output itself, as ``out/masks/`` is: then ``out`` is what holds it.
 
     Returns:
-        The directory if it was made, for `remove_directory`; None if it was there.
+        The directories that were made, outermost first, for `remove_directories`.
 
     Raises:
         OSError: cannot be made.
     """
     directory = Path(os.path.realpath(directory))
-    if not _is_missing(directory):
-        return None
-    directory.mkdir(exist_ok=True)  # another output of this run may be first
-    return directory
+    made: list[Path] = []
+    try:
+        for path in _missing(directory, own):
+            path.mkdir(exist_ok=True)  # another output of this run may be first
+            made.append(path)
+    except OSError:
+        remove_directories(made)
+        raise
+    return made
 
 
-def remove_directory(made: Path | None) -> None:
-    """Remove a directory that `make_directory` made, if it is empty."""
-    if made is not None:
+def remove_directories(made: list[Path]) -> None:
+    """Remove the directories that `make_directory` made, as far as they are empty."""
+    for path in reversed(made):
         with suppress(OSError):
-            made.rmdir()
+            path.rmdir()
 
 
-def _is_missing(directory: Path) -> bool:
-    """Whether a directory is not there, but would be made.
+def _missing(directory: Path, own: bool) -> list[Path]:
+    """The directories that `make_directory` would make, outermost first.
 
     Raises:
-        OSError: it is not there and will not be made, or there is a file of that name.
+        OSError: it would not, or there is a file in the way.
     """
-    if directory.is_dir():
-        return False
-    there = next(path for path in (directory, *directory.parents) if path.exists())
+    missing = list(itertools.takewhile(lambda path: not path.exists(), (directory, *directory.parents)))
+    there = missing[-1].parent if missing else directory
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "not a directory")
-    if there != directory.parent or there == directory.parent.parent:
-        raise OSError(f"there is no directory {directory}; make it with mkdir -p {shlex.quote(str(directory))}")
-    return True
+    holders = missing[1:] if own else missing
+    if len(holders) > 1 or (holders and there == there.parent):
+        raise OSError(f"its directory does not exist: make it with mkdir -p {shlex.quote(str(holders[0]))}")
+    return missing[::-1]
 
 
 def _refuse_special(path: Path) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Frame, Result
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, refuse_input, remove_directory
+from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, refuse_input, remove_directories
 from pipeline.sinks.picture import Canvas, range_code, scaler_matrix
 from pipeline.sources.base import AudioPacket
 
@@ -45,6 +45,7 @@ class ImageNames:
         directory: where they lie.
         template: their name, with one ``%06d`` or the like for the frame's index; without it there
             is room for a single frame.
+        own: the directory is the output itself, not only the place of its files.
 
     Raises:
         ConfigError: more than one number in the name, or another use of ``%``.
@@ -52,6 +53,7 @@ class ImageNames:
 
     directory: Path
     template: str
+    own: bool = False
 
     def __post_init__(self) -> None:
         numbers = len(_NUMBER.findall(self.template))
@@ -111,7 +113,7 @@ class ImageSink:
         self._names = names
         self._coder = coder
         self._info: OutputInfo | None = None
-        self._made: Path | None = None
+        self._made: list[Path] = []
         self._written = _Indices()
         self._held: deque[PartFile] = deque()
 
@@ -124,7 +126,7 @@ class ImageSink:
         """Make the directory and see that files can be made in it."""
         refuse_input(self._name, self._names.path(0) if self._names.single else self._names.directory, info.stream.uri)
         try:
-            self._made = make_directory(self._names.directory)
+            self._made = make_directory(self._names.directory, own=self._names.own)
             PartFile(self._names.path(0), self._name).discard()
         except OSError as error:
             raise cannot_write(self._name, error) from error
@@ -179,18 +181,18 @@ class ImageSink:
         self._forget()
 
     def abort(self) -> None:
-        """Remove the files that were written, and the directory made for them; what was there before stays."""
+        """Remove the files that were written, and the directories made for them; what was there before stays."""
         for target in self._held:
             target.discard()
         for index in self._written:
             with suppress(OSError):
                 self._names.path(index).unlink()
-        remove_directory(self._made)
+        remove_directories(self._made)
         self._forget()
 
     def _forget(self) -> None:
         self._info = None
-        self._made = None
+        self._made = []
         self._written = _Indices()
         self._held.clear()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engines.backends import open_engine
+from engines.backends.common import one_line
 from engines.base import EngineError, EngineOptions, Model
 from tests.engines.support import (
     open_engine_for,
@@ -61,6 +62,14 @@ def test_openvino_cache_does_not_grow_for_ever(models: dict[str, Model], tmp_pat
         os.utime(blob, (index, index))
     open_engine(models["street"], "openvino", EngineOptions(cache=tmp_path)).close()
     assert {blob.name for blob in tmp_path.glob("*.blob")} == {f"{index}.blob" for index in range(18, 50)}
+
+
+def test_of_a_long_message_both_ends_are_told() -> None:
+    assert one_line(ValueError("Check 'x' failed\n  this\nis wrong")) == "this is wrong"
+    told = one_line(ValueError("begin " + "x" * 9000 + " end"))
+    assert told.startswith("begin x")
+    assert told.endswith("x end")
+    assert len(told) < 1100
 
 
 def test_openvino_half_precision_only_where_the_processor_has_it(
