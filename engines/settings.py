@@ -117,6 +117,8 @@ class _Builder:
         if origin in (types.UnionType, typing.Union):
             return self.union(arguments, value, path)
         if origin is typing.Literal:
+            if value is False and "off" in arguments:
+                return "off"  # as which YAML reads the bare word
             if value not in arguments:
                 raise self.error(path, f"{value!r} is not one of {', '.join(map(str, arguments))}")
             return value

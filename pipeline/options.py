@@ -32,6 +32,10 @@ class InputOptions:
     outputs: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise ConfigError("uri is empty: name what to read")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
