@@ -40,6 +40,13 @@ HALF = ".half"
 TOLERANCE = 1e-3
 """Largest difference of a score between the file and torch, at scores of about ±10."""
 
+EXAMPLES = """\
+examples:
+  %(prog)s --checkpoint runs/street/last.pt --output street.onnx
+  %(prog)s --checkpoint runs/street/last.pt --output small.onnx --name small --licence CC-BY-4.0 --size 320
+  %(prog)s --checkpoint runs/street/last.pt --output fast.onnx --half
+"""
+
 CHECK_SIZES = ((96, 128), (104, 75))
 """Height and width of the pictures that an export is checked on; one is no multiple of 16."""
 
@@ -53,8 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that `train` wrote")
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
     parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
-    parser.add_argument("--licence", default="", help="terms of the weights")
-    parser.add_argument("--size", type=int, help="preferred short side of the picture, in pixels")
+    parser.add_argument("--licence", default="", help="terms of the weights (default: none told)")
+    parser.add_argument(
+        "--size", type=int, help="preferred short side of the picture, in pixels (default: as it was trained)"
+    )
     parser.add_argument(
         "--half",
         action="store_true",

@@ -12,7 +12,6 @@ from pipeline.cpu import CpuPlan
 from pipeline.flow import Buffer, PoolStats
 from pipeline.runner.lane import Lane
 from pipeline.telemetry import (
-    EngineReport,
     InputReport,
     LatencyHistogram,
     ModelReport,
@@ -56,7 +55,7 @@ def make_report(
         for lane, awaited in zip(lanes, shares, strict=True)
     )
     frames = sum(one.written for one in inputs)
-    info, model = engine.info, engine.model
+    model = engine.model
     return Report(
         seconds=round(seconds, 3),
         frames=frames,
@@ -66,7 +65,7 @@ def make_report(
         error=error,
         worker_deaths=pool.deaths if pool else 0,
         model=ModelReport(model.name, model.sha256, model.licence, model.labels.names),
-        engine=EngineReport(info.backend, info.version, info.device, info.precision, info.threads, info.requests),
+        engine=engine.info,
         versions=_versions(),
         cpus=plan.cpus,
         inputs=inputs,

@@ -49,7 +49,7 @@ def open_output(uri: str, options: VideoOptions | None = None) -> Sink:
         _refuse_terminal(uri)
         return VideoSink(uri, lambda _info: StandardOutput(), "matroska", options, prompt=True)
     if _is_directory(uri):
-        return ImageSink(uri, ImageNames(path, "frame_%06d.png"), PngCoder())
+        return ImageSink(uri, ImageNames(path, "frame_%06d.png", own=True), PngCoder())
     if "://" not in uri and kind in EXTENSIONS:
         return VideoSink(uri, lambda info: _beside(path, uri, info), EXTENSIONS[kind], options)
     if "://" not in uri and kind in (".png", ".jpg", ".jpeg"):
@@ -77,7 +77,7 @@ def open_masks(uri: str) -> Sink:
         _refuse_terminal(uri)
         return MaskVideoSink(uri, pipe_targets, prompt=True)
     if _is_directory(uri):
-        return ImageSink(uri, ImageNames(path, "mask_%06d.png"), IndexedPngCoder())
+        return ImageSink(uri, ImageNames(path, "mask_%06d.png", own=True), IndexedPngCoder())
     if "://" not in uri:
         if kind == ".mkv":
             return MaskVideoSink(uri, file_targets(path, uri))
@@ -100,7 +100,8 @@ def check_writable(uri: str, path: str) -> None:
     Raises:
         SinkError: it could not.
     """
-    check_place(Path(path, "0") if _is_directory(uri) else Path(path), uri)
+    own = _is_directory(uri)
+    check_place(Path(path, "0") if own else Path(path), uri, own=own)
 
 
 def _is_directory(uri: str) -> bool:
