@@ -65,14 +65,19 @@ class Row:
     floor_ms: float
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("DEEPLAB_STREAM_DATA"), help="camera pictures")
     parser.add_argument("--quick", action="store_true", help="one picture of each kind, 640×360, published parameters")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is timed; the best counts (default: 3)")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    flags = make_parser().parse_args()
     speed = copy_speed()
     cases = [
         (picture, name, iterations)

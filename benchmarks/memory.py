@@ -58,14 +58,19 @@ def usage(frames: int) -> Usage:
     )
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=3000)
-    parser.add_argument("--model", default="street")
+    parser.add_argument("--frames", type=int, default=3000, help="length of the run (default: 3000)")
+    parser.add_argument("--model", default="street", help="a name, or an ONNX file (default: street)")
     parser.add_argument("--size", type=int, default=96, help="short side of the network's input: small, to be quick")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    flags = make_parser().parse_args()
     marks = [flags.frames // 10, flags.frames]
     with tempfile.TemporaryDirectory() as folder:
         clip = make_clip(Path(folder) / "clip.mp4", CLIP_FRAMES)

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.machine import describe
 from engines import zoo
 from engines.backends import open_engine
+from engines.backends.common import PRECISIONS
 from engines.base import Engine, EngineOptions
 from engines.training.dataset import Sample, find_samples
 from engines.training.evaluate import evaluate, spread_over
@@ -62,18 +63,23 @@ class Point:
     trimap: float
 
 
-def main() -> None:
-    """Measure, plot, print the table, write the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="street")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--model", default="street", help="a name, or an ONNX file (default: street)")
+    parser.add_argument("--root", type=Path, required=True, help="directory of the splits")
+    parser.add_argument("--split", default="val", help="directory under it, with images/ and labels/ (default: val)")
     parser.add_argument("--limit", type=int, metavar="N", help="take N pictures alone, evenly from the whole")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="of the network (default: fp32)")
     parser.add_argument("--config", metavar="PRESET|FILE", help="where the CRF's parameters are, as tune-crf writes it")
     parser.add_argument("--output", type=Path, default=Path("out/pareto.svg"), help=".svg or .png")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, plot, print the table, write the JSON."""
+    flags = make_parser().parse_args()
     samples = spread_over(find_samples(flags.root, flags.split), flags.limit)
     model = zoo.load_model(flags.model)
     engine = open_engine(model, "auto", EngineOptions(flags.precision))

@@ -26,15 +26,20 @@ from benchmarks.parts import Part, measure_parts
 from pipeline.cpu import available_cpus
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=300)
+    parser.add_argument("--frames", type=int, default=300, help="length of the clip (default: 300)")
     parser.add_argument("--crf-frames", type=int, default=30, help="for the usual loop with a CRF")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="how often all are measured, in turn (default: 3)")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="comma-separated; 'ours' must be there")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    flags = make_parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clip = make_clip(Path(folder) / "clip.mp4", flags.frames)
         short = make_clip(Path(folder) / "short.mp4", min(flags.frames, flags.crf_frames))

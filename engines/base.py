@@ -98,7 +98,7 @@ class EngineOptions:
 
     Attributes:
         precision: ``"auto"`` (the backend's fastest that was seen to keep the labels), ``"fp32"``,
-            ``"fp16"`` or ``"int8"``.
+            ``"fp16"`` (half precision: bf16 on a CPU that multiplies that and no fp16) or ``"int8"``.
         threads: CPU threads for the whole engine; 0 leaves it to the backend.
         requests: how many requests shall be in flight at once (1: lowest latency).
         cache: directory of the user's own for compiled models, or None.
@@ -121,6 +121,7 @@ class EngineInfo:
         precision: the arithmetic really used.
         threads: CPU threads in use, 0 if the backend decides.
         requests: requests that may be in flight.
+        asked: the precision that was asked for.
     """
 
     backend: str
@@ -129,6 +130,13 @@ class EngineInfo:
     precision: str
     threads: int
     requests: int
+    asked: str = "auto"
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision as people are told of it: that used, and that asked for where it is another one."""
+        same = self.asked in ("auto", self.precision)
+        return self.precision if same else f"{self.precision} in place of {self.asked}"
 
 
 class Request(Protocol):

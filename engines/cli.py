@@ -30,6 +30,30 @@ examples:
   %(prog)s tune-crf --model street --root data/camvid --split val --output tuned.yaml
 """
 
+LIST_EXAMPLES = """\
+examples:
+  %(prog)s
+"""
+
+INFO_EXAMPLES = """\
+examples:
+  %(prog)s street
+  %(prog)s mine.onnx
+"""
+
+FETCH_EXAMPLES = """\
+examples:
+  %(prog)s voc
+  DEEPLAB_STREAM_WEIGHTS=weights/ %(prog)s voc
+"""
+
+BENCH_EXAMPLES = """\
+examples:
+  %(prog)s street
+  %(prog)s street --frame 1280x720 --size 512 --threads 2 --requests 2
+  %(prog)s mine.onnx --engine onnxruntime --precision fp32 --json bench.json
+"""
+
 log = logging.getLogger("engines")
 
 
@@ -38,7 +62,7 @@ class Offline:
     """A command that needs the training libraries, in a module of its own.
 
     Attributes:
-        module: has ``add_arguments(parser)`` and ``run(args) -> int``.
+        module: has ``add_arguments(parser)``, ``run(args) -> int`` and ``EXAMPLES`` for its help.
         about: for the list of commands.
     """
 
@@ -100,22 +124,26 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, about: str, run: Run) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=about, description=about, parents=[common], allow_abbrev=False)
+    def command(name: str, about: str, run: Run, examples: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=about, description=about, epilog=examples, parents=[common], allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         added.set_defaults(run=run)
         return added
 
-    command("list", "the named models and where they are", _list)
-    command("info", "what a model says of itself", _info).add_argument("model", help="a name, or an ONNX file")
-    fetch = command("fetch", "download and convert a named model", _fetch)
-    fetch.add_argument("model", help="a name")
-    _bench_arguments(command("bench", "how long a picture takes", _bench))
+    command("list", "the named models and where they are", _list, LIST_EXAMPLES)
+    info = command("info", "what a model says of itself", _info, INFO_EXAMPLES)
+    info.add_argument("model", help="a name, or an ONNX file")
+    fetch = command("fetch", "download and convert a named model", _fetch, FETCH_EXAMPLES)
+    fetch.add_argument("model", help="a name, as list shows it")
+    _bench_arguments(command("bench", "how long a picture takes", _bench, BENCH_EXAMPLES))
     wanted = next((word for word in words if not word.startswith("-")), None)
     for name, offline in OFFLINE.items():
         # Their options are known only to modules that import torch: load the one that is asked for.
         if name == wanted:
             module = _load(name, offline)
-            module.add_arguments(command(name, offline.about, module.run))
+            module.add_arguments(command(name, offline.about, module.run, module.EXAMPLES))
         else:
             commands.add_parser(name, help=offline.about)
     return parser
@@ -190,18 +218,18 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    from engines.backends import CHOICES
-    from engines.backends.common import PRECISIONS
+    from engines.backends import CHOICES, ENGINE_HELP
+    from engines.backends.common import PRECISION_HELP, PRECISIONS
 
     parser.add_argument("model", help="a name, or an ONNX file")
-    parser.add_argument("--engine", default="auto", choices=CHOICES)
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS)
+    parser.add_argument("--engine", default="auto", choices=CHOICES, help=ENGINE_HELP)
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help=PRECISION_HELP)
     parser.add_argument("--frame", type=_frame, default=(360, 640), metavar="WxH", help="the video (640x360)")
     parser.add_argument("--size", type=int, help="short side of the network's input (the model's own)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
     parser.add_argument("--requests", type=int, default=1, help="pictures in flight at once (1)")
     parser.add_argument("--pictures", type=int, default=50, help="how many to time (50)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
 
 
 def _frame(text: str) -> tuple[int, int]:
@@ -230,7 +258,7 @@ def _bench(args: argparse.Namespace) -> int:
     info = timing.engine
     rows = [
         ("model", timing.model),
-        ("engine", f"{info.backend} {info.version}, {info.precision}, {info.threads} threads on {info.device}"),
+        ("engine", f"{info.backend} {info.version}, {info.arithmetic}, {info.threads} threads on {info.device}"),
         ("input", "{1}×{0}".format(*timing.input_size)),
         ("scores", "×".join(map(str, timing.score_shape))),
         ("median", f"{timing.median_ms:.1f} ms ({info.requests} in flight)"),

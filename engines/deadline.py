@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import ipaddress
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -36,19 +37,36 @@ class Deadline:
     Args:
         begin_s: seconds until the first byte.
         pace: bytes that buy another second.
+        finish_s: seconds until the last byte.  Once ``begin_s`` have passed, the speed since the first byte must
+            promise that: a share of the bytes must be there when that share of the time has passed.
 
     Attributes:
         gained: bytes that have arrived.
+        rest: bytes still to come, None where nobody knows; told by whoever begins to count.
     """
 
-    def __init__(self, begin_s: float, pace: float) -> None:
+    def __init__(self, begin_s: float, pace: float, finish_s: float = math.inf) -> None:
         self.gained = 0
+        self.rest: int | None = None
         self._pace = pace
-        self._end = time.monotonic() + begin_s
+        self._begin = time.monotonic() + begin_s
+        self._finish = self._begin - begin_s + finish_s
+        self._first: float | None = None
+
+    def gain(self, count: int) -> None:
+        """Bytes have arrived."""
+        self._first = self._first or time.monotonic()
+        self.gained += count
+        if self.rest is not None:
+            self.rest -= count
 
     def left(self) -> float:
         """Seconds left; below 0 when it has passed."""
-        return self._end + self.gained / self._pace - time.monotonic()
+        end = min(self._begin + self.gained / self._pace, self._finish)
+        if self._first is not None and self.rest is not None and math.isfinite(self._finish):
+            share = self.gained / max(1, self.gained + self.rest)
+            end = min(end, max(self._begin, self._first + (self._finish - self._first) * share))
+        return end - time.monotonic()
 
 
 class Watch:

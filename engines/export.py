@@ -34,8 +34,18 @@ from engines.networks.normalise import ByteNetwork
 from engines.networks.trained import TrainedNetwork, read_trained
 
 OPSET = 20
+HALF = ".half"
+"""What the name of a weight that is stored in half precision ends with."""
+
 TOLERANCE = 1e-3
 """Largest difference of a score between the file and torch, at scores of about ±10."""
+
+EXAMPLES = """\
+examples:
+  %(prog)s --checkpoint runs/street/last.pt --output street.onnx
+  %(prog)s --checkpoint runs/street/last.pt --output small.onnx --name small --licence CC-BY-4.0 --size 320
+  %(prog)s --checkpoint runs/street/last.pt --output fast.onnx --half
+"""
 
 CHECK_SIZES = ((96, 128), (104, 75))
 """Height and width of the pictures that an export is checked on; one is no multiple of 16."""
@@ -50,9 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that `train` wrote")
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
     parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
-    parser.add_argument("--licence", default="", help="terms of the weights")
-    parser.add_argument("--size", type=int, help="preferred short side of the picture, in pixels")
-    parser.add_argument("--half", action="store_true", help="its labels hold in half precision (evaluate with fp16)")
+    parser.add_argument("--licence", default="", help="terms of the weights (default: none told)")
+    parser.add_argument(
+        "--size", type=int, help="preferred short side of the picture, in pixels (default: as it was trained)"
+    )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="its labels hold in half precision (evaluate with fp16): weights are stored so, in half the bytes",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,10 +94,11 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "",
         path: file to write.
         name: what people shall call the model.
         licence: terms of the weights.
-        half: its labels were seen to hold in half precision.
+        half: its labels were seen to hold in half precision. Its convolutions' weights are rounded to it
+            and stored so; the graph casts them back, and engines do that once, as they compile it.
 
     Returns:
-        The largest difference to torch's scores that the check saw.
+        The largest difference to the scores of torch, with the very weights of the file, that the check saw.
 
     Raises:
         ExportError: the file cannot be written, or its scores differ from torch's by more than
@@ -96,8 +113,11 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "",
     os.close(handle)
     unfinished = Path(unfinished_name)
     try:
-        _write(ByteNetwork(fold_batch_norm(network)).eval(), unfinished, facts)
-        difference = check(ByteNetwork(network).eval(), unfinished)
+        folded = fold_batch_norm(network)
+        if half:
+            round_weights(folded)
+        _write(ByteNetwork(folded).eval(), unfinished, facts, half)
+        difference = check(ByteNetwork(folded if half else network).eval(), unfinished)
         unfinished.chmod(0o644)
         unfinished.replace(path)
     finally:
@@ -130,7 +150,29 @@ def fold_batch_norm(network: DeepLab) -> DeepLab:
     return folded
 
 
-def _write(model: ByteNetwork, path: Path, properties: dict[str, str]) -> None:
+@torch.no_grad()
+def round_weights(network: DeepLab) -> None:
+    """Round the convolutions' weights to half precision, in place."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.copy_(module.weight.half())
+
+
+def store_half(graph: onnx.GraphProto) -> None:
+    """Keep the convolutions' weights, already rounded, in half precision, each cast back by a node in front."""
+    weights = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.name in weights:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            casts.append(onnx.helper.make_node("Cast", [tensor.name + HALF], [tensor.name], to=onnx.TensorProto.FLOAT))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name + HALF))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _write(model: ByteNetwork, path: Path, properties: dict[str, str], half: bool) -> None:
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     dynamic = {
         0: torch.export.Dim("batch", min=1),
@@ -153,6 +195,8 @@ def _write(model: ByteNetwork, path: Path, properties: dict[str, str]) -> None:
         raise ExportError(f"{path}: torch made no ONNX program")
     proto = program.model_proto
     _strip(proto)
+    if half:
+        store_half(proto.graph)
     for key, value in properties.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value

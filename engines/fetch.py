@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import http.client
 import logging
+import math
 import os
 import re
 import ssl
@@ -60,11 +61,14 @@ class Patience:
         begin_s: longest time until the file begins to arrive: names, proxies, redirections, repeated
             tries, and waiting for another process that fetches it, all together.
         pace: bytes a second, on average, that it must keep up from then on.
+        finish_s: longest time until the whole file is here.  Once ``begin_s`` have passed, the speed seen so
+            far must bring the rest by then: a link that would come too late is not waited for.
     """
 
     silence_s: float = 30.0
     begin_s: float = 120.0
     pace: float = 4096.0
+    finish_s: float = math.inf
 
 
 def fetch(
@@ -102,7 +106,7 @@ def fetch(
     if "@" in parts.netloc:
         raise FetchError(f"the address at {parts.hostname} carries a password: that would end in logs")
     patience = patience or Patience()
-    deadline = Deadline(patience.begin_s, patience.pace)
+    deadline = Deadline(patience.begin_s, patience.pace, patience.finish_s)
     job = _Job(url, target, sha256 or _recorded(target), size, patience.silence_s, deadline, progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +241,7 @@ class _Job:
             validator = _validator(response.headers)
             if validator:
                 self.tag.write_text(validator, encoding="utf-8")
+        self.deadline.rest = None if total is None else total - start
         bar.total = total
         bar.n = start
         bar.refresh()
@@ -258,7 +263,7 @@ class _Job:
                 self._discard()
                 raise FetchError(f"{self.url} sends more than {most} bytes: this is another file")
             file.write(chunk)
-            self.deadline.gained += len(chunk)
+            self.deadline.gain(len(chunk))
             bar.update(len(chunk))
         return got
 
@@ -266,7 +271,7 @@ class _Job:
     def locked(self) -> Iterator[None]:
         """One process at a time; the kernel lets go of the lock of a process that dies."""
         with self.target.with_name(self.target.name + ".lock").open("ab") as file:
-            told, before = False, _size(self.part)
+            told, seen = False, _size(self.part)
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -276,7 +281,10 @@ class _Job:
                         _log.info("another process is fetching %s; waiting for it", self.target.name)
                         told = True
                     # What the other gets is progress, too.
-                    self.deadline.gained = max(self.deadline.gained, _size(self.part) - before)
+                    if (have := _size(self.part)) > seen:
+                        self.deadline.rest = None if self.size is None else self.size - seen
+                        self.deadline.gain(have - seen)
+                        seen = have
                     if self.deadline.left() <= 0:
                         raise FetchError(f"another process is still fetching {self.target}") from None
                     time.sleep(LOCK_POLL_S)

@@ -27,12 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engines.base import Model, ModelError
 from engines.facts import MAX_CLASSES, MAX_STRIDE, PREFIX, SIZES, Checker, ModelFacts
 from engines.labels import CAMVID, VOC, LabelSet, voc_palette
 from engines.onnx_metadata import OnnxHeader, Value, read_header
+from engines.yaml_text import parse_yaml
 
 LABEL_SETS = {"camvid": CAMVID, "voc": VOC}
 """Label sets that a YAML file may name."""
@@ -124,19 +123,21 @@ def file_sha256(path: Path) -> str:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _beside(path: Path) -> Path | None:
+    return next((p for ending in (".yaml", ".yml") if (p := path.with_suffix(ending)).is_file()), None)
+
+
 def _read_yaml(path: Path) -> Checker:
     """The YAML file beside a model, empty where there is none."""
-    beside = next((p for ending in (".yaml", ".yml") if (p := path.with_suffix(ending)).is_file()), None)
+    beside = _beside(path)
     if beside is None:
         return Checker({}, f"{path.with_suffix('.yaml')}: ")
     try:
-        values: Any = yaml.safe_load(beside.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read {beside}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ModelError(f"{beside}{line}: not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from error
+        values: Any = parse_yaml(beside.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read {beside}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{beside} {error}") from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ModelError(f"{beside} must hold 'key: value' lines")
@@ -251,8 +252,8 @@ def _labels(path: Path, output: Value, notes: Checker, facts: ModelFacts | None)
             known = LabelSet(names, voc_palette(len(names)))
     elif known is None:
         if channels == -1:
-            raise notes.fail("labels", "a list of class names, since the graph does not tell how many there are")
-        _log.warning("%s names no classes: put labels into %s", path.name, path.with_suffix(".yaml"))
+            raise ModelError(f"{path} tells neither its classes nor their number: {_write_labels(path)}")
+        _log.warning("%s names none of its %d classes: %s", path.name, channels, _write_labels(path))
         known = LabelSet(tuple(f"class {i}" for i in range(channels)), voc_palette(channels))
     if not 2 <= len(known) <= MAX_CLASSES:
         raise ModelError(f"{path}: {len(known)} score channels: labels need 2 to {MAX_CLASSES}, one a class")
@@ -261,6 +262,13 @@ def _labels(path: Path, output: Value, notes: Checker, facts: ModelFacts | None)
     palette = notes.palette("palette", len(known)) if "palette" in notes.values else known.palette
     background = notes.background("background", known.names) if "background" in notes.values else known.background
     return LabelSet(known.names, palette, background)
+
+
+def _write_labels(path: Path) -> str:
+    """The way out for a network without labels."""
+    beside = _beside(path)
+    where = f"a new file {path.with_suffix('.yaml')}" if beside is None else str(beside)
+    return f"name all of them in {where}, as labels: [road, car, …]"
 
 
 def _spelled(shape: tuple[int, ...] | None) -> str:

@@ -94,7 +94,25 @@ def read_header(path: Path) -> OnnxHeader:
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
     except _MalformedError as error:
-        raise ModelError(f"{path} is no ONNX model, or only a part of one: {error}") from error
+        raise ModelError(f"{path} is {_instead(path, error)}") from error
+
+
+def _instead(path: Path, error: _MalformedError) -> str:
+    """What a file is that is not a whole ONNX model."""
+    with path.open("rb") as file:
+        begin = file.read(200)
+    if begin.startswith(b"version https://git-lfs.github.com/"):
+        return "a Git LFS pointer, not the model itself: git lfs pull fetches that"
+    text = begin.decode(errors="replace").strip()
+    if (
+        text
+        and "\ufffd" not in text[:-1]
+        and text.replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable()
+    ):
+        return f"a text, no ONNX model: it begins with {text.splitlines()[0][:40]!r}"
+    if begin[0] == 0x08:  # the version, with which every exporter begins
+        return f"a damaged ONNX model, or only a part of one ({error}): download or export it again"
+    return "no ONNX model: export the network as ONNX"
 
 
 @dataclass(frozen=True, slots=True)

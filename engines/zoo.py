@@ -24,8 +24,12 @@ from engines.model_file import file_sha256, read_model
 WEIGHTS_VARIABLE = "DEEPLAB_STREAM_WEIGHTS"
 """Environment variable: a directory that holds published weight files or converted models."""
 
-AUTO_PATIENCE = Patience(silence_s=3.0, begin_s=4.0, pace=64 * 1024)
-"""How long ``auto`` tries to fetch the better model before it takes the embedded one."""
+AUTO_PATIENCE = Patience(silence_s=3.0, begin_s=4.0, finish_s=10.0)
+"""How long ``auto`` tries to fetch the better model before it takes the embedded one.
+
+After 4 s the speed seen so far must bring the rest within 10 s of the start; else what has arrived is kept, and
+the next run goes on there.
+"""
 
 CONVERTER = 1
 """Part of a converted file's name: raise it whenever the same source converts to another file."""
@@ -144,8 +148,8 @@ def load_model(name_or_path: str = "auto", *, weights_dir: Path | None = None, p
 
     Args:
         name_or_path: a key of `ZOO`; a path that ends in ``.onnx`` (see `engines.model_file` for the YAML
-            beside it); or ``"auto"``: ``voc`` where it is here or comes within a few seconds, else the
-            embedded ``street`` with one warning.
+            beside it); or ``"auto"``: ``voc`` where it is here or comes within a few seconds
+            (`AUTO_PATIENCE`), else the embedded ``street`` with one warning.
         weights_dir: where to look first; the directory in ``DEEPLAB_STREAM_WEIGHTS`` where None.
         progress: show a progress bar while fetching.
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.crf import BACKENDS, CRFParameters
-from pipeline.crf import MODES as CRF_MODES
 from pipeline.errors import ConfigError
 from pipeline.sinks import RecordOptions, ServeOptions, VideoOptions
 from pipeline.sources import SourceOptions
+from pipeline.stages.refine import RefineOptions
 from pipeline.stages.render import RenderOptions
 
 MODES = ("auto", "live", "lossless")
-REFINEMENTS = ("none", "guided", "crf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +31,10 @@ class InputOptions:
     name: str | None = None
     outputs: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise ConfigError("uri is empty: name what to read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +65,6 @@ class EngineChoice:
 
     name: str = "auto"
     precision: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class RefineOptions:
-    """How the labels are sharpened.
-
-    Attributes:
-        kind: ``"none"``, ``"guided"`` (guided filter) or ``"crf"`` (fully connected CRF).
-        workers: processes that refine, 0 for as many as fit the machine.
-        backend: what computes the CRF, see `pipeline.crf.BACKENDS`.
-        mode: how much of the CRF's exact answer the time allows, see `pipeline.crf.MODES`; ``"auto"``: ``"live"``
-            for live inputs, whose iterations then keep to the stream's pace too, else ``"pruned"``.
-        crf: parameters of the CRF.
-    """
-
-    kind: str = "none"
-    workers: int = 0
-    backend: str = "native"
-    mode: str = "auto"
-    crf: CRFParameters = field(default_factory=CRFParameters)
-
-    def __post_init__(self) -> None:
-        if self.kind not in REFINEMENTS:
-            raise ConfigError(f"refine {self.kind!r} is unknown: choose from {', '.join(REFINEMENTS)}")
-        if not 0 <= self.workers <= 256:
-            raise ConfigError(f"{self.workers} CRF workers are out of range: 0 (automatic) to 256")
-        if self.backend not in BACKENDS:
-            raise ConfigError(f"CRF backend {self.backend!r} is unknown: choose from {', '.join(BACKENDS)}")
-        if self.mode not in ("auto", *CRF_MODES):
-            raise ConfigError(f"CRF mode {self.mode!r} is unknown: choose from auto, {', '.join(CRF_MODES)}")
-        if self.backend == "pydensecrf" and self.mode not in ("auto", "exact"):
-            raise ConfigError(f"CRF mode {self.mode!r} needs the native backend: pydensecrf is exact")
 
 
 @dataclass(frozen=True, slots=True)

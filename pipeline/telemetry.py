@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from engines.base import EngineInfo
+
 _GROWTH = math.log(1.02)
 
 
@@ -277,18 +279,6 @@ class ModelReport:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineReport:
-    """What it ran on; see `engines.base.EngineInfo`."""
-
-    backend: str
-    version: str
-    device: str
-    precision: str
-    threads: int
-    requests: int
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What a run did.
 
@@ -315,7 +305,7 @@ class Report:
     error: str | None
     worker_deaths: int
     model: ModelReport | None
-    engine: EngineReport | None
+    engine: EngineInfo | None
     versions: dict[str, str]
     cpus: float
     inputs: tuple[InputReport, ...]
@@ -329,7 +319,7 @@ class Report:
         lines = [f"{self.frames} frames in {self.seconds:.1f} s: {self.fps:.1f} FPS; bottleneck: {self.bottleneck}"]
         if self.model is not None and self.engine is not None:
             engine = self.engine
-            on = f"{engine.backend} {engine.version} ({engine.device}, {engine.precision})"
+            on = f"{engine.backend} {engine.version} ({engine.device}, {engine.arithmetic})"
             lines.append(f"model {self.model.name} on {on}")
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} refining workers died and were replaced")

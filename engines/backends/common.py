@@ -18,7 +18,13 @@ from engines.base import EngineError, EngineInfo, Model, Session, TensorSpec
 KEPT_SESSIONS = 8
 """Compiled sizes that an engine keeps: a stream that changes its size for ever must not eat the memory."""
 
+LONGEST = 1000
+"""Characters of a library's message that are told: of a longer one both ends, since some say there what is wrong."""
+
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
+PRECISION_HELP = (
+    "fp16 is bf16 on processors that multiply that alone; default auto: the fastest that keeps the model's labels"
+)
 
 
 def available_cpus() -> int:
@@ -43,7 +49,7 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "While "))]
     text = " ".join(telling) or " ".join(lines) or type(error).__name__
-    return text if len(text) <= 300 else text[:299] + "…"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
 
 def check_arrays(

@@ -63,6 +63,10 @@ class TorchGraph(nn.Module):
                 continue
             if node.op_type not in OPERATORS or len(node.output) != 1:
                 raise ModelError(f"{path}: the torch engine does not know the operator {node.op_type}")
+            if node.input and all(name in constants for name in node.input):  # such as weights stored in half
+                operands = [constants[name] for name in node.input]
+                constants[node.output[0]] = OPERATORS[node.op_type](attributes, *operands)
+                continue
             self._steps.append(_Step(OPERATORS[node.op_type], attributes, tuple(node.input), node.output[0]))
         self._places = {name: f"constant_{index}" for index, name in enumerate(constants)}
         for name, value in constants.items():

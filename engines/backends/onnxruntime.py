@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,22 @@ from engines.backends.common import (
     available_cpus,
     check_arrays,
     cpu_name,
-    one_line,
     prepare,
+)
+from engines.backends.common import (
+    one_line as whole_line,
 )
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
 
 PROVIDER = "CPUExecutionProvider"
+
+_ORIGIN = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(?:cc|h):\d+ .*?\)(?: \[with .*?\])? (?=\S)")
+"""What tells its own programmers of an error's place: number and name of the status, file and function."""
+
+
+def one_line(error: BaseException) -> str:
+    """The part of its message that tells a person what is wrong, on one line."""
+    return _ORIGIN.sub("", whole_line(error))
 
 
 class OnnxRuntimeEngine(EngineBase):
@@ -56,7 +67,7 @@ class OnnxRuntimeEngine(EngineBase):
         settings.inter_op_num_threads = 1
         # Threads that spin between pictures take the cores from the decoder and the encoder.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4  # it would print, in colour, what it raises as well
         try:
             self._network: Any = onnxruntime.InferenceSession(str(model.path), settings, providers=[PROVIDER])
         except Exception as error:  # its exceptions have no common class of their own

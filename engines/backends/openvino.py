@@ -56,7 +56,8 @@ class OpenVINOEngine(EngineBase):
             _prune(options.cache)
         version = openvino.get_version().split("-")[0]
         device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip()
-        super().__init__(model, EngineInfo("openvino", version, device, precision, threads, options.requests))
+        info = EngineInfo("openvino", version, device, precision, threads, options.requests, options.precision)
+        super().__init__(model, info)
         self._core: Any = core
         self._network: Any = _read(openvino, core, model)
 

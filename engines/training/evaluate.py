@@ -24,14 +24,16 @@ from av.video.reformatter import ColorRange, Colorspace
 from tqdm import tqdm
 
 from engines import zoo
-from engines.backends import CHOICES, open_engine
+from engines.backends import CHOICES, ENGINE_HELP, open_engine
+from engines.backends.common import PRECISION_HELP, PRECISIONS
 from engines.base import Engine, EngineError, EngineOptions, Model
 from engines.facts import SIZES
 from engines.training.dataset import Sample, UInt8, find_samples, read_sample
 from engines.training.metrics import WIDTHS, Confusion, Trimap
-from engines.training.refining import CRF_MODES, KINDS, Labeller, Refinement, chosen_refinement
+from engines.training.refining import CRF_MODES, Labeller, Refinement, chosen_refinement
 from pipeline.frame import Colour, Float32, Geometry
 from pipeline.stages.prepare import geometry_for, prepare
+from pipeline.stages.refine import KINDS
 
 TIMEOUT = 600.0
 """Seconds that a single picture may take."""
@@ -119,10 +121,9 @@ class Evaluation:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     add_data_arguments(parser)
     parser.add_argument("--refine", choices=KINDS, help="how labels are sharpened (default: none, or the preset's)")
-    parser.add_argument("--crf-mode", choices=CRF_MODES, help="of the CRF (default: pruned)")
+    parser.add_argument("--crf-mode", choices=CRF_MODES, help="how near to the exact CRF (default: pruned)")
     parser.add_argument("--crf-iterations", type=int, metavar="N", help="mean-field iterations of the CRF")
     parser.add_argument("--config", metavar="PRESET|FILE", help="a preset of the stream: its section refine is taken")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
@@ -137,8 +138,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore", type=int, action="append", default=[], metavar="LABEL",
                         help="label that means none, besides 255 and the first beyond the classes")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="take N pictures alone, evenly from the whole")
-    parser.add_argument("--engine", default="auto", choices=CHOICES)
-    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
+    parser.add_argument("--engine", default="auto", choices=CHOICES, help=ENGINE_HELP)
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help=PRECISION_HELP)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.base import ModelError
+from engines.export import HALF
 from engines.networks import DeepLab, Encoder
 from engines.networks.layers import ConvNorm
 from engines.networks.mobilenet import InvertedResidual, MobileNetV2
@@ -61,7 +62,7 @@ def read_folded(path: Path) -> dict[str, Tensor]:
 
 
 def read_efficientnet(path: Path) -> dict[str, Tensor]:
-    """EfficientNet-lite's published tensors, batch norms folded into their convolutions, as `named_layers` names them."""
+    """EfficientNet-lite's published tensors, batch norms folded away, under the names of `named_layers`."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError("no state dict")
@@ -102,7 +103,7 @@ def load_exported(network: DeepLab, path: Path) -> None:
     except (OSError, message.DecodeError) as error:
         raise ModelError(f"{path}: not a readable ONNX file") from error
     tensors = {
-        each.name.removeprefix(EXPORTED): torch.from_numpy(numpy_helper.to_array(each).copy())
+        each.name.removeprefix(EXPORTED).removesuffix(HALF): torch.from_numpy(numpy_helper.to_array(each).copy())
         for each in graph.initializer
         if each.name.startswith(EXPORTED)
     }

@@ -6,22 +6,15 @@ type is an error that names the key.
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import yaml
+from engines.settings import SettingsError, build, read_settings
 
-from engines.base import EngineError
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "training"
+CONFIGS = "configs.training"
 
 
-class OptionError(EngineError):
-    """A config that cannot be used; the message names file and key."""
+class OptionError(SettingsError):
+    """Options that are of the right type, but make no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,30 +146,20 @@ def load_options(config: str) -> TrainingOptions:
     """Read the config of this name in `configs/training`, or the YAML file of this path.
 
     Raises:
-        OptionError: If there is no such file, or it is no YAML, or it has an unknown key or a
+        SettingsError: If there is no such file, or it is no YAML, or it has an unknown key or a
             value of a wrong type.
     """
-    path = CONFIGS / f"{config}.yaml"
-    if not path.is_file():
-        path = Path(config)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        raise OptionError(f"no training config {config!r}; there are: {names}") from error
-    except yaml.YAMLError as error:
-        raise OptionError(f"{path}: no YAML: {error}") from error
-    return parse_options(tree or {}, str(path))
+    return parse_options(read_settings(config, CONFIGS), config)
 
 
 def parse_options(tree: object, origin: str) -> TrainingOptions:
     """Options from a tree of mappings, such as `dataclasses.asdict` makes.
 
     Raises:
-        OptionError: If a key is unknown, or a value of a wrong type or out of its range; `origin`
+        SettingsError: If a key is unknown, or a value of a wrong type or out of its range; `origin`
             begins the message.
     """
-    options = typing.cast(TrainingOptions, _parse(TrainingOptions, tree, f"{origin}: "))
+    options = build(TrainingOptions, tree, origin)
     low, high = options.augment.scale
     demands = {
         "precision must be bf16 or fp32": options.precision in {"bf16", "fp32"},
@@ -194,33 +177,3 @@ def parse_options(tree: object, origin: str) -> TrainingOptions:
         if not met:
             raise OptionError(f"{origin}: {demand}")
     return options
-
-
-def _parse(kind: Any, value: object, where: str) -> object:
-    """`value` as `kind`: a dataclass, a scalar type or a tuple of one."""
-    if dataclasses.is_dataclass(kind):
-        return _parse_fields(typing.cast(type, kind), value, where)
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple):
-            raise OptionError(f"{where}expected a list, not {value!r}")
-        parts = typing.get_args(kind)
-        if parts[-1] is Ellipsis:
-            parts = parts[:1] * len(value)
-        if len(parts) != len(value):
-            raise OptionError(f"{where}expected {len(parts)} values, not {len(value)}")
-        return tuple(_parse(part, item, where) for part, item in zip(parts, value, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise OptionError(f"{where}expected {kind.__name__}, not {value!r}")
-    return value
-
-
-def _parse_fields(kind: type, value: object, where: str) -> object:
-    if not isinstance(value, Mapping):
-        raise OptionError(f"{where}expected keys and values, not {value!r}")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(str(key) for key in value if key not in hints)
-    if unknown:
-        raise OptionError(f"{where}unknown key {unknown[0]!r}; there are {', '.join(hints)}")
-    return kind(**{key: _parse(hints[key], item, f"{where}{key}: ") for key, item in value.items()})

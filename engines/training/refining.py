@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import dataclass, field, replace
 
 from engines.base import EngineError
+from engines.settings import build, read_settings
 from engines.training.dataset import UInt8
 from pipeline.crf import MODES, CRFParameters, DenseCRF
+from pipeline.errors import ConfigError
 from pipeline.frame import Float32, Geometry
 from pipeline.stages.guided import GuidedRefiner
+from pipeline.stages.refine import RefineOptions
 from pipeline.stages.upsample import upsample_argmax
 
-KINDS = ("none", "guided", "crf")
 CRF_MODES = MODES
-
-_PRESETS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,27 +83,9 @@ def read_refinement(preset: str) -> Refinement:
     Raises:
         EngineError: there is no such file, or the section cannot be used; the message names the key.
     """
-    path = _PRESETS / f"{preset}.yaml"
-    if not path.is_file():
-        path = Path(preset)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise EngineError(f"{preset}: neither a preset nor a YAML file: {' '.join(str(error).split())}") from error
-    section = _mapping(_mapping(tree, preset).get("refine"), f"{preset}: refine")
-    kind, mode = section.get("kind", "none"), section.get("mode", "auto")
-    for name, value, known in (("kind", kind, KINDS), ("mode", mode, ("auto", *MODES))):
-        if value not in known:
-            raise EngineError(f"{preset}: refine.{name} is one of {', '.join(known)}, not {value!r}")
-    crf = _mapping(section.get("crf"), f"{preset}: refine.crf")
-    known_keys = [each.name for each in fields(CRFParameters)]
-    for key in crf:
-        if key not in known_keys:
-            raise EngineError(f"{preset}: refine.crf.{key}: unknown key; known: {', '.join(known_keys)}")
-    try:
-        return Refinement(kind, "pruned" if mode == "auto" else mode, CRFParameters(**crf))
-    except ValueError as error:
-        raise EngineError(f"{preset}: refine.crf: {error}") from error
+    section = read_settings(preset).get("refine") or {}
+    options = build(RefineOptions, section, preset, ("refine",), refusals=(ValueError, ConfigError))
+    return Refinement(options.kind, "pruned" if options.mode == "auto" else options.mode, options.crf)
 
 
 def chosen_refinement(preset: str | None, kind: str | None, mode: str | None, iterations: int | None) -> Refinement:
@@ -122,11 +100,3 @@ def chosen_refinement(preset: str | None, kind: str | None, mode: str | None, it
     except ValueError as error:
         raise EngineError(f"--crf-iterations: {error}") from error
     return Refinement(kind or chosen.kind, mode or chosen.mode, crf)
-
-
-def _mapping(value: object, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise EngineError(f"{where}: expected keys and values, not {value!r}")
-    return value

@@ -25,6 +25,13 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_PICTURES = 16
 
+EXAMPLES = """\
+examples:
+  %(prog)s --config camvid --root data/camvid --output runs/street
+  %(prog)s --config camvid --root data/camvid --output runs/street --resume --epochs 80
+  %(prog)s --config mine.yaml --root data/mine --output runs/mine --init street.onnx --hours 8 --seed 1
+"""
+
 LENGTH = ("epochs", "hours")
 """Options that a run may change when it is taken up again."""
 
@@ -37,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, help="starting weights: NPZ of an encoder, or ONNX of an export")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int, help="length of the run in epochs")
+    length.add_argument("--epochs", type=int, help="length of the run in epochs (default: the config's)")
     length.add_argument("--hours", type=float, help="length of the run in hours of wall time")
-    parser.add_argument("--splits", help="directories to train on, separated by commas")
+    parser.add_argument("--splits", help="directories to train on, separated by commas (default: the config's)")
     parser.add_argument("--hold-out", metavar="PREFIX", help="measure on pictures named PREFIX…")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--seed", type=int, help="of everything drawn at random (default: the config's)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (default)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
 
 
 def run(args: argparse.Namespace) -> int:

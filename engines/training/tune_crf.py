@@ -282,15 +282,22 @@ def _refinement(values: dict[str, Any], iterations: int, mode: str) -> Refinemen
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.epilog, parser.formatter_class = EXAMPLES, argparse.RawDescriptionHelpFormatter
     add_data_arguments(parser)
     parser.set_defaults(limit=PICTURES)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.yaml", help="the preset to write")
     parser.add_argument("--range", type=_range, action="append", default=[], metavar="NAME=LOW:HIGH", dest="ranges",
                         help=f"search this instead of the paper's range; NAME is {', '.join(RANGES)}")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3, help="each halves the step of the one before (default: 3)")
-    parser.add_argument("--crf-mode", choices=CRF_MODES, default="pruned", help="default: pruned")
-    parser.add_argument("--crf-iterations", type=int, default=10, metavar="N", help="default: 10, as in the paper")
+    parser.add_argument(
+        "--crf-mode", choices=CRF_MODES, default="pruned", help="how near to the exact CRF (default: pruned)"
+    )
+    parser.add_argument(
+        "--crf-iterations",
+        type=int,
+        default=10,
+        metavar="N",
+        help="mean-field iterations (default: 10, as in the paper)",
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="scores and state of the search; to go on, name the "
                         "same (default: OUTPUT.work)")  # fmt: skip
 

@@ -15,10 +15,11 @@ from engines.backends import open_engine
 from engines.base import Engine, EngineOptions
 from engines.labels import LabelSet
 from pipeline.cli.figure import MAX_CLASSES, ClassMap, Step, heat, scaled, sheet
-from pipeline.errors import SinkError, SourceError
+from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.options import RunOptions
 from pipeline.runner.memory import refuse_too_large
+from pipeline.sinks.files import cannot_write, check_place, make_directory
 from pipeline.slots import Ring, Slot, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
@@ -37,9 +38,14 @@ def explain(options: RunOptions, folder: Path) -> str:
         What was written, a line for people.
 
     Raises:
+        ConfigError: the folder is a file.
         SourceError: no picture can be read.
         SinkError: the folder cannot be written.
     """
+    name = f"--explain {folder}"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{name} is a file: name a directory for the pictures")
+    check_place(folder / "figure.png", name, own=True)
     decoded = _first_picture(options)
     engine_options = EngineOptions(precision=options.engine.precision, cache=zoo.compiled_cache())
     engine = open_engine(zoo.load_model(options.model.name), options.engine.name, engine_options)
@@ -50,17 +56,19 @@ def explain(options: RunOptions, folder: Path) -> str:
     frame, model = decoded.frame, engine.model
     height, width = frame.height, max(1, round(frame.width * float(frame.sample_aspect_ratio)))
     heading = f"{model.name} on {frame.source}, {float(frame.pts):.2f} s"
-    licence = f"{len(model.labels)} classes · {engine.info.backend}, {engine.info.precision} · weights: {model.licence}"
+    licence = (
+        f"{len(model.labels)} classes · {engine.info.backend}, {engine.info.arithmetic} · weights: {model.licence}"
+    )
     # The network's own input looks like the picture: it has a file, but no place in the figure.
     shown = [step for step in steps if step.title != "network input"]
     files = [(step.title, step.picture) for step in steps] + [(f"scores of {one.name}", one.picture) for one in maps]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder, own=True)
         for number, (title, picture) in enumerate(files):
             scaled(picture, width, height).save(folder / f"{number:02d}-{re.sub(r'[^0-9A-Za-z]+', '-', title)}.png")
         sheet(heading, licence, shown, maps[:MAX_CLASSES], width / height).save(folder / "figure.png")
     except OSError as error:
-        raise SinkError(f"{folder} cannot be written: {error.strerror or error}") from error
+        raise cannot_write(name, error) from error
     return f"{len(files)} pictures and figure.png in {folder}"
 
 

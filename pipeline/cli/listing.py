@@ -45,7 +45,7 @@ def plan(options: RunOptions, report: str | None) -> str:
 def _rows(runner: Runner) -> Iterator[tuple[str, str]]:
     engine, model = runner.engine.info, runner.engine.model
     yield "model", f"{model.name}, {len(model.labels)} classes, short side {runner.size} px"
-    yield "engine", f"{engine.backend} {engine.version} on {engine.device}, {engine.precision}"
+    yield "engine", f"{engine.backend} {engine.version} on {engine.device}, {engine.arithmetic}"
     yield "processors", f"{runner.plan.cpus:g}: {engine.threads} for the engine, {engine.requests} requests in flight"
     for lane in runner.lanes:
         info = lane.source.info

@@ -21,6 +21,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 ENGINES = ("auto", "openvino", "onnxruntime", "tensorrt", "torch")
 
 EXAMPLES = """\
+The directory of an output is made where it alone is missing; a longer path must be there (mkdir -p).
+
 examples:
   %(prog)s --input street.mp4 --output overlay.mp4
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
@@ -77,10 +79,11 @@ def _complain(program: str, error: Exception, flags: argparse.Namespace) -> int:
     if not isinstance(error, PipelineError | EngineError):
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
+    told = "\\n".join(message.splitlines())  # a file's name may hold line breaks
     if flags.log_format == "json":
-        log.error("%s", message)
+        log.error("%s", told)
     elif sys.stderr is not None:  # else it would go to standard output
-        print(f"{program}: error: {message}", file=sys.stderr)
+        print(f"{program}: error: {told}", file=sys.stderr)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
 
@@ -134,10 +137,13 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto")
+    group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto: voc if it is "
+                       "here or comes within seconds, else street")  # fmt: skip
     group.add_argument("--size", type=int, metavar="N", help="short side of the network's input; default the model's")
-    group.add_argument("--engine", choices=ENGINES, help="default auto")
-    group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="default auto")
+    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: openvino, else "
+                       "onnxruntime")  # fmt: skip
+    group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="fp16 is bf16 on processors that "
+                       "multiply that alone; default auto: the fastest that keeps the model's labels")  # fmt: skip
     group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")
     group.add_argument("--dense-crf", action="store_true", help="the same as --refine crf")
     group.add_argument("--crf-workers", type=int, metavar="N", help="processes that refine; default by the machine")
@@ -145,7 +151,9 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_picture(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--render", choices=("overlay", "mask", "side-by-side"), help="default overlay")
+    group.add_argument(
+        "--render", choices=("overlay", "mask", "side-by-side"), help="what --output shows; default overlay"
+    )
     group.add_argument("--alpha", type=float, metavar="A", help="opacity of the overlay, 0 to 1")
     group.add_argument("--classes", metavar="NAME,…", help="paint these classes alone")
     group.add_argument("--legend", action=argparse.BooleanOptionalAction, default=None, help="names and shares")
@@ -218,6 +226,7 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
 
 
 def _dispatch(flags: argparse.Namespace) -> int:
+    _refuse_empty(flags)
     if flags.list_inputs or flags.list_models:
         from pipeline.cli import listing
 
@@ -242,6 +251,15 @@ def _dispatch(flags: argparse.Namespace) -> int:
     from pipeline.cli.session import perform
 
     return perform(options, report=flags.report, quiet=flags.quiet, in_logs=flags.log_format == "json")
+
+
+def _refuse_empty(flags: argparse.Namespace) -> None:
+    """A variable of a script that was not set, most often; as a path it would mean the current directory."""
+    from pipeline.errors import ConfigError
+
+    for name, value in (*vars(flags).items(), *(flags.places or ())):
+        if value == "":
+            raise ConfigError(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
 
 
 def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -11,6 +12,8 @@ from pipeline.options import InputOptions
 from pipeline.sources import expand_inputs, input_name
 from pipeline.sources.uri import mask_uri
 
+_TIME = re.compile(r"(?:[0-9]{1,9}:){0,2}(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})")
+
 
 def parse_time(text: str, flag: str) -> Fraction:
     """Seconds from ``12.5``, ``1:30`` or ``1:02:03.5``.
@@ -18,15 +21,11 @@ def parse_time(text: str, flag: str) -> Fraction:
     Raises:
         ConfigError: not a time.
     """
-    try:
-        parts = [Fraction(part) for part in text.split(":")]
-        if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"{flag} {text!r} is not a time: give seconds, MM:SS or HH:MM:SS") from None
+    if not _TIME.fullmatch(text):
+        raise ConfigError(f"{flag} {text!r} is not a time: give seconds, MM:SS or HH:MM:SS")
     seconds = Fraction(0)
-    for part in parts:
-        seconds = seconds * 60 + part
+    for part in text.split(":"):
+        seconds = seconds * 60 + Fraction(part)
     return seconds
 
 

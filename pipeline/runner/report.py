@@ -14,7 +14,6 @@ from pipeline.runner.lane import Lane
 from pipeline.runner.outlet import Outlet
 from pipeline.sinks import Live
 from pipeline.telemetry import (
-    EngineReport,
     InputReport,
     LatencyHistogram,
     ModelReport,
@@ -58,7 +57,7 @@ def make_report(
         for lane, awaited in zip(lanes, shares, strict=True)
     )
     frames = sum(one.written for one in inputs)
-    info, model = engine.info, engine.model
+    model = engine.model
     return Report(
         seconds=round(seconds, 3),
         frames=frames,
@@ -68,7 +67,7 @@ def make_report(
         error=error,
         worker_deaths=pool.deaths if pool else 0,
         model=ModelReport(model.name, model.sha256, model.licence, model.labels.names),
-        engine=EngineReport(info.backend, info.version, info.device, info.precision, info.threads, info.requests),
+        engine=engine.info,
         versions=_versions(),
         cpus=plan.cpus,
         inputs=inputs,

@@ -17,7 +17,7 @@ from pipeline.sinks.null import NullSink
 from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.rle_lines import RleSink
 from pipeline.sinks.rtsp.sink import RtspSink
-from pipeline.sinks.segments import RecordOptions, SegmentedSink, has_clock
+from pipeline.sinks.segments import RecordOptions, SegmentedSink, has_clock, place_of
 from pipeline.sinks.serve.address import check_free, serve_address
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.video import VideoSink
@@ -100,7 +100,7 @@ def _network_output(uri: str, options: VideoOptions, serve: ServeOptions) -> Sin
 def _output_files(uri: str, options: VideoOptions, record: RecordOptions) -> Sink | None:
     path, kind = Path(uri), Path(uri).suffix.lower()
     if _is_directory(uri):
-        return ImageSink(uri, ImageNames(path, "frame_%06d.png"), PngCoder())
+        return ImageSink(uri, ImageNames(path, "frame_%06d.png", own=True), PngCoder())
     if "://" not in uri and kind in EXTENSIONS:
         if has_clock(uri):
             return SegmentedSink(uri, lambda name: _video(name, options), record)
@@ -148,7 +148,7 @@ def open_masks(uri: str, serve: ServeOptions | None = None, record: RecordOption
 def _mask_files(uri: str, record: RecordOptions) -> Sink | None:
     path, kind = Path(uri), Path(uri).suffix.lower()
     if _is_directory(uri):
-        return ImageSink(uri, ImageNames(path, "mask_%06d.png"), IndexedPngCoder())
+        return ImageSink(uri, ImageNames(path, "mask_%06d.png", own=True), IndexedPngCoder())
     if "://" not in uri:
         if kind == ".mkv" and has_clock(uri):
             return SegmentedSink(uri, lambda name: MaskVideoSink(name, file_targets(Path(name), name)), record)
@@ -188,7 +188,10 @@ def check_writable(uri: str, path: str) -> None:
         check_free(address)
     if is_watched(uri):
         return
-    check_place(Path(path, "0") if _is_directory(uri) else Path(path), uri)
+    if has_clock(uri) and Path(uri).suffix.lower() in EXTENSIONS:
+        path = str(place_of(uri) / "segment")
+    own = _is_directory(uri)
+    check_place(Path(path, "0") if own else Path(path), uri, own=own)
 
 
 def _is_directory(uri: str) -> bool:

@@ -143,7 +143,7 @@ def encoder_named(name: str) -> Encoder:
             if not _is_built(encoder.name):
                 raise ConfigError(f"codec {name}: the installed PyAV was built without {encoder.name}")
             return encoder
-    raise ConfigError(f"codec {name} is unknown: choose from {', '.join(e.alias for e in ENCODERS)}")
+    raise ConfigError(f"codec {name!r} is unknown: choose from {', '.join(e.alias for e in ENCODERS)}")
 
 
 def encoder_for(container: str, codec: str | None) -> Encoder:

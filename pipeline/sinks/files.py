@@ -8,8 +8,10 @@ keeps the first error, and `check` raises it.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -142,7 +144,7 @@ class _Descriptor:
 class PartFile(_Descriptor):
     """A file written beside its final name, hidden, and renamed over it when finished.
 
-    Missing directories are made, and removed again by `discard`.  A symbolic link is followed: the
+    Its directory is made as `make_directory` does, and removed again by `discard`.  A symbolic link is followed: the
     file it points to is replaced, not the link.  Nothing is synchronised to the disk: after
     a power cut the result must be computed again anyway.
 
@@ -160,8 +162,7 @@ class PartFile(_Descriptor):
         self._made: list[Path] = []
         self._current: Path | None = None
         try:
-            if self._final.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "is a directory")
+            _refuse_special(self._final)
             self._made = make_directory(self._final.parent)
             # A short part of the name is enough, and keeps long names possible.
             self._current = self._final.parent / f".{self._final.name[:40]}.{secrets.token_hex(4)}.part"
@@ -301,24 +302,21 @@ def refuse_input(name: str, path: Path, uri: str) -> None:
         raise SinkError(f"{name} is {what}: choose another")
 
 
-def check_place(path: Path, name: str) -> None:
+def check_place(path: Path, name: str, *, own: bool = False) -> None:
     """See that a `PartFile` could be made, without making anything.
 
     Args:
         path: final name.
         name: how messages call the output.
+        own: its directory is the output's own, see `make_directory`.
 
     Raises:
         SinkError: it could not.
     """
     try:
         final = Path(os.path.realpath(path))
-        if final.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
-        final.exists()  # a name that is too long
-        there = next(parent for parent in final.parents if parent.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+        _refuse_special(final)
+        there = (*(each.parent for each in _missing(final.parent, own)), final.parent)[0]
         if not os.access(there, os.W_OK | os.X_OK):
             read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
             raise PermissionError(errno.EROFS if read_only else errno.EACCES, "not writable")
@@ -326,27 +324,31 @@ def check_place(path: Path, name: str) -> None:
         raise cannot_write(name, error) from error
 
 
-def make_directory(directory: Path) -> list[Path]:
-    """Make a directory and its parents; the ones that were missing, outermost first.
+def make_directory(directory: Path, *, own: bool = False) -> list[Path]:
+    """See that there is the directory that holds an output: it is made where it alone is missing.
+
+    So ``out/overlay.mp4`` makes ``out``.  A longer path that is not there is a slip of the pen more often than a
+    wish, and so is one right below the root, where only a privileged user could make it.
+
+    Args:
+        directory: what holds the output.
+        own: it is the output itself, as ``out/masks/`` is: then ``out`` is what holds it.
+
+    Returns:
+        The directories that were made, outermost first, for `remove_directories`.
 
     Raises:
         OSError: cannot be made.
     """
-    missing = []
-    for path in (directory, *directory.parents):
-        if path.exists():
-            break
-        missing.append(path)
+    directory = Path(os.path.realpath(directory))
     made: list[Path] = []
     try:
-        for path in reversed(missing):
+        for path in _missing(directory, own):
             path.mkdir(exist_ok=True)  # another output of this run may be first
             made.append(path)
     except OSError:
         remove_directories(made)
         raise
-    if not directory.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "not a directory")
     return made
 
 
@@ -355,3 +357,31 @@ def remove_directories(made: list[Path]) -> None:
     for path in reversed(made):
         with suppress(OSError):
             path.rmdir()
+
+
+def _missing(directory: Path, own: bool) -> list[Path]:
+    """The directories that `make_directory` would make, outermost first.
+
+    Raises:
+        OSError: it would not, or there is a file in the way.
+    """
+    missing = list(itertools.takewhile(lambda path: not path.exists(), (directory, *directory.parents)))
+    there = missing[-1].parent if missing else directory
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory")
+    holders = missing[1:] if own else missing
+    if len(holders) > 1 or (holders and there == there.parent):
+        raise OSError(f"its directory does not exist: make it with mkdir -p {shlex.quote(str(holders[0]))}")
+    return missing[::-1]
+
+
+def _refuse_special(path: Path) -> None:
+    """See that no directory, device or pipe would be replaced by a file.
+
+    Raises:
+        OSError: it would.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a directory")
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file, but a device, pipe or socket")

@@ -45,6 +45,7 @@ class ImageNames:
         directory: where they lie.
         template: their name, with one ``%06d`` or the like for the frame's index; without it there
             is room for a single frame.
+        own: the directory is the output itself, not only the place of its files.
 
     Raises:
         ConfigError: more than one number in the name, or another use of ``%``.
@@ -52,6 +53,7 @@ class ImageNames:
 
     directory: Path
     template: str
+    own: bool = False
 
     def __post_init__(self) -> None:
         numbers = len(_NUMBER.findall(self.template))
@@ -124,7 +126,7 @@ class ImageSink:
         """Make the directory and see that files can be made in it."""
         refuse_input(self._name, self._names.path(0) if self._names.single else self._names.directory, info.stream.uri)
         try:
-            self._made = make_directory(self._names.directory)
+            self._made = make_directory(self._names.directory, own=self._names.own)
             PartFile(self._names.path(0), self._name).discard()
         except OSError as error:
             raise cannot_write(self._name, error) from error

@@ -16,7 +16,7 @@ from typing import Protocol
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo, Sink
-from pipeline.sinks.files import PartFile
+from pipeline.sinks.files import PartFile, cannot_write, make_directory, remove_directories
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class SegmentedSink:
         self._options = options
         self._info: OutputInfo | None = None
         self._sink: FileSink | None = None
+        self._made: list[Path] = []
         self._began = Fraction(0)
         self._segments = 0
 
@@ -114,7 +115,10 @@ class SegmentedSink:
 
     def open(self, info: OutputInfo) -> None:
         """See that files can be made there."""
-        PartFile(Path(_at(self._name, time.time())), self._name).discard()
+        path = Path(_at(self._name, time.time()))
+        made = self._make_directory(path)
+        PartFile(path, self._name).discard()
+        remove_directories(made)
         self._info = info
         self._segments = 0
 
@@ -135,11 +139,25 @@ class SegmentedSink:
     def _next(self, info: OutputInfo, result: Result) -> FileSink:
         self._began = result.pts
         stream = replace(info.stream, start=Fraction(0), skipped=result.pts)
-        sink = self._make(_free(_at(self._name, result.frame.wall_ns / 1e9)))
+        path = _free(_at(self._name, result.frame.wall_ns / 1e9))
+        self._made = self._make_directory(Path(path))
+        sink = self._make(path)
         self._sink = sink  # whoever aborts must reach it
         sink.open(replace(info, stream=stream))
         self._segments += 1
         return sink
+
+    def _make_directory(self, path: Path) -> list[Path]:
+        """What lies above the first directory with the clock in its name is made as for any file; the rest always."""
+        made = []
+        try:
+            made = make_directory(place_of(self._name))
+            missing = [parent for parent in path.parents if not parent.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            remove_directories(made)
+            raise cannot_write(self._name, error) from error
+        return [*made, *reversed(missing)]
 
     def _end(self) -> None:
         if self._sink is not None:
@@ -190,6 +208,7 @@ class SegmentedSink:
         """Remove the segment that is being written."""
         if self._sink is not None:
             self._sink.abort()
+            remove_directories(self._made)
         self._sink = self._info = None
 
 
@@ -198,6 +217,14 @@ class _File:
     path: Path
     size: int
     changed: float
+
+
+def place_of(pattern: str) -> Path:
+    """The directory of a pattern above which no name has the clock in it."""
+    place = Path(pattern).parent
+    while has_clock(str(place)):
+        place = place.parent
+    return Path(str(place).replace("%%", "%"))
 
 
 def _at(pattern: str, seconds: float) -> str:
@@ -220,9 +247,7 @@ def _finished(pattern: str) -> Iterator[_File]:
     stem, _, suffix = os.path.abspath(pattern).rpartition(".")  # noqa: PTH100 - a link in it must stay
     expression = "%".join(_expression(part) for part in stem.split("%%"))
     name = re.compile(rf"{expression}(?:-\d+)?\.{re.escape(suffix)}")
-    root = Path(stem)
-    while "%" in str(root):
-        root = root.parent
+    root = place_of(stem)
     for folder, _, files in os.walk(root):
         for file in files:
             path = Path(folder, file)

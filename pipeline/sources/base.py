@@ -17,6 +17,9 @@ import av
 from pipeline.errors import ConfigError
 from pipeline.frame import Colour, Frame, PixelFormat
 
+_MOST = 1e9
+"""Of seconds and of pictures a second: thirty years, in which exact fractions keep small."""
+
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
@@ -57,12 +60,16 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         for name in ("start", "loop", "threads"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("duration", "max_frames", "rate", "open_timeout", "read_timeout", "fps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, not {value}")
+        for name in ("start", "duration", "rate", "open_timeout", "read_timeout", "fps"):
+            value = getattr(self, name)
+            if value is not None and value > _MOST:
+                raise ConfigError(f"{name} must be at most {_MOST:g}")
         if self.size is not None and min(self.size) < 1:
             raise ConfigError(f"size must be width and height in pixels, not {self.size}")
         if self.deinterlace not in ("auto", "off"):

@@ -57,12 +57,20 @@ def expand_inputs(uris: Iterable[str]) -> list[str]:
     Everything else comes back as it is: a glob or directory of images is one input.
 
     Raises:
-        SourceError: a glob that matches nothing, or both images and videos.
+        SourceError: a glob that matches nothing, or both images and videos; a name that cannot be looked at.
     """
     return [each for uri in uris for each in _expand(uri)]
 
 
 def _expand(uri: str) -> list[str]:
+    try:
+        return _files(uri)
+    except OSError as error:
+        shown = uri if len(uri) <= 100 else f"{uri[:99]}…"
+        raise SourceError(f"{shown}: {(error.strerror or str(error)).lower()}") from error
+
+
+def _files(uri: str) -> list[str]:
     path = Path(uri)
     if uri == "-" or SCHEME.match(uri) or path.is_file():
         return [uri]

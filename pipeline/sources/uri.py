@@ -43,7 +43,10 @@ def input_name(uri: str) -> str:
     if uri.startswith("lavfi:"):
         return _fit(re.split(r"[=,\[:@]", uri.removeprefix("lavfi:"))[0]) or "lavfi"
     if "://" in uri and not uri.startswith("file:"):
-        parts = urlsplit(mask_uri(uri))
+        try:
+            parts = urlsplit(mask_uri(uri))
+        except ValueError:  # brackets that hold no address: opening it will say so
+            return "stream"
         return _fit(Path(parts.path).stem) or _fit(parts.netloc.rpartition("@")[2].partition(":")[0]) or "stream"
     path = Path(uri)
     stem = path.stem if path.suffix else path.name

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
 from pipeline.cpu import CpuPlan
-from pipeline.crf import CRFParameters, DenseCRF, require_backend
+from pipeline.crf import BACKENDS, MODES, CRFParameters, DenseCRF, require_backend
 from pipeline.errors import ConfigError
 from pipeline.flow import WorkerPool
 from pipeline.frame import Frame, UInt8
@@ -24,10 +24,42 @@ from pipeline.stages.guided import GuidedRefiner
 from pipeline.stages.iterations import IterationBudget
 from pipeline.stages.prepare import to_rgb
 
-KINDS = ("guided", "crf")
+KINDS = ("none", "guided", "crf")
 
 _KEPT = 4
 """Kinds of picture (size, format, live or not) that a worker keeps its memory for: as many different cameras."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefineOptions:
+    """How the labels are sharpened.
+
+    Attributes:
+        kind: ``"none"``, ``"guided"`` (guided filter) or ``"crf"`` (fully connected CRF).
+        workers: processes that refine, 0 for as many as fit the machine.
+        backend: what computes the CRF, see `pipeline.crf.BACKENDS`.
+        mode: how much of the CRF's exact answer the time allows, see `pipeline.crf.MODES`; ``"auto"``: ``"live"``
+            for live inputs, whose iterations then keep to the stream's pace too, else ``"pruned"``.
+        crf: parameters of the CRF.
+    """
+
+    kind: str = "none"
+    workers: int = 0
+    backend: str = "native"
+    mode: str = "auto"
+    crf: CRFParameters = field(default_factory=CRFParameters)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"refine {self.kind!r} is unknown: choose from {', '.join(KINDS)}")
+        if not 0 <= self.workers <= 256:
+            raise ConfigError(f"{self.workers} CRF workers are out of range: 0 (automatic) to 256")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"CRF backend {self.backend!r} is unknown: choose from {', '.join(BACKENDS)}")
+        if self.mode not in ("auto", *MODES):
+            raise ConfigError(f"CRF mode {self.mode!r} is unknown: choose from auto, {', '.join(MODES)}")
+        if self.backend == "pydensecrf" and self.mode not in ("auto", "exact"):
+            raise ConfigError(f"CRF mode {self.mode!r} needs the native backend: pydensecrf is exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +82,8 @@ class RefineSpec:
     target: ClassVar[str] = "pipeline.stages.refine:open_refiner"
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"refinement {self.kind!r} is unknown: choose from {', '.join(KINDS)}")
+        if self.kind not in KINDS[1:]:
+            raise ConfigError(f"refinement {self.kind!r} is unknown: choose from {', '.join(KINDS[1:])}")
 
     def mode_for(self, *, live: bool) -> str:
         """The CRF's mode for frames that have a deadline, or have none."""
@@ -75,27 +107,7 @@ class CRFWork:
     classes: int
 
 
-class RefineChoice(Protocol):
-    """What the user asked for."""
-
-    @property
-    def kind(self) -> str:
-        """``"none"``, ``"guided"`` or ``"crf"``."""
-
-    @property
-    def backend(self) -> str:
-        """Of the CRF."""
-
-    @property
-    def mode(self) -> str:
-        """Of the CRF."""
-
-    @property
-    def crf(self) -> CRFParameters:
-        """Parameters of the CRF."""
-
-
-def worker_pool(choice: RefineChoice, plan: CpuPlan) -> WorkerPool | None:
+def worker_pool(choice: RefineOptions, plan: CpuPlan) -> WorkerPool | None:
     """The pool that refines as asked, or None if nothing shall be refined.
 
     Raises:
@@ -106,7 +118,7 @@ def worker_pool(choice: RefineChoice, plan: CpuPlan) -> WorkerPool | None:
     return WorkerPool(plan.crf_workers, _spec(choice))
 
 
-def refine_slot(choice: RefineChoice, slot: Slot) -> CRFWork | None:
+def refine_slot(choice: RefineOptions, slot: Slot) -> CRFWork | None:
     """Refine one slot here and now, in this process, taking whatever time it takes.
 
     Returns:
@@ -123,7 +135,7 @@ def open_refiner(spec: RefineSpec) -> Callable[[Slot, int, float | None], CRFWor
     return _Refiner(spec).refine
 
 
-def _spec(choice: RefineChoice) -> RefineSpec:
+def _spec(choice: RefineOptions) -> RefineSpec:
     spec = RefineSpec(choice.kind, choice.crf, choice.backend, choice.mode)
     if spec.kind == "crf":
         require_backend(spec.backend)

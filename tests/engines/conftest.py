@@ -12,7 +12,7 @@ import pytest
 from engines.base import Model
 from engines.zoo import load_model
 from tests.engines.camvid_like import write_pictures
-from tests.engines.serving import Server
+from tests.engines.serving import PUBLISHED, Server, point_at
 
 if TYPE_CHECKING:
     from tests.engines.small_network import Exported
@@ -30,17 +30,40 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mo
         }
 
 
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("engines.fetch.PAUSE_S", 0.01)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
+        server.does.go_on.set()
         server.shutdown()
         thread.join(10)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user without a cache, a weights directory or a proxy, for whom the real server does not exist."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("DEEPLAB_STREAM_WEIGHTS", *PROXIES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("engines.fetch.PAUSE_S", 0.01)
+    point_at("https://weights.invalid/net.tflite", monkeypatch)
+    return tmp_path
+
+
+@pytest.fixture
+def publisher(home: Path, server: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server that has the published file, where ``voc`` comes from."""
+    server.does.body = (data / "weights" / PUBLISHED).read_bytes()
+    point_at(server.url, monkeypatch)
+    return server
 
 
 @pytest.fixture

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import http.server
 import re
+import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from engines import zoo
+
+PUBLISHED = "deeplabv3_mnv2_pascal_quant.tflite"
 BODY = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
@@ -24,7 +29,10 @@ class Behaviour:
     ranges: bool = True
     break_after: list[int] = field(default_factory=list)  # bytes of each of the next answers
     status: list[int] = field(default_factory=list)  # of each of the next answers, before 200
+    chunk: int = 20_000
     pause_s: float = 0.0  # between chunks
+    stall_after: int | None = None  # bytes of the body; what is behind them does not come until `go_on`
+    go_on: threading.Event = field(default_factory=threading.Event)
     with_length: bool = True
     length_off: int = 0  # the lie in Content-Length
     wrong_range: bool = False
@@ -60,8 +68,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(does.body) - start + does.length_off))
         self.end_headers()
         stop = start + does.break_after.pop(0) if does.break_after else len(does.body)
-        for at in range(start, min(stop, len(does.body)), 20_000):
-            self.wfile.write(does.body[at : min(at + 20_000, stop)])
+        for at in range(start, min(stop, len(does.body)), does.chunk):
+            if does.stall_after is not None and at >= does.stall_after:
+                does.go_on.wait(30)
+                return
+            self.wfile.write(does.body[at : min(at + does.chunk, stop)])
             time.sleep(does.pause_s)
 
     def log_message(self, *_: object) -> None:
@@ -81,6 +92,15 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """A client that goes away is part of the tests."""
+
+
+def point_at(url: str, patch: pytest.MonkeyPatch) -> None:
+    """Let ``voc`` come from another address."""
+    entry = zoo.VOC_MOBILENET
+    assert entry.download
+    moved = replace(entry, download=replace(entry.download, url=url))
+    patch.setattr(zoo, "VOC_MOBILENET", moved)
+    patch.setitem(zoo.ZOO, "voc", moved)
 
 
 def leftovers(target: Path) -> set[str]:

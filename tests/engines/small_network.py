@@ -23,6 +23,12 @@ class Exported:
     trained: TrainedNetwork
     file: Path
 
+    def network(self) -> DeepLab:
+        """The network that the file holds: batch norms folded, then weights rounded to half precision."""
+        network = exporting.fold_batch_norm(self.trained.restore())
+        exporting.round_weights(network)
+        return network
+
 
 def with_statistics() -> DeepLab:
     """Batch norms with statistics and shifts of their own, so that folding has something to fold."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from engines.backends import open_engine
+from engines.backends.common import one_line
 from engines.base import EngineError, EngineOptions, Model
 from tests.engines.support import (
     open_engine_for,
@@ -63,6 +64,14 @@ def test_openvino_cache_does_not_grow_for_ever(models: dict[str, Model], tmp_pat
     assert {blob.name for blob in tmp_path.glob("*.blob")} == {f"{index}.blob" for index in range(18, 50)}
 
 
+def test_of_a_long_message_both_ends_are_told() -> None:
+    assert one_line(ValueError("Check 'x' failed\n  this\nis wrong")) == "this is wrong"
+    told = one_line(ValueError("begin " + "x" * 9000 + " end"))
+    assert told.startswith("begin x")
+    assert told.endswith("x end")
+    assert len(told) < 1100
+
+
 def test_openvino_half_precision_only_where_the_processor_has_it(
     models: dict[str, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +84,20 @@ def test_openvino_half_precision_only_where_the_processor_has_it(
     monkeypatch.setattr(backend, "_has_bf16", lambda: False)  # OpenVINO lists it, but would emulate it
     with pytest.raises(EngineError, match="no half-precision arithmetic"):
         backend._precision("fp16", models["street"], ["BF16", "FP32"])
+
+
+def test_bf16_in_the_place_of_fp16_is_told(
+    models: dict[str, Model], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a processor that multiplies bf16 alone, as nearly all are that have half precision."""
+    monkeypatch.setattr("engines.backends.openvino._precision", lambda *_: ("bf16", "bf16"))
+    for asked, told in (("fp16", "street in bf16 in place of fp16 on"), ("auto", "street in bf16 on")):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "engines"):
+            engine = open_engine(models["street"], "openvino", EngineOptions(asked, threads=1))
+        engine.close()
+        assert engine.info.precision == "bf16"
+        assert told in caplog.text
 
 
 def test_openvino_takes_half_precision_of_itself_only_where_the_model_keeps_its_labels(

@@ -192,11 +192,11 @@ def test_a_preset_says_how_labels_are_sharpened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("refine: {kind: magic}", "refine.kind is one of none, guided, crf, not 'magic'"),
+        ("refine: {kind: magic}", "refine: refine 'magic' is unknown: choose from none, guided, crf"),
         ("refine: {crf: {w1: 3}}", "refine.crf.w1: unknown key; known: pos_w"),
         ("refine: {crf: {bi_rgb: 0}}", "refine.crf: bi_rgb is a standard deviation"),
-        ("refine: 3", "refine: expected keys and values, not 3"),
-        ("a: [", "neither a preset nor a YAML file"),
+        ("refine: 3", "refine: expected a mapping, got 3"),
+        ("a: [", "is not YAML, line 1"),
     ],
 )
 def test_a_preset_that_cannot_be_used_names_the_key(text: str, said: str, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_evaluating_needs_no_torch() -> None:
         (["--size", "-5"], "--size -5 is out of range"),
         (["--limit", "0"], "--limit 0: at least one picture"),
         (["--crf-iterations", "-1"], "--crf-iterations: iterations is a whole number"),
-        (["--config", "nonsense"], "nonsense: neither a preset nor a YAML file"),
+        (["--config", "nonsense"], "'nonsense' is neither a file nor a preset; presets: default"),
         (["--ignore", "300"], "--ignore takes labels from 0 to 255"),
         (["--json", "/no/such/folder/x.json"], "its directory does not exist"),
     ],

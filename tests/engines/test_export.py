@@ -38,12 +38,11 @@ def file(exported: Exported) -> Path:
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 64, 96), (3, 80, 48), (1, 77, 90)])
-def test_onnxruntime_and_openvino_agree_with_torch(
-    file: Path, trained: TrainedNetwork, batch: int, height: int, width: int
-) -> None:
+def test_onnxruntime_and_openvino_agree_with_torch(exported: Exported, batch: int, height: int, width: int) -> None:
+    file = exported.file
     image = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
     with torch.inference_mode():
-        expected = ByteNetwork(trained.restore())(torch.from_numpy(image)).numpy()
+        expected = ByteNetwork(exported.network())(torch.from_numpy(image)).numpy()
     assert expected.std() > 1e-3
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     (scores,) = session.run(["scores"], {"image": image})
@@ -76,13 +75,21 @@ def test_the_graph_is_plain(file: Path) -> None:
     assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
 
 
+def test_weights_in_half_precision_take_half_the_bytes(exported: Exported, tmp_path: Path) -> None:
+    full = tmp_path / "full.onnx"
+    exporting.export(exported.trained, full, name="street")
+    convolutions = [each for each in exported.network().modules() if isinstance(each, torch.nn.Conv2d)]
+    saved = 2 * sum(each.weight.numel() for each in convolutions)
+    assert full.stat().st_size - exported.file.stat().st_size == pytest.approx(saved, rel=0.1)
+
+
 def test_a_wrong_file_is_refused_and_the_old_one_kept(
     file: Path, trained: TrainedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "street.onnx"
     target.write_bytes(b"old")
     other = dataclasses.replace(trained, weights=trained.weights | {"head.bias": trained.weights["head.bias"] + 1})
-    monkeypatch.setattr(exporting, "_write", lambda _model, path, _properties: path.write_bytes(file.read_bytes()))
+    monkeypatch.setattr(exporting, "_write", lambda _model, path, *_: path.write_bytes(file.read_bytes()))
     with pytest.raises(EngineError, match=r"differ from torch's by 1"):
         exporting.export(other, target, name="street")
     assert target.read_bytes() == b"old"

@@ -89,7 +89,9 @@ def test_a_size_that_the_network_cannot_take_is_one_line(backend: str, tmp_path:
 
 
 @backends
-def test_a_network_that_fails_at_its_first_size_is_one_line(backend: str, tmp_path: Path) -> None:
+def test_a_network_that_fails_at_its_first_size_is_one_whole_line(
+    backend: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     model = foreign(tmp_path / "net.onnx", "mean: [0, 0, 0]\nrange: 255\n")
     graph = onnx.load(model.path)
     graph.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, 64, 64]), "shape"))
@@ -99,6 +101,9 @@ def test_a_network_that_fails_at_its_first_size_is_one_line(backend: str, tmp_pa
     with open_engine_for(read_model(model.path), backend) as engine, pytest.raises(EngineError) as told:
         score(engine.session(32, 48), picture((32, 48)))
     assert "\n" not in str(told.value)
+    assert "…" not in str(told.value)
+    assert "/onnxruntime" not in str(told.value), "a place in its source"
+    assert capfd.readouterr().err == "", "the library's own words beside it"
 
 
 @backends

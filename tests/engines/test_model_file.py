@@ -62,7 +62,18 @@ def test_initialisers_among_the_inputs_are_no_inputs(tmp_path: Path) -> None:
     assert read_header(path).inputs == (Value("picture", "float32", (1, 3, -1, -1)),)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, world", b"\x00" * 64, b"\xff" * 64, b"\x3a\xff\xff\xff\x7f"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello, world",
+        b"\n\n",
+        "Grüße".encode() * 39 + b"\xc3",
+        b"\x00" * 64,
+        b"\xff" * 64,
+        b"\x3a\xff\xff\xff\x7f",
+    ],
+)
 def test_other_files_are_refused_in_a_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=r"net\.onnx is ") as caught:
@@ -238,7 +249,7 @@ def test_a_known_label_set(models: dict[str, Model], tmp_path: Path) -> None:
         ("name: 5\n", "name is 5: it must be a text"),
         ("size:\n", "size is empty: give a value or remove the line"),
         ("- a\n- b\n", "must hold 'key: value' lines"),
-        ("labels: [a, b\nmean: 3\n", "line 2: not YAML"),
+        ("labels: [a, b\nmean: 3\n", "net.yaml is not YAML, line 2"),
         ("mean: !!python/object/apply:os.getcwd []\n", "not YAML"),
     ],
 )

@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="networks need torch (the extra `train`)")
 
-from engines.networks import DeepLab, NetworkSpec, assemble, build  # noqa: E402
+from engines.networks import NETWORKS, DeepLab, NetworkSpec, assemble, build  # noqa: E402
+from engines.networks.efficientnet import EfficientNetLite  # noqa: E402
 from engines.networks.encoder import trade_strides  # noqa: E402
 from engines.networks.layers import MAX_DEALT_RATE, DepthwiseConv  # noqa: E402
 from engines.networks.mobilenet import MobileNetV2, scaled  # noqa: E402
@@ -28,6 +29,13 @@ def test_the_encoder_has_the_size_of_the_paper() -> None:
     assert parameters(MobileNetV2()) == 3_504_872 - (320 * 1280 + 2 * 1280) - (1280 * 1000 + 1000)
 
 
+@pytest.mark.parametrize(("width", "depth", "published"), [(1.0, 1.0, 4_652_008), (1.1, 1.2, 6_092_072)])
+def test_efficientnet_lite_has_the_published_size(width: float, depth: float, published: int) -> None:
+    encoder = EfficientNetLite(width=width, depth=depth)
+    last = encoder.high_channels * 1280 + 2 * 1280
+    assert parameters(encoder) == published - last - (1280 * 1000 + 1000)
+
+
 @pytest.mark.parametrize(
     ("channels", "width", "expected"), [(32, 1.0, 32), (32, 0.5, 16), (24, 0.35, 8), (16, 0.75, 16)]
 )
@@ -43,7 +51,7 @@ def test_strides_beyond_the_output_stride_become_rates() -> None:
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("name", ["deeplabv3-mobilenetv2", "deeplabv3plus-mobilenetv2"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (75, 50)])
 def test_scores_cover_the_picture(name: str, output_stride: int, height: int, width: int) -> None:
     network = build(name, 7, output_stride, aspp_channels=32, decoder_channels=32).eval()
@@ -57,13 +65,12 @@ def test_scores_cover_the_picture(name: str, output_stride: int, height: int, wi
     assert scores.shape == (2, 7, -(-height // stride), -(-width // stride))
 
 
+@pytest.mark.parametrize("name", ["deeplabv3-mobilenetv2", "deeplabv3plus-efficientnet-lite2"])
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_atrous_equals_strided_where_both_look(output_stride: int) -> None:
+def test_atrous_equals_strided_where_both_look(name: str, output_stride: int) -> None:
     """The dilated encoder, subsampled, computes what the strided one does (TPAMI paper, figure 2)."""
     torch.manual_seed(0)
-    strided, dense = (
-        build("deeplabv3-mobilenetv2", 2, stride).encoder.double().eval() for stride in (32, output_stride)
-    )
+    strided, dense = (build(name, 2, stride).encoder.double().eval() for stride in (32, output_stride))
     dense.load_state_dict(strided.state_dict())
     image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
     with torch.inference_mode():

@@ -21,7 +21,7 @@ from tests.engines.small_network import SPEC, Exported  # noqa: E402
 
 
 def test_an_exported_network_goes_on_where_it_was(exported: Exported) -> None:
-    network, path = exported.trained.restore(), exported.file
+    network, path = exported.network(), exported.file
     images = torch.randn(4, 3, 64, 96)
     started = assemble(SPEC, len(CAMVID)).eval()
     with torch.inference_mode():

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
-import logging
 import shutil
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,53 +14,9 @@ from engines.facts import ModelFacts
 from engines.fetch import FetchError
 from engines.labels import CAMVID, VOC
 from engines.zoo import ZOO, fetch_model, list_models, load_model
+from tests.engines.serving import PUBLISHED, Server
 
-pytestmark = pytest.mark.timeout(30)
-
-SOURCE = "deeplabv3_mnv2_pascal_quant.tflite"
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without a cache, a weights directory or a proxy, for whom the real server does not exist."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("DEEPLAB_STREAM_WEIGHTS", raising=False)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("engines.fetch.PAUSE_S", 0.01)
-    point_at("https://weights.invalid/net.tflite", monkeypatch)
-    return tmp_path
-
-
-def point_at(url: str, monkeypatch: pytest.MonkeyPatch, sha256: str | None = "published") -> None:
-    """Let ``voc`` come from another address."""
-    entry = zoo.VOC_MOBILENET
-    assert entry.download
-    known = entry.download.sha256 if sha256 == "published" else sha256
-    moved = replace(entry, download=replace(entry.download, url=url, sha256=known))
-    monkeypatch.setattr(zoo, "VOC_MOBILENET", moved)
-    monkeypatch.setitem(ZOO, "voc", moved)
-
-
-@pytest.fixture
-def server(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A server that has the published file, where ``voc`` comes from; the paths that it was asked for."""
-    asked: list[str] = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(data / "weights"))  # type: ignore[arg-type]
-
-        def log_message(self, *_: object) -> None:
-            asked.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        point_at(f"http://127.0.0.1:{running.server_address[1]}/{SOURCE}", monkeypatch)
-        yield asked
-        running.shutdown()
-        thread.join(10)
+pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("home")]
 
 
 # --- by name --------------------------------------------------------------------------------------
@@ -81,7 +30,7 @@ def test_street_is_embedded() -> None:
     assert model.path.stat().st_size < 12e6
 
 
-def test_voc_is_fetched_once_and_converted(server: list[str], home: Path) -> None:
+def test_voc_is_fetched_once_and_converted(publisher: Server, home: Path) -> None:
     model = load_model("voc", progress=False)
     assert model.labels == VOC
     assert (model.name, model.size, model.output_stride, model.align_corners) == ("voc", 385, 16, True)
@@ -89,34 +38,34 @@ def test_voc_is_fetched_once_and_converted(server: list[str], home: Path) -> Non
     assert load_model("voc") == model
     assert load_model("auto") == model
     assert fetch_model("voc") == model
-    assert len(server) == 1
+    assert len(publisher.does.seen) == 1
     assert {row.entry.name: row.place for row in list_models()} == {"street": "embedded", "voc": "cached"}
 
 
-def test_a_damaged_conversion_is_made_again(server: list[str], home: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_conversion_is_made_again(publisher: Server, home: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = load_model("voc")
     whole = model.path.read_bytes()
     model.path.write_bytes(whole[:1000])
     assert load_model("voc") == model
     assert model.path.read_bytes() == whole
     assert "unusable and is made again" in caplog.text
-    assert len(server) == 1, "the published file was still there"
+    assert len(publisher.does.seen) == 1, "the published file was still there"
 
 
-def test_a_damaged_download_is_fetched_again(server: list[str], home: Path) -> None:
+def test_a_damaged_download_is_fetched_again(publisher: Server, home: Path) -> None:
     model = load_model("voc")
-    source = model.path.parent / SOURCE
+    source = model.path.parent / PUBLISHED
     source.write_bytes(source.read_bytes()[:-1])
     model.path.unlink()
     assert load_model("voc").sha256 == model.sha256
-    assert len(server) == 2
+    assert len(publisher.does.seen) == 2
 
 
 def test_offline_is_one_line_with_the_ways_out() -> None:
     with pytest.raises(FetchError) as caught:
         load_model("voc")
     assert "\n" not in str(caught.value)
-    for word in ("https://weights.invalid/net.tflite", SOURCE, "voc.onnx", "DEEPLAB_STREAM_WEIGHTS"):
+    for word in ("https://weights.invalid/net.tflite", PUBLISHED, "voc.onnx", "DEEPLAB_STREAM_WEIGHTS"):
         assert word in str(caught.value)
 
 
@@ -130,7 +79,7 @@ def test_unknown_names_are_told_the_known_ones() -> None:
 
 
 def test_a_cache_that_cannot_be_written_says_the_way_out(
-    server: list[str], data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    publisher: Server, data: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "file"))
@@ -138,69 +87,6 @@ def test_a_cache_that_cannot_be_written_says_the_way_out(
         load_model("voc")
     with pytest.raises(ModelError, match=r"cannot write .* XDG_CACHE_HOME"):
         load_model("voc", weights_dir=data / "weights")
-
-
-# --- auto -----------------------------------------------------------------------------------------
-
-
-def test_auto_fetches_the_better_model(server: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    assert load_model("auto").name == "voc"
-    assert not caplog.records
-
-
-def test_auto_falls_back_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    assert load_model().name == "street"
-    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(warnings) == 1
-    assert "voc" in warnings[0]
-    assert "embedded street" in warnings[0]
-    assert "\n" not in warnings[0]
-
-
-def test_auto_does_not_wait_for_a_dead_server(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Connection refused, after the name was found."""
-    point_at("http://127.0.0.1:9/net", monkeypatch)
-    assert load_model().name == "street"
-    assert caplog.text.count("WARNING") == 1
-    assert "Connection refused" in caplog.text
-
-
-def test_auto_leaves_a_proxy_that_keeps_it_waiting(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A byte now and then, as no time-out of an operation can notice."""
-    stop = threading.Event()
-
-    def serve(listening: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while not stop.is_set():
-                connection, _ = listening.accept()
-                with connection:
-                    for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000:
-                        if stop.wait(0.2):
-                            break
-                        connection.sendall(bytes([byte]))
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
-        thread.start()
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listening.getsockname()[1]}")
-        assert zoo.AUTO_PATIENCE.begin_s <= 5, "a few seconds"
-        monkeypatch.setattr(zoo, "AUTO_PATIENCE", replace(zoo.AUTO_PATIENCE, begin_s=1.0))
-        began = time.monotonic()
-        assert load_model().name == "street"
-        assert time.monotonic() - began < 4
-        stop.set()
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-    assert caplog.text.count("WARNING") == 1
-    assert "no answer in time" in caplog.text
-
-
-def test_auto_takes_what_is_at_hand_without_a_network(data: Path) -> None:
-    assert load_model("auto", weights_dir=data / "weights").name == "voc"
 
 
 # --- the weights directory ------------------------------------------------------------------------
@@ -224,7 +110,7 @@ def test_a_converted_file_in_the_weights_directory_comes_first(data: Path, home:
 
 
 def test_another_file_under_the_published_name_is_refused(home: Path) -> None:
-    (home / SOURCE).write_bytes(b"something else")
+    (home / PUBLISHED).write_bytes(b"something else")
     with pytest.raises(ModelError, match=r"is not the published file: its SHA-256 is [0-9a-f]{64}, not 350af47f"):
         load_model("voc", weights_dir=home)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ INPUTS: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
     "unknown scheme": (lambda _: "gopher://host/clip", ("gopher://host/clip", "known are")),
     "password": (lambda _: "rtsp://me:secret@127.0.0.1:1/", ("rtsp://me:***@127.0.0.1:1/", "connection refused")),
     "no camera": (lambda _: "cam77", ("cam77",)),
+    "no address": (lambda _: "http://[::1/x", ("http://[::1/x",)),
+    "a name too long": (lambda folder: f"{folder}/{'x' * 5000}", ("xxx…: file name too long",)),
+    "a name of two lines": (lambda folder: f"{folder}/one\ntwo.mp4", ("one\\ntwo.mp4: no such file",)),
     "bad graph": (lambda _: "lavfi:nosuchfilter=1", ("lavfi:nosuchfilter",)),
 }
 
@@ -124,6 +128,21 @@ def test_damage_is_counted_and_passed_over(name: str, cli: Cli, clip: MakeClip, 
         (("--output", "{}/%d_%d.png"), ("%d_%d.png",), USAGE),
         (("--output", "{}/one.png"), ("one.png", "one_%06d.png"), FAILED),
         (("--output", "{}/o.mp4", "--report", "{}/file/report.json"), ("report", "file/report.json"), FAILED),
+        (
+            ("--output", "null", "--report", "{}/pipe"),
+            ("report", "pipe", "no regular file, but a device, pipe"),
+            FAILED,
+        ),
+        (
+            ("--output", "{}/a/b/o.mp4"),
+            ("a/b/o.mp4", "its directory does not exist: make it with mkdir -p {}/a/b"),
+            FAILED,
+        ),
+        (("--output", "{}/a/b/c/"), ("a/b/c/ cannot", "make it with mkdir -p {}/a/b"), FAILED),
+        (("--masks", "{}/a/b c/%d.png"), ("b c/%d.png cannot", "mkdir -p '{}/a/b c'"), FAILED),
+        (("--output", "null", "--report", "{}/a/b/r.json"), ("report", "mkdir -p {}/a/b"), FAILED),
+        (("--output", "/deeplab-stream-test/o.mp4"), ("make it with mkdir -p /deeplab-stream-test",), FAILED),
+        (("--output", "/deeplab-stream-test/o/"), ("make it with mkdir -p /deeplab-stream-test",), FAILED),
         ((), ("clip.mp4 has no output", "--output"), USAGE),
         (("--output", "null", "--classes", ","), ("--classes names no class",), USAGE),
         (("--explain", "{}/figures", "--masks", "{}/m.mkv"), ("--explain", "leave --masks out"), USAGE),
@@ -140,7 +159,9 @@ def test_outputs_that_cannot_be_written(
     tiny: str,
     tmp_path: Path,
 ) -> None:
+    said = tuple(each.replace("{}", str(tmp_path)) for each in said)
     (tmp_path / "file").write_text("not a folder")
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "folder.mkv.jsonl").mkdir()
     (tmp_path / "clip.mp4").write_bytes(clip("h264").path.read_bytes())
@@ -173,6 +194,14 @@ def test_an_output_that_fails_leaves_the_old_file(cli: Cli, clip: MakeClip, tiny
 
 
 # ---- models
+
+
+def written(name: str, data: bytes) -> Callable[[Path], str]:
+    def make(folder: Path) -> str:
+        (folder / name).write_bytes(data)
+        return name
+
+    return make
 
 
 def broken(folder: Path) -> str:
@@ -209,10 +238,14 @@ def labelled(folder: Path) -> str:
     return graph(folder, [1, 5, "h", "w"], [1, 5, "a", "b"])
 
 
-def with_yaml(text: str) -> Callable[[Path], str]:
+def unlabelled(folder: Path) -> str:
+    return graph(folder, [1, 3, "h", "w"], [1, "c", "a", "b"])
+
+
+def with_yaml(text: str, encoding: str = "utf-8") -> Callable[[Path], str]:
     def make(folder: Path) -> str:
         name = graph(folder, [1, 3, "h", "w"], [1, 3, "a", "b"])
-        (folder / "mine.yaml").write_text(text)
+        (folder / "mine.yaml").write_text(text, encoding)
         return name
 
     return make
@@ -221,10 +254,17 @@ def with_yaml(text: str) -> Callable[[Path], str]:
 MODELS: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
     "unknown": (lambda _: "strete", ("'strete'", "street", "voc", ".onnx")),
     "no such file": (lambda _: "nowhere.onnx", ("no model file nowhere.onnx",)),
-    "rubbish": (broken, ("broken.onnx",)),
-    "cut off": (cut_off, ("cut.onnx",)),
+    "rubbish": (broken, ("broken.onnx is no ONNX model",)),
+    "cut off": (cut_off, ("cut.onnx is a damaged ONNX model, or only a part of one",)),
+    "a text": (written("t.onnx", b"hello\nworld"), ("t.onnx is a text, no ONNX model: it begins with 'hello'",)),
+    "a pointer": (written("t.onnx", b"version https://git-lfs.github.com/spec/v1\n"), ("t.onnx", "git lfs pull")),
     "another size": (rigid, ("OpenVINO cannot compile mine for 640×512",)),
     "five channels": (labelled, ("mine.onnx", "three channels")),
+    "no labels": (unlabelled, ("mine.onnx", "name all of them in a new file mine.yaml, as labels: [road, car, …]")),
+    "YAML in Latin 1": (
+        with_yaml("labels: [a, b, fußweg]", "latin-1"),
+        ("mine.yaml is not UTF-8 (byte 0xDF in line 1)",),
+    ),
     "unknown key": (with_yaml("labels: [a, b, c]\nmena: [1, 2, 3]"), ("mine.yaml", "'mena'", "mean")),
     "labels of another number": (with_yaml("labels: [a, b]"), ("mine.onnx", "3 classes", "2 labels")),
     "not YAML": (with_yaml("labels: [a"), ("mine.yaml", "not YAML")),
@@ -256,6 +296,10 @@ def test_models_that_cannot_be_used(
     [
         (("--classes", "red,gren"), ("'gren'", "did you mean 'green'", "red, green, blue"), USAGE),
         (("--config", "nonsense"), ("'nonsense'", "presets:", "live"), USAGE),
+        (("--config", "{}"), ("cannot be read: Is a directory",), USAGE),
+        (("--config", "{}/latin.yaml"), ("latin.yaml' is not UTF-8 (byte 0xFF in line 2): save it as UTF-8",), USAGE),
+        (("--config", "{}/deep.yaml"), ("deep.yaml' is not usable: it is nested too deeply",), USAGE),
+        (("--config", "{}/odd.yaml"), ("odd.yaml: source: start must not be negative, not nan",), USAGE),
         (("--config", "{}/preset.yaml"), ("preset.yaml", "model.sise", "did you mean 'size'"), USAGE),
         (("--size", "7"), ("size 7", "32 to 8192"), USAGE),
         (("--alpha", "2"), ("alpha 2.0", "0 (invisible) to 1 (opaque)"), USAGE),
@@ -263,6 +307,12 @@ def test_models_that_cannot_be_used(
         (("--crf-workers", "-1"), ("-1 CRF workers", "256"), USAGE),
         (("--crf-iterations", "-1"), ("iterations",), USAGE),
         (("--start", "soon"), ("--start 'soon'", "MM:SS"), USAGE),
+        (("--start", "1e400"), ("--start '1e400'", "MM:SS"), USAGE),
+        (("--start", "999999999:00:00"), ("start must be at most 1e+09",), USAGE),
+        *(
+            ((flag, ""), (f"{flag} is empty",), USAGE)
+            for flag in ("--input", "--output", "--report", "--explain", "--config", "--model", "--codec", "--classes")
+        ),
         (("--start", "100"), ("no picture at or after 100 s", "earlier start"), FAILED),
         (("--duration", "0"), ("duration", "above 0"), USAGE),
         (("--max-frames", "0"), ("max_frames", "above 0"), USAGE),
@@ -276,11 +326,15 @@ def test_flags_that_make_no_sense(
 ) -> None:
     preset = tmp_path / "preset.yaml"
     preset.write_text("model: {sise: 3}\n")
+    (tmp_path / "latin.yaml").write_bytes(b"mode: live\n# \xff\n")
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 1500)
+    (tmp_path / "odd.yaml").write_text("source: {start: .nan}\n")
+    before = tree(tmp_path)
     with nothing_left():
         given = ["--input", clip("h264").path, "--model", tiny, "--output", tmp_path / "out.mp4"]
         done = cli(*given, *(flag.format(tmp_path) for flag in flags))
     one_line_error(done, *said, status=status)
-    assert tree(tmp_path) == ["preset.yaml"]
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("more", [("--output", "null", "--dry-run"), ("--explain", "{}/figures")])

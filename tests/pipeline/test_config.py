@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_options, preset_names
+from engines.settings import preset_names
+from pipeline.config import load_options
 from pipeline.errors import ConfigError
 from pipeline.options import RunOptions
 
@@ -43,6 +44,11 @@ def test_a_preset_is_read_and_flags_win(tmp_path: Path) -> None:
         ("refine: {backend: magic}", "refine: CRF backend 'magic' is unknown: choose from native, pydensecrf"),
         ("refine: {mode: fast}", "refine: CRF mode 'fast' is unknown: choose from auto, exact, pruned, live"),
         ("refine: {backend: pydensecrf, mode: live}", "refine: CRF mode 'live' needs the native backend"),
+        ("source: {size: [640]}", "source.size: expected 2 values, got 1"),
+        ("source: {rate: .inf}", "source: rate must be at most 1e+09"),
+        ("inputs: [{uri: ''}]", "inputs.0: uri is empty: name what to read"),
+        ("mode: 2024-99-99", "holds a value that cannot be"),
+        ("mode: \u0007", "holds the character U+0007, which YAML does not allow"),
         ("- a\n- b", "must be a mapping"),
         ("a: [", "is not YAML"),
         ("model: {name: '${NOT_SET_ANYWHERE}'}", "model.name: the environment variable NOT_SET_ANYWHERE is not set"),
@@ -56,6 +62,11 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, text: str, said: str
     assert said in message
     assert "site.yaml" in message
     assert "\n" not in message
+
+
+def test_the_bare_word_off_is_understood(tmp_path: Path) -> None:
+    """YAML reads it as false."""
+    assert load_options(write(tmp_path, "source: {deinterlace: off}"), {}).source.deinterlace == "off"
 
 
 def test_environment_variables_are_put_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,9 @@ def test_pictures_and_the_figure(
 ) -> None:
     given = clip(name)
     with nothing_left():
-        done = cli(*arguments(given.path, tiny, "--explain", tmp_path / "deep/figures", "--refine", refine))
+        done = cli(*arguments(given.path, tiny, "--explain", tmp_path / "figures", "--refine", refine))
     assert done.returncode == 0, done.stderr
-    files = tree(tmp_path / "deep/figures")
+    files = tree(tmp_path / "figures")
     titles = [
         "input",
         "network-input",
@@ -50,8 +50,8 @@ def test_pictures_and_the_figure(
     shown = (given.height, round(given.width * given.aspect))
     for file in files:
         if file != "figure.png":
-            assert picture(tmp_path / "deep/figures" / file).shape[:2] == shown
-    figure = picture(tmp_path / "deep/figures/figure.png")
+            assert picture(tmp_path / "figures" / file).shape[:2] == shown
+    figure = picture(tmp_path / "figures/figure.png")
     assert figure.shape[1] == 1920
     assert len(np.unique(figure.astype(int) @ [65536, 256, 1])) > 50
 
@@ -73,7 +73,13 @@ def test_what_cannot_be_explained(cli: Cli, clip: MakeClip, tiny: str, tmp_path:
     assert tree(tmp_path) == []
     (tmp_path / "file").touch()
     done = cli(*arguments(clip("h264").path, tiny, "--explain", tmp_path / "file"))
-    one_line_error(done, "file cannot be written")
+    one_line_error(done, "--explain", "file is a file: name a directory", status=2)
+    assert "INFO" not in done.stderr, "said before the engine is loaded"
+    for place, said in (("file/x", "a part of the path is a file"), ("a/b/c", f"mkdir -p {tmp_path}/a/b")):
+        done = cli(*arguments(clip("h264").path, tiny, "--explain", tmp_path / place))
+        one_line_error(done, f"{place} cannot be written", said)
+        assert "INFO" not in done.stderr
+    assert tree(tmp_path) == ["file"]
 
 
 def test_heat_rises_in_brightness() -> None:

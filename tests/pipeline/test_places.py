@@ -19,7 +19,7 @@ def test_times(text: str, seconds: Fraction) -> None:
     assert parse_time(text, "--start") == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "-3", "1:2:3:4", "1::2", "1/0", "nan"])
+@pytest.mark.parametrize("text", ["", "x", "-3", "1:2:3:4", "1::2", "1/0", "nan", "1e400", "1e999999999", "1:2e3"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--start"):
         parse_time(text, "--start")

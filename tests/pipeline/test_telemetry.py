@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
+from engines.base import EngineInfo
 from pipeline.telemetry import (
     CRFMeter,
     CRFReport,
-    EngineReport,
     InputReport,
     LatencyHistogram,
     ModelReport,
@@ -113,7 +113,7 @@ def report() -> Report:
         error=None,
         worker_deaths=4,
         model=ModelReport("street", "ab" * 32, "research", ("road", "car")),
-        engine=EngineReport("openvino", "2026.1", "CPU", "fp32", 2, 2),
+        engine=EngineInfo("openvino", "2026.1", "CPU", "bf16", 2, 2, "fp16"),
         versions={"python": "3.11"},
         cpus=2,
         inputs=(one,),
@@ -128,6 +128,7 @@ def test_the_text_names_all_that_was_lost() -> None:
         "4 refining workers died and were replaced",
         "latency p50 10, p95 20, p99 30 ms",
         "CRF p50 40, p95 60 ms a frame; classes 4.2 (at most 7), iterations 4.9 (at least 3)",
+        "model street on openvino 2026.1 (CPU, bf16 in place of fp16)",
         "90% busy   80% awaited",
         "queue 1.5 of 7",
     ):

@@ -153,7 +153,7 @@ KINDS = (
     Kind("out.mkv", open_output, read_video, MILLI),
     Kind("out.webm", open_output, read_video, MILLI),
     Kind("frames/", open_output, read_pictures, at_once=True),
-    Kind("new/frames/f%04d.jpg", open_output, read_pictures, at_once=True),
+    Kind("new/f%04d.jpg", open_output, read_pictures, at_once=True),
     Kind("masks.mkv", open_masks, read_masks, EXACT),
     Kind("new/masks/", open_masks, read_pictures, at_once=True),
     Kind("masks.jsonl", open_masks, read_lines, EXACT),
@@ -302,6 +302,7 @@ def test_a_full_disk_is_told_once_in_one_line_and_leaves_nothing(
 @kinds
 def test_a_directory_that_goes_away_is_an_error_without_remains(kind: Kind, tmp_path: Path) -> None:
     folder = tmp_path / "there"
+    folder.mkdir()
     sink = kind.open(folder)
     sink.open(TAKES[0].info())
     sink.write(TAKES[0].result(0))
@@ -318,8 +319,22 @@ def test_a_directory_that_goes_away_is_an_error_without_remains(kind: Kind, tmp_
 @kinds
 def test_a_directory_that_cannot_be_made_is_refused(kind: Kind) -> None:
     sink = kind.open(Path("/proc/nothing"))  # nobody can make one there
-    with pytest.raises(SinkError, match=r"directory does not exist or cannot be made$"):
+    with pytest.raises(SinkError, match=r"directory does not exist( or cannot be made$|: make it with mkdir -p /proc)"):
         sink.open(TAKES[0].info())
+
+
+@kinds
+def test_one_missing_directory_is_made_and_no_more(kind: Kind, tmp_path: Path) -> None:
+    """That which holds the output; one that is the output itself counts as a file does."""
+    above = kind.name.count("/", 0, -1)
+    if not above:
+        write(kind.open(tmp_path / "made"), TAKES[0])
+        assert (tmp_path / "made" / kind.name).exists()
+    before = tree(tmp_path)
+    place = tmp_path / ("a" if above else "a/b")
+    with pytest.raises(SinkError, match=f"its directory does not exist: make it with mkdir -p {place}"):
+        kind.open(place).open(TAKES[0].info())
+    assert tree(tmp_path) == before
 
 
 @kinds
@@ -387,6 +402,8 @@ def test_no_descriptor_and_no_thread_stays(kind: Kind, tmp_path: Path) -> None:
     write(kind.open(tmp_path), TAKES[0])
     before = load()
     for number in range(3):
+        for name in (str(number), "aborted"):
+            (tmp_path / name).mkdir(exist_ok=True)
         write(kind.open(tmp_path / str(number)), TAKES[0])
         sink = kind.open(tmp_path / "aborted")
         sink.open(TAKES[0].info())

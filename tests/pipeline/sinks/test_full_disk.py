@@ -82,6 +82,8 @@ def test_a_file_that_grows_too_large(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_system_that_takes_a_little_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
+    for folder in ("whole", "bits"):
+        (tmp_path / folder).mkdir()
     write(opened(tmp_path / "whole", name), TAKES[0])
     monkeypatch.setattr(files.os, "write", lambda descriptor, data: real(descriptor, data[:100]))
     write(opened(tmp_path / "bits", name), TAKES[0])

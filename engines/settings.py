@@ -1,0 +1,182 @@
+"""From YAML to frozen dataclasses, strictly: what is unknown or of a wrong type is named by file and key.
+
+The defaults stand in the dataclasses alone.  ``${NAME}`` in a value is an environment variable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from engines.base import EngineError
+from engines.yaml_text import parse_yaml
+
+T = typing.TypeVar("T")
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+
+
+class SettingsError(EngineError):
+    """Settings that cannot be used; the message names the file and the key."""
+
+
+def preset_names(package: str = "configs") -> tuple[str, ...]:
+    """Names of the settings that come with a package."""
+    files = resources.files(package).iterdir()
+    return tuple(sorted(entry.name[:-5] for entry in files if entry.name.endswith(".yaml")))
+
+
+def read_settings(name: str, package: str = "configs") -> dict[str, Any]:
+    """The settings of a name that come with a package, or those in a YAML file, as they are.
+
+    Raises:
+        SettingsError: there are none, or they are no YAML, or no mapping.
+    """
+    try:
+        known = name in preset_names(package)
+        data = (resources.files(package).joinpath(f"{name}.yaml") if known else Path(name)).read_bytes()
+    except FileNotFoundError:
+        presets = ", ".join(preset_names(package))
+        raise SettingsError(f"config {name!r} is neither a file nor a preset; presets: {presets}") from None
+    except OSError as error:
+        raise SettingsError(f"config {name!r} cannot be read: {error.strerror or error}") from error
+    try:
+        tree = parse_yaml(data)
+    except ValueError as error:
+        raise SettingsError(f"config {name!r} {error}") from error
+    if not isinstance(tree, dict | None):
+        raise SettingsError(f"config {name!r} must be a mapping of keys and values, not a {type(tree).__name__}")
+    return tree or {}
+
+
+def build(
+    kind: type[T],
+    tree: Any,
+    where: str,
+    path: tuple[str, ...] = (),
+    refusals: tuple[type[Exception], ...] = (ValueError,),
+) -> T:
+    """An instance of a dataclass, and of those inside it, from mappings shaped as they are.
+
+    Args:
+        kind: the dataclass.
+        tree: its values by the names of its fields.
+        where: the file, for messages.
+        path: keys that lead to ``tree``, for messages.
+        refusals: what a dataclass raises where a value makes no sense.
+
+    Raises:
+        SettingsError: an unknown key, a wrong type, or a value that the dataclass refuses.
+    """
+    built = _Builder(where, refusals).build(kind, tree, path)
+    assert isinstance(built, kind)
+    return built
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Builder:
+    """See `build`."""
+
+    where: str
+    refusals: tuple[type[Exception], ...]
+
+    def build(self, kind: type, tree: Any, path: tuple[str, ...]) -> object:
+        """An instance of the dataclass ``kind`` from a mapping."""
+        if not isinstance(tree, dict):
+            raise self.error(path, f"expected a mapping, got {tree!r}")
+        hints = typing.get_type_hints(kind)
+        fields = [field.name for field in dataclasses.fields(kind) if field.init]
+        for key in tree:
+            if key not in fields:
+                close = difflib.get_close_matches(str(key), fields, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(fields)}"
+                raise self.error((*path, str(key)), f"unknown key{hint}")
+        values = {key: self.value(hints[key], value, (*path, key)) for key, value in tree.items()}
+        missing = [field.name for field in dataclasses.fields(kind) if _required(field) and field.name not in values]
+        if missing:
+            raise self.error(path, f"missing: {', '.join(missing)}")
+        try:
+            return kind(**values)
+        except self.refusals as error:
+            raise self.error(path, str(error)) from error
+
+    def value(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
+        """A value as its type hint wants it."""
+        if isinstance(value, str):
+            value = self.substitute(value, path)
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        if origin in (types.UnionType, typing.Union):
+            return self.union(arguments, value, path)
+        if origin is typing.Literal:
+            if value is False and "off" in arguments:
+                return "off"  # as which YAML reads the bare word
+            if value not in arguments:
+                raise self.error(path, f"{value!r} is not one of {', '.join(map(str, arguments))}")
+            return value
+        if origin is tuple and isinstance(value, list | tuple):
+            if arguments[-1] is Ellipsis:
+                arguments = arguments[:1] * len(value)
+            if len(arguments) != len(value):
+                raise self.error(path, f"expected {len(arguments)} values, got {len(value)}")
+            return tuple(self.value(arguments[i], item, (*path, str(i))) for i, item in enumerate(value))
+        if dataclasses.is_dataclass(hint):
+            return value if isinstance(value, hint) else self.build(hint, value, path)  # type: ignore[arg-type]
+        return self.plain(hint, value, path)
+
+    def union(self, choices: tuple[Any, ...], value: Any, path: tuple[str, ...]) -> Any:
+        """A value as the first of several hints that fits it."""
+        if value is None and type(None) in choices:
+            return None
+        rest = [choice for choice in choices if choice is not type(None)]
+        for choice in rest[:-1]:
+            try:
+                return self.value(choice, value, path)
+            except SettingsError:
+                continue
+        return self.value(rest[-1], value, path)
+
+    def plain(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
+        """A number, a text, a truth or a path."""
+        if hint is Fraction and isinstance(value, int | float | str | Fraction) and not isinstance(value, bool):
+            try:
+                return Fraction(str(value))
+            except (ValueError, ZeroDivisionError):
+                raise self.error(path, f"expected a number, got {value!r}") from None
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if hint is Path and isinstance(value, str):
+            return Path(value)
+        # A list where the hint is a tuple was taken before, so a generic hint here means a wrong type.
+        fits = isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+        if not fits:
+            raise self.error(path, f"expected {_NAMES.get(hint, 'a list')}, got {value!r}")
+        return value
+
+    def substitute(self, text: str, path: tuple[str, ...]) -> str:
+        """The text with the values of environment variables put in."""
+
+        def variable(match: re.Match[str]) -> str:
+            value = os.environ.get(match[1])
+            if value is None:
+                raise self.error(path, f"the environment variable {match[1]} is not set")
+            return value
+
+        return _VARIABLE.sub(variable, text)
+
+    def error(self, path: tuple[str, ...], message: str) -> SettingsError:
+        """The error at a key."""
+        place = f"{self.where}: {'.'.join(path)}" if path else self.where
+        return SettingsError(f"{place}: {message}")
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
