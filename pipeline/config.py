@@ -34,6 +34,17 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "quality": ("video", "quality"),
     "codec": ("video", "codec"),
     "mode": ("mode",),
+    "segment_time": ("record", "segment_time"),
+    "segment_size": ("record", "segment_size"),
+    "keep_time": ("record", "keep_time"),
+    "keep_size": ("record", "keep_size"),
+    "auth": ("serve", "auth"),
+    "auth_file": ("serve", "auth_file"),
+    "tls_cert": ("serve", "tls_cert"),
+    "tls_key": ("serve", "tls_key"),
+    "insecure": ("serve", "insecure"),
+    "metrics_port": ("serve", "metrics"),
+    "serve_host": ("serve", "hosts"),
 }
 """Where the value of a flag, or of a keyword of `pipeline.stream`, goes in the tree of options."""
 

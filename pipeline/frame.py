@@ -259,12 +259,14 @@ class Result:
         labels: H×W uint8 class indices at the decoded size.
         shares: share of the picture by class, C floats that sum to 1.
         refined: False where refinement was asked for and this frame passed without.
+        picture: the picture without paint, where an output of the run has asked for it, else None.
     """
 
     frame: Frame
     labels: UInt8
     shares: tuple[float, ...]
     refined: bool = True
+    picture: Frame | None = None
 
     @property
     def index(self) -> int:

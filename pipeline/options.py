@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.errors import ConfigError
-from pipeline.sinks import VideoOptions
+from pipeline.sinks import RecordOptions, ServeOptions, VideoOptions
 from pipeline.sources import SourceOptions
 from pipeline.stages.refine import RefineOptions
 from pipeline.stages.render import RenderOptions
@@ -77,6 +77,8 @@ class RunOptions:
             ``"auto"`` is live for cameras and network streams.
         source, video, render: options of those parts, the same for every input.
         model, engine, refine: see there.
+        serve: who may reach what the run serves.
+        record: how long files with the clock in their names are, and how many are kept.
     """
 
     inputs: tuple[InputOptions, ...]
@@ -87,6 +89,8 @@ class RunOptions:
     refine: RefineOptions = field(default_factory=RefineOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     video: VideoOptions = field(default_factory=VideoOptions)
+    serve: ServeOptions = field(default_factory=ServeOptions)
+    record: RecordOptions = field(default_factory=RecordOptions)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -32,9 +32,11 @@ class LatencyHistogram:
     def __init__(self) -> None:
         self._bins: dict[int, int] = {}
         self._count = 0
+        self._sum_ns = 0
 
     def add(self, nanoseconds: int) -> None:
         """Count one duration."""
+        self._sum_ns += nanoseconds
         index = int(math.log(max(1, nanoseconds)) / _GROWTH)
         self._bins[index] = self._bins.get(index, 0) + 1
         self._count += 1
@@ -44,6 +46,18 @@ class LatencyHistogram:
         for index, count in other._bins.items():
             self._bins[index] = self._bins.get(index, 0) + count
         self._count += other._count
+        self._sum_ns += other._sum_ns
+
+    def cumulative(self, bounds_s: Sequence[float]) -> tuple[list[int], float]:
+        """How many durations were at most each bound, then how many in all, and the sum in seconds.
+
+        Args:
+            bounds_s: rising, in seconds; each is met within 2 %.
+        """
+        limits = [int(math.log(bound * 1e9) / _GROWTH) for bound in bounds_s]
+        bins = tuple(self._bins.items())
+        counts = [sum(count for index, count in bins if index < limit) for limit in limits]
+        return [*counts, sum(count for _, count in bins)], self._sum_ns / 1e9
 
     def percentiles(self) -> Percentiles | None:
         """The median and the tail, or None if nothing was counted."""
@@ -73,6 +87,7 @@ class StageMeter:
     def __init__(self, clock: Callable[[], int] = time.perf_counter_ns) -> None:
         self.frames = 0
         self.busy_ns = 0
+        self.times = LatencyHistogram()
         self._clock = clock
         self._started = 0
 
@@ -81,13 +96,17 @@ class StageMeter:
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        self.busy_ns += self._clock() - self._started
+        took = self._clock() - self._started
+        self.busy_ns += took
         self.frames += error is None
+        self.times.add(took)
 
     def add(self, busy_s: float) -> None:
         """Count a frame whose work was timed elsewhere, in a worker process for one."""
-        self.busy_ns += int(busy_s * 1e9)
+        took = int(busy_s * 1e9)
+        self.busy_ns += took
         self.frames += 1
+        self.times.add(took)
 
 
 class CRFMeter:
@@ -208,11 +227,13 @@ class SinkReport:
         name: the output, credentials masked.
         written: frames written.
         dropped: frames that it lost because it was too slow (live mode only).
+        undelivered: frames that a client which was late, or a server that was away, did not get.
     """
 
     name: str
     written: int
     dropped: int
+    undelivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +343,7 @@ def _input_line(one: InputReport) -> str:
     if one.dropped:
         parts.append(f"{one.dropped} dropped")
     parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
+    parts += [f"{sink.undelivered} not delivered by {sink.name}" for sink in one.sinks if sink.undelivered]
     if one.damaged:
         parts.append(f"{one.damaged} damaged")
     if one.repaired:

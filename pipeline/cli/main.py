@@ -28,6 +28,8 @@ examples:
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
   %(prog)s --input street.mp4 --output null --masks labels/ --start 1:30 --duration 10
   %(prog)s --input cam0 --output - | ffplay -
+  %(prog)s --input cam0 --output 'rec/{name}-%%Y%%m%%d-%%H%%M%%S.mkv' --keep-time 72:00:00 --keep-size 200G
+  %(prog)s --input rtsp://camera/1 --output rtsp://@:8554/street --output http://@:8080/
   %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
   %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
   %(prog)s --input frames/%%05d.png --output overlay.mp4 --model mine.onnx --classes person,car
@@ -47,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = make_parser()
     flags = parser.parse_args(arguments)
-    _set_up_logging(flags.verbose, flags.quiet)
+    from pipeline.cli import logs
+
+    logs.set_up(flags.verbose, quiet=flags.quiet, form=flags.log_format)
     try:
         status = _dispatch(flags)
         if sys.stdout is not None:  # None where it was closed before the start
@@ -60,23 +64,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
-        return _complain(parser.prog, error, verbose=flags.verbose > 0)
+        return _complain(parser.prog, error, flags)
     return status
 
 
-def _complain(program: str, error: Exception, *, verbose: bool) -> int:
+def _complain(program: str, error: Exception, flags: argparse.Namespace) -> int:
     """Say on one line what went wrong; the exit status."""
     from engines.base import EngineError
     from pipeline.errors import ConfigError, PipelineError
 
-    if verbose:
+    if flags.verbose:
         log.error("failed", exc_info=error)
     message = str(error)
     if not isinstance(error, PipelineError | EngineError):
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
-    if sys.stderr is not None:  # else it would go to standard output
-        told = "\\n".join(message.splitlines())  # a file's name may hold line breaks
+    told = "\\n".join(message.splitlines())  # a file's name may hold line breaks
+    if flags.log_format == "json":
+        log.error("%s", told)
+    elif sys.stderr is not None:  # else it would go to standard output
         print(f"{program}: error: {told}", file=sys.stderr)
     return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
@@ -101,6 +107,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_places(parser.add_argument_group("what goes in and out"))
     _add_network(parser.add_argument_group("network"))
     _add_picture(parser.add_argument_group("picture"))
+    _add_recording(parser.add_argument_group("recording, where a name tells the time: rec/{name}-%Y%m%d-%H%M%S.mkv"))
+    _add_serving(parser.add_argument_group("serving"))
     _add_running(parser.add_argument_group("running"))
     return parser
 
@@ -110,8 +118,16 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
         group.add_argument(flag, action=_Ordered, metavar=flag[2:].upper(), help=text)
 
     place("--input", "video, glob, directory or pattern of images, '-', camN, /dev/videoN, URL, lavfi:GRAPH, 'sample'")
-    place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, '-', 'null'; takes {name}")
-    place("--masks", "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'")
+    place(
+        "--output",
+        "overlay: .mp4 .mkv .webm .mov (with %%Y%%m%%d-%%H%%M%%S in the name: in segments), directory or pattern of "
+        "images, '-', 'null'; rtsp://@:8554/NAME and http://@:8080/ serve, rtsp://HOST/NAME and rtmp://HOST/APP/KEY "
+        "publish; takes {name}",
+    )
+    place(
+        "--masks",
+        "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'; tcp://@:PORT serves",
+    )
     group.add_argument("--config", metavar="PRESET|FILE", help="a preset by name, or a YAML file; flags win over it")
     group.add_argument("--start", metavar="S", help="skip to this time, which is 0 in overlays: seconds or [HH:]MM:SS")
     group.add_argument("--duration", metavar="S", help="stop after this much")
@@ -145,6 +161,23 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--codec", metavar="NAME", help="encoder of the overlay, as libav names it")
 
 
+def _add_recording(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--segment-time", metavar="S", help="length of a file; default 10:00")
+    group.add_argument("--segment-size", metavar="SIZE", help="begin the next file at this size, such as 500M")
+    group.add_argument("--keep-time", metavar="S", help="remove files that are older")
+    group.add_argument("--keep-size", metavar="SIZE", help="remove the oldest files beyond this size in all")
+
+
+def _add_serving(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--auth", metavar="USER:${NAME}", help="credentials that clients must give (quote it)")
+    group.add_argument("--auth-file", metavar="FILE", help="file of USER:PASSWORD lines")
+    group.add_argument("--tls-cert", metavar="FILE", help="certificate chain of the page, PEM")
+    group.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    group.add_argument("--insecure", action="store_true", default=None, help="serve other machines without those")
+    group.add_argument("--metrics-port", metavar="PORT", help="tell Prometheus, and /healthz and /readyz, at this port")
+    group.add_argument("--serve-host", action="append", metavar="NAME", help="a name by which browsers call the page")
+
+
 def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mode", choices=("auto", "live", "lossless"), help="live drops frames, lossless waits")
     group.add_argument("--report", metavar="FILE.json", help="write the whole report")
@@ -153,6 +186,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--list-inputs", action="store_true", help="cameras and other inputs on this machine")
     group.add_argument("--list-models", action="store_true", help="models by name")
     group.add_argument("--quiet", action="store_true", help="errors alone")
+    group.add_argument("--log-format", choices=("text", "json"), default="text", help="an object a line, or plain text")
     group.add_argument("-v", "--verbose", action="count", default=0, help="more (-vv: everything), and tracebacks")
 
 
@@ -175,8 +209,8 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
         given["classes"] = [name.strip() for name in flags.classes.split(",") if name.strip()]
         if not given["classes"]:
             raise ConfigError("--classes names no class")
-    for name in {"start", "duration"} & given.keys():
-        given[name] = parse_time(given[name], f"--{name}")
+    for name in {"start", "duration", "segment_time", "keep_time"} & given.keys():
+        given[name] = parse_time(given[name], f"--{name.replace('_', '-')}")
     overrides = {FLAGS[name]: value for name, value in given.items()}
     may_write_nothing = flags.explain is not None
     if flags.places:
@@ -216,7 +250,7 @@ def _dispatch(flags: argparse.Namespace) -> int:
         return EXIT_OK
     from pipeline.cli.session import perform
 
-    return perform(options, report=flags.report, quiet=flags.quiet)
+    return perform(options, report=flags.report, quiet=flags.quiet, in_logs=flags.log_format == "json")
 
 
 def _refuse_empty(flags: argparse.Namespace) -> None:
@@ -235,10 +269,3 @@ def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:
     given += ["--report"] if flags.report is not None else []
     if given:
         raise ConfigError(f"--explain writes pictures of one frame and nothing else: leave {given[0]} out")
-
-
-def _set_up_logging(verbose: int, quiet: bool) -> None:
-    level = logging.ERROR if quiet else (logging.INFO, logging.DEBUG)[min(verbose, 1)]
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
-    for name in ("pipeline", "engines"):
-        logging.getLogger(name).setLevel(level)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pipeline.errors import ConfigError
 from pipeline.options import InputOptions
 from pipeline.sources import expand_inputs, input_name
+from pipeline.sources.uri import mask_uri
 
 _TIME = re.compile(r"(?:[0-9]{1,9}:){0,2}(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})")
 
@@ -107,6 +108,8 @@ def _checked(inputs: Sequence[InputOptions], may_write_nothing: bool) -> tuple[I
             raise ConfigError(f"--input {one.uri} has no output: name one with --output or --masks{several}")
         for uri in (*one.outputs, *one.masks):
             if uri in seen and uri != "null":
-                raise ConfigError(f"two outputs would write {uri}: give each its own name, or put {{name}} into it")
+                raise ConfigError(
+                    f"two outputs would write {mask_uri(uri)}: give each its own name, or put {{name}} into it"
+                )
             seen.add(uri)
     return tuple(inputs)

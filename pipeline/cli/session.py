@@ -17,6 +17,7 @@ from pipeline.cpu import available_cpus
 from pipeline.errors import SinkError
 from pipeline.options import RunOptions
 from pipeline.runner import Runner
+from pipeline.runner.metrics import MetricsServer
 from pipeline.runner.report import failed_report
 from pipeline.sinks.files import PartFile, commit
 from pipeline.telemetry import Report
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
+def perform(options: RunOptions, *, report: str | None, quiet: bool, in_logs: bool = False) -> int:
     """Run to the end.
 
     SIGINT, SIGTERM and SIGHUP finish what is in flight; a second one leaves at once, as the first
@@ -37,6 +38,7 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
         report: file for the whole report, made before anything runs so that a bad name costs no waiting.
             A run that fails writes it too, with the reason in ``error``.
         quiet: no progress bar, no short report.
+        in_logs: no progress bar, and the short report is logged.
 
     Returns:
         The exit status.
@@ -45,18 +47,31 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool) -> int:
         PipelineError, EngineError: as `Runner`.
         KeyboardInterrupt: a second signal, or one before the frames flow.
     """
-    with _Signals() as signals, _ReportFile(report) as file:
+    with _Signals() as signals, _ReportFile(report) as file, _metrics(options) as metrics:
         signals.leave_at_once()
         with file.telling_of_failure(), Runner(options) as runner:
             file.runner = runner
-            status, told = _run(runner, signals, quiet=quiet)
+            if metrics is not None:
+                metrics.follow(runner)
+            status, told = _run(runner, signals, quiet=quiet or in_logs)
             # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
             unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
         file.write(told)
     place = sys.stderr if _uses_stdout(options) else sys.stdout
-    if place is not None and not (quiet or unread):  # None where it was closed before the start
+    if in_logs and not quiet:
+        log.info("%s", told.as_text())
+    elif place is not None and not (quiet or unread):  # None where it was closed before the start
         print(told.as_text(), file=place)
     return EXIT_FAILED if unread else status
+
+
+@contextmanager
+def _metrics(options: RunOptions) -> Iterator[MetricsServer | None]:
+    if options.serve.metrics is None:
+        yield None
+        return
+    with MetricsServer(str(options.serve.metrics), options.serve) as server:
+        yield server
 
 
 class _ReportFile:

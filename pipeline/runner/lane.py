@@ -51,12 +51,14 @@ class LaneOptions:
         slots: frames in flight between prepare and render.
         live: drop the oldest frame where something is slow, instead of waiting.
         workers: refining workers that this input has for itself, less than one where several share them.
+        plain: results also carry the picture without paint.
     """
 
     size: int
     slots: int
     live: bool
     workers: float
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,13 +266,12 @@ class Lane:
             with self._stage("upsample", frame, self.meters.upsample):
                 _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
         with self._stage("render", frame, self.meters.render):
-            if self._renderer is None:
-                y, u, v = (plane.copy() for plane in frame.planes)
-                painted = replace(frame, planes=(y, u, v))
-            else:
-                painted = self._renderer.render(frame, slot.labels, counts)
+            plain = _own(frame) if self._options.plain or self._renderer is None else None
+            painted = self._renderer.render(frame, slot.labels, counts) if self._renderer is not None else plain
+        assert painted is not None
         shares = tuple((counts / slot.labels.size).tolist())
-        return Result(painted, slot.labels.copy(), shares, refined=refined or epoch.refining is None)
+        whole = refined or epoch.refining is None
+        return Result(painted, slot.labels.copy(), shares, whole, plain if self._options.plain else None)
 
     def _collect_refined(self, refining: PoolLane, frame: Frame) -> bool:
         try:
@@ -292,3 +293,9 @@ class Lane:
         """Time a stage's work on a frame, and say where it was if it fails."""
         with failing_as(name, frame.source, frame.index), meter:
             yield
+
+
+def _own(frame: Frame) -> Frame:
+    """A copy that outlives the frame's slot."""
+    y, u, v = (plane.copy() for plane in frame.planes)
+    return replace(frame, planes=(y, u, v))

@@ -11,6 +11,8 @@ from engines.base import Engine
 from pipeline.cpu import CpuPlan
 from pipeline.flow import Buffer, PoolStats
 from pipeline.runner.lane import Lane
+from pipeline.runner.outlet import Outlet
+from pipeline.sinks import Live
 from pipeline.telemetry import (
     InputReport,
     LatencyHistogram,
@@ -117,11 +119,16 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         repaired=lane.source.repaired,
         unrefined=lane.unrefined,
         dropped=lane.dropped,
-        sinks=tuple(SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped) for outlet in lane.outlets),
+        sinks=tuple(map(_sink, lane.outlets)),
         latency_ms=latency.percentiles(),
         crf=meters.crf.report(),
         stages={name: stage for name, stage in stages.items() if stage.frames},
     )
+
+
+def _sink(outlet: Outlet) -> SinkReport:
+    lost = outlet.sink.lost if isinstance(outlet.sink, Live) else 0
+    return SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped, lost)
 
 
 def _stage(meter: StageMeter, seconds: float, awaited: float, queue: Buffer[Any] | None) -> StageReport:

@@ -23,7 +23,7 @@ from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
-from pipeline.sinks import check_writable, open_masks, open_output
+from pipeline.sinks import check_writable, is_watched, open_masks, open_output, wants_plain
 from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
@@ -52,6 +52,7 @@ class _Opened:
     source: Source
     sinks: tuple[Sink, ...]
     shows_pictures: bool
+    plain: bool
 
 
 class Runner:
@@ -122,9 +123,13 @@ class Runner:
         self._crew.watch(*self._inference.buffers)
 
     def _open_input(self, one: InputOptions, sinks: tuple[Sink, ...], options: RunOptions) -> _Opened:
-        source = open_source(one.uri, options.source, one.name)
+        # Whoever looks on wants to see a file at its own pace.
+        watched = any(is_watched(uri) for uri in (*one.outputs, *one.masks))
+        given = replace(options.source, realtime=True) if watched else options.source
+        source = open_source(one.uri, given, one.name)
         self._sources.append(source)
-        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks))
+        plain = any(map(wants_plain, one.outputs))
+        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks), plain)
 
     def _is_live(self, opened: _Opened) -> bool:
         """Whether this input's frames are dropped rather than waited for."""
@@ -148,6 +153,7 @@ class Runner:
                 slots=self._slots(live),
                 live=live,
                 workers=self.plan.crf_workers / len(options.inputs),
+                plain=opened.plain,
             ),
             crew=self._crew,
             stopping=self._stop.is_set,
@@ -231,6 +237,16 @@ class Runner:
         return self.report()
 
     @property
+    def failed(self) -> bool:
+        """Any part of the run has failed."""
+        return self._crew.failed
+
+    @property
+    def worker_deaths(self) -> int:
+        """Refining workers that died and were replaced."""
+        return self._pool.stats().deaths if self._pool is not None else 0
+
+    @property
     def losses(self) -> tuple[PipelineError, ...]:
         """Inputs that ended before their time, after frames had come."""
         return tuple(lane.lost for lane in self.lanes if lane.lost is not None)
@@ -275,8 +291,8 @@ class Runner:
 def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
     # Encoders count the processors of the machine, not those that this process may use.
     video = replace(options.video, threads=options.video.threads or min(_ENCODER_THREADS, available_cpus()))
-    outputs = tuple(open_output(uri, video) for uri in one.outputs)
-    return outputs + tuple(open_masks(uri) for uri in one.masks)
+    outputs = tuple(open_output(uri, video, options.serve, options.record) for uri in one.outputs)
+    return outputs + tuple(open_masks(uri, options.serve, options.record) for uri in one.masks)
 
 
 def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
@@ -293,7 +309,7 @@ def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
     written: dict[str, str] = {}
     written_too = [(f"report {report}", report)] if report is not None else []
     for uri, path in (*_written(options), *written_too):
-        real = os.path.realpath(path)
+        real = path if is_watched(uri) else os.path.realpath(path)
         # Pictures with running numbers may hit any of those that lie where they go.
         found = read.get(real) or (read.get(str(Path(real).parent)) if "%" in Path(path).name else None)
         if found is not None:

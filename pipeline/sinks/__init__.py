@@ -3,82 +3,155 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.sinks.base import OutputInfo, Sink
-from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions
+from pipeline.sinks.base import Live, OutputInfo, Sink
+from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions, encoder_named
 from pipeline.sinks.files import PartFile, StandardOutput, Target, check_place, refuse_input
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
+from pipeline.sinks.mask_server import MaskServerSink
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
+from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.rle_lines import RleSink
+from pipeline.sinks.rtsp.sink import RtspSink
+from pipeline.sinks.segments import RecordOptions, SegmentedSink, has_clock, place_of
+from pipeline.sinks.serve.address import check_free, serve_address
+from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.video import VideoSink
+from pipeline.sinks.web.sink import LivePageSink
+from pipeline.sources.uri import mask_uri
 
-__all__ = ["OutputInfo", "Sink", "VideoOptions", "check_writable", "open_masks", "open_output"]
+__all__ = [
+    "Live",
+    "OutputInfo",
+    "RecordOptions",
+    "ServeOptions",
+    "Sink",
+    "VideoOptions",
+    "check_writable",
+    "is_watched",
+    "open_masks",
+    "open_output",
+    "wants_plain",
+]
 
 _OUTPUTS = (
     f"a video ({' '.join(EXTENSIONS)}), pictures (NAME_%06d.png, .jpg, or a directory with a / at the end), "
-    "- (Matroska to a pipe) or null"
+    "rtsp://@:8554/NAME, http://@:8080/, rtsp://HOST/NAME, rtmp://HOST/APP/KEY, - (Matroska to a pipe) or null"
 )
 _MASKS = (
     "NAME.mkv (FFV1), NAME.jsonl (COCO run lengths), pictures (NAME_%06d.png, or a directory with a / at the end), "
-    "- (Matroska to a pipe) or null"
+    "tcp://@:PORT, - (Matroska to a pipe) or null"
 )
 _LOSSY = {".mp4", ".mov", ".webm", ".m4v", ".avi", ".ts", ".jpg", ".jpeg", ".webp", ".gif"}
 
 
-def open_output(uri: str, options: VideoOptions | None = None) -> Sink:
+def open_output(
+    uri: str,
+    options: VideoOptions | None = None,
+    serve: ServeOptions | None = None,
+    record: RecordOptions | None = None,
+) -> Sink:
     """The sink for rendered pictures that a name asks for; nothing is created before its `open`.
 
     Args:
         uri: ``NAME.mp4``, ``.mkv``, ``.webm``, ``.mov``: a video, an existing one is replaced when
-            the new one is complete; ``DIR/`` or ``NAME_%06d.png``, ``.jpg``: a file a frame
-            (``NAME.png`` for a single one); ``-``: Matroska on standard output; ``null``: nothing.
+            the new one is complete, and with the clock in it (``rec/%Y%m%d-%H%M%S.mkv``) a file after
+            the other; ``DIR/`` or ``NAME_%06d.png``, ``.jpg``: a file a frame
+            (``NAME.png`` for a single one); ``-``: Matroska on standard output;
+            ``rtsp://@[HOST]:PORT/NAME``: served over RTSP; ``http://@[HOST]:PORT/``: a live page;
+            ``rtsp://HOST/NAME``, ``rtmp://HOST/APP/KEY``: published to that server; ``null``: nothing.
         options: how pictures are encoded.
+        serve: who may reach what is served.
+        record: how long files with the clock in their names are, and how many are kept.
 
     Raises:
         ConfigError: the name fits no kind of output, the container cannot hold the codec, or standard
             output is a terminal.
     """
-    options = options or VideoOptions()
-    path, kind = Path(uri), Path(uri).suffix.lower()
+    options, serve = options or VideoOptions(), serve or ServeOptions()
     if uri == "null":
         return NullSink()
     if uri == "-":
         _refuse_terminal(uri)
         return VideoSink(uri, lambda _info: StandardOutput(), "matroska", options, prompt=True)
+    sink = _network_output(uri, options, serve) or _output_files(uri, options, record or RecordOptions())
+    if sink is None:
+        raise ConfigError(f"output {mask_uri(uri)!r} is of no known kind: give {_OUTPUTS}")
+    return sink
+
+
+def _network_output(uri: str, options: VideoOptions, serve: ServeOptions) -> Sink | None:
+    address = serve_address(uri)
+    if address is not None and address.scheme == "tcp":
+        return None
+    if address is None and not is_published(uri):
+        return None
+    if options.codec is not None and encoder_named(options.codec).alias != "h264":
+        raise ConfigError(f"output {mask_uri(uri)}: only H.264 is served and published, leave --codec out")
+    if address is None:
+        return PublishSink(uri, options)
+    return (RtspSink if address.scheme == "rtsp" else LivePageSink)(address, options, serve)
+
+
+def _output_files(uri: str, options: VideoOptions, record: RecordOptions) -> Sink | None:
+    path, kind = Path(uri), Path(uri).suffix.lower()
     if _is_directory(uri):
         return ImageSink(uri, ImageNames(path, "frame_%06d.png", own=True), PngCoder())
     if "://" not in uri and kind in EXTENSIONS:
-        return VideoSink(uri, lambda info: _beside(path, uri, info), EXTENSIONS[kind], options)
+        if has_clock(uri):
+            return SegmentedSink(uri, lambda name: _video(name, options), record)
+        return _video(uri, options)
     if "://" not in uri and kind in (".png", ".jpg", ".jpeg"):
         quality = DEFAULT_QUALITY if options.quality is None else options.quality
         coder: PictureCoder = PngCoder() if kind == ".png" else JpegCoder(quality)
         return ImageSink(uri, ImageNames(path.parent, path.name), coder)
-    raise ConfigError(f"output {uri!r} is of no known kind: give {_OUTPUTS}")
+    return None
 
 
-def open_masks(uri: str) -> Sink:
+def _video(uri: str, options: VideoOptions) -> VideoSink:
+    path = Path(uri)
+    return VideoSink(uri, lambda info: _beside(path, uri, info), EXTENSIONS[path.suffix.lower()], options)
+
+
+def open_masks(uri: str, serve: ServeOptions | None = None, record: RecordOptions | None = None) -> Sink:
     """The sink for label masks that a name asks for; nothing is created before its `open`.
 
     Args:
         uri: ``NAME.mkv`` (with ``NAME.mkv.jsonl`` beside it); ``NAME.jsonl``; ``DIR/`` or
-            ``NAME_%06d.png``: indexed PNG; ``-``: Matroska on standard output; ``null``: nothing.
+            ``NAME_%06d.png``: indexed PNG; ``-``: Matroska on standard output;
+            ``tcp://@[HOST]:PORT``: Matroska for every client; ``null``: nothing.
+        serve: who may reach what is served.
+        record: how long files with the clock in their names are, and how many are kept.
 
     Raises:
         ConfigError: the name fits no kind of mask output, or one that would destroy labels, or
             standard output is a terminal.
     """
-    path, kind = Path(uri), Path(uri).suffix.lower()
+    address = serve_address(uri)
+    if address is not None and address.scheme == "tcp" and not address.path:
+        return MaskServerSink(address, serve or ServeOptions())
     if uri == "null":
         return NullSink()
     if uri == "-":
         _refuse_terminal(uri)
         return MaskVideoSink(uri, pipe_targets, prompt=True)
+    sink = _mask_files(uri, record or RecordOptions())
+    if sink is None:
+        raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
+    return sink
+
+
+def _mask_files(uri: str, record: RecordOptions) -> Sink | None:
+    path, kind = Path(uri), Path(uri).suffix.lower()
     if _is_directory(uri):
         return ImageSink(uri, ImageNames(path, "mask_%06d.png", own=True), IndexedPngCoder())
     if "://" not in uri:
+        if kind == ".mkv" and has_clock(uri):
+            return SegmentedSink(uri, lambda name: MaskVideoSink(name, file_targets(Path(name), name)), record)
         if kind == ".mkv":
             return MaskVideoSink(uri, file_targets(path, uri))
         if kind == ".jsonl":
@@ -87,7 +160,17 @@ def open_masks(uri: str) -> Sink:
             return ImageSink(uri, ImageNames(path.parent, path.name), IndexedPngCoder())
         if kind in _LOSSY:
             raise ConfigError(f"masks {uri!r}: {kind} is lossy and would destroy the labels: give {_MASKS}")
-    raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
+    return None
+
+
+def is_watched(uri: str) -> bool:
+    """Whether an output goes to whoever looks on while it is made, rather than into files or a pipe."""
+    return "://" in uri
+
+
+def wants_plain(uri: str) -> bool:
+    """Whether an output wants the pictures without paint too."""
+    return re.match(r"https?://@", uri) is not None
 
 
 def check_writable(uri: str, path: str) -> None:
@@ -100,6 +183,13 @@ def check_writable(uri: str, path: str) -> None:
     Raises:
         SinkError: it could not.
     """
+    address = serve_address(uri)
+    if address is not None:
+        check_free(address)
+    if is_watched(uri):
+        return
+    if has_clock(uri) and Path(uri).suffix.lower() in EXTENSIONS:
+        path = str(place_of(uri) / "segment")
     own = _is_directory(uri)
     check_place(Path(path, "0") if own else Path(path), uri, own=own)
 

@@ -36,6 +36,19 @@ class OutputInfo:
 
 
 @runtime_checkable
+class Live(Protocol):
+    """What a sink also tells whose takers come and go while it runs; for any thread."""
+
+    @property
+    def clients(self) -> int:
+        """How many take what it makes now."""
+
+    @property
+    def lost(self) -> int:
+        """Frames so far that a client which was late, or a server that was away, did not get."""
+
+
+@runtime_checkable
 class Sink(Protocol):
     """A place where results go."""
 

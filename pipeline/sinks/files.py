@@ -51,6 +51,10 @@ class Target(Protocol):
     def name(self) -> str:
         """The output as people know it, for messages."""
 
+    @property
+    def written(self) -> int:
+        """Bytes taken so far."""
+
     def write(self, data: bytes) -> int:
         """Take bytes; never raises, see `check`."""
 
@@ -97,12 +101,17 @@ def commit(*targets: Target) -> None:
 
 
 class _Descriptor:
-    """Unbuffered bytes into a file descriptor; remembers its first error."""
+    """Unbuffered bytes into a file descriptor; remembers its first error.
+
+    Attributes:
+        written: bytes so far.
+    """
 
     def __init__(self, name: str, descriptor: int) -> None:
         self._name = name
         self._descriptor = descriptor
         self._error: OSError | None = None
+        self.written = 0
 
     @property
     def name(self) -> str:
@@ -116,6 +125,7 @@ class _Descriptor:
                     rest = rest[os.write(self._descriptor, rest) :]
             except OSError as error:
                 self._error = error
+            self.written += len(data)
         return len(data)
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -25,8 +26,21 @@ Targets = tuple[Target, Target | None]
 """Where a segment's video goes, and its lines (None for nowhere)."""
 
 
-class _Segment:
-    """Masks of one size in one file."""
+class MaskSegment:
+    """Masks of one size in one file.
+
+    The file itself tells the classes in the tags ``CLASSES`` (a JSON list of names in label order) and ``MODEL``.
+
+    Args:
+        targets: where the video goes, and its lines.
+        info: the stream and the model.
+        shape: height and width of the masks, in pixels.
+        number: of the segment, from 1.
+        prompt: hand on every packet at once.
+
+    Raises:
+        SinkError: the encoder or the container refuses.
+    """
 
     def __init__(self, targets: Targets, info: OutputInfo, shape: tuple[int, int], number: int, prompt: bool) -> None:
         height, width = shape
@@ -41,10 +55,12 @@ class _Segment:
         coding = Coding(
             encoder, encoder.options(None), picture, info.stream.time_base, info.stream.average_rate, _THREADS
         )
-        self._muxer = Muxer(targets[0], "matroska", coding, prompt=prompt)
+        tags = {"CLASSES": json.dumps(info.labels.names, ensure_ascii=False), "MODEL": info.model}
+        self._muxer = Muxer(targets[0], "matroska", coding, prompt=prompt, tags=tags)
         self._say(records.header(info, height, width, number))
 
     def write(self, result: Result, sequence: int) -> None:
+        """Append one mask, which has ``sequence`` others before it."""
         self._muxer.write(self._canvas.fill((result.labels,)), result.pts)
         self._say(records.frame(result, sequence))
 
@@ -54,9 +70,11 @@ class _Segment:
             self._lines.check()
 
     def finish(self) -> None:
+        """Write the end."""
         self._muxer.finish()
 
     def abandon(self) -> None:
+        """Let go of the encoder."""
         self._muxer.abandon()
 
 
@@ -82,13 +100,18 @@ class MaskVideoSink:
         self._prompt = prompt
         self._info: OutputInfo | None = None
         self._targets: list[Targets] = []
-        self._segment: _Segment | None = None
+        self._segment: MaskSegment | None = None
         self._frames = 0
 
     @property
     def name(self) -> str:
         """The output as the user named it."""
         return self._name
+
+    @property
+    def written(self) -> int:
+        """Bytes written so far."""
+        return sum(target.written for target in self._all())
 
     def open(self, info: OutputInfo) -> None:
         """Make the first files, under hidden names; the encoder starts with the first mask's size."""
@@ -103,17 +126,17 @@ class MaskVideoSink:
         self._segment_for(self._info, result.labels).write(result, self._frames)
         self._frames += 1
 
-    def _segment_for(self, info: OutputInfo, labels: UInt8) -> _Segment:
+    def _segment_for(self, info: OutputInfo, labels: UInt8) -> MaskSegment:
         shape = (int(labels.shape[0]), int(labels.shape[1]))
         segment = self._segment
         if segment is None or segment.shape != shape:
             if segment is not None:
                 self._end(segment)
                 self._targets.append(self._make_targets(len(self._targets) + 1))
-            segment = self._segment = _Segment(self._targets[-1], info, shape, len(self._targets), self._prompt)
+            segment = self._segment = MaskSegment(self._targets[-1], info, shape, len(self._targets), self._prompt)
         return segment
 
-    def _end(self, segment: _Segment) -> None:
+    def _end(self, segment: MaskSegment) -> None:
         """Finish a segment's bytes; it keeps its hidden name until `close`."""
         segment.finish()
         self._segment = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -62,6 +62,7 @@ class Muxer:
         coding: how pictures become a stream.
         audio: stream to copy, or None; left out with a warning where the container cannot hold it.
         prompt: hand on every packet at once (somebody watches), instead of in large writes.
+        tags: metadata of the container.
 
     Raises:
         SinkError: the encoder or the container refuses.
@@ -75,6 +76,7 @@ class Muxer:
         *,
         audio: av.AudioStream | None = None,
         prompt: bool = False,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         self._target = target
         self._time_base, self._zero = coding.time_base, coding.zero
@@ -91,7 +93,8 @@ class Muxer:
             self._container = av.open(
                 target, "w", format=container, buffer_size=_WRITE_BYTES, container_options=_options(container, prompt)
             )
-            self._video = self._add_video(coding, rate or _ASSUMED_RATE)
+            self._container.metadata.update(tags or {})
+            self._video = add_video(self._container, coding)
             if container in encoder.tags:
                 self._video.codec_context.codec_tag = encoder.tags[container]
             if audio is not None and _holds(container, audio):
@@ -103,24 +106,6 @@ class Muxer:
         # FFV1 takes the pixel aspect from the pictures, which only a filter can put there.
         stamp = encoder.name == "ffv1" and picture.sample_aspect_ratio != 1
         self._aspect = _aspect_filter(picture, coding.time_base) if stamp else None
-
-    def _add_video(self, coding: Coding, rate: Fraction) -> av.VideoStream:
-        stream = self._container.add_stream(coding.encoder.name, rate, options=coding.options)
-        assert isinstance(stream, av.VideoStream)
-        picture = coding.picture
-        stream.time_base = coding.time_base
-        context = stream.codec_context
-        context.time_base = coding.time_base
-        context.width = picture.width
-        context.height = picture.height
-        context.pix_fmt = picture.layout
-        context.sample_aspect_ratio = picture.sample_aspect_ratio
-        context.thread_count = coding.threads
-        context.colorspace = picture.colour.space
-        context.color_range = range_code(picture.colour)
-        context.color_primaries = picture.colour.primaries
-        context.color_trc = picture.colour.transfer
-        return stream
 
     def write(self, picture: av.VideoFrame, pts: Fraction) -> None:
         """Encode one picture that is shown at ``pts`` seconds.
@@ -201,6 +186,31 @@ class Muxer:
 
 def _ticks(seconds: Fraction, time_base: Fraction) -> int:
     return max(1, round(seconds / time_base))
+
+
+def add_video(container: av.container.OutputContainer, coding: Coding) -> av.VideoStream:
+    """A container's picture stream, with its encoder not opened yet.
+
+    Raises:
+        av.FFmpegError, ValueError: the container or the encoder refuses.
+    """
+    rate = plausible_rate(coding.rate) or _ASSUMED_RATE
+    stream = container.add_stream(coding.encoder.name, rate, options=coding.options)
+    assert isinstance(stream, av.VideoStream)
+    picture = coding.picture
+    stream.time_base = coding.time_base
+    context = stream.codec_context
+    context.time_base = coding.time_base
+    context.width = picture.width
+    context.height = picture.height
+    context.pix_fmt = picture.layout
+    context.sample_aspect_ratio = picture.sample_aspect_ratio
+    context.thread_count = coding.threads
+    context.colorspace = picture.colour.space
+    context.color_range = range_code(picture.colour)
+    context.color_primaries = picture.colour.primaries
+    context.color_trc = picture.colour.transfer
+    return stream
 
 
 def _options(container: str, prompt: bool) -> dict[str, str]:

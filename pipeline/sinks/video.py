@@ -65,6 +65,11 @@ class VideoSink:
         """The output as the user named it."""
         return self._name
 
+    @property
+    def written(self) -> int:
+        """Bytes written so far."""
+        return self._target.written if self._target is not None else 0
+
     def open(self, info: OutputInfo) -> None:
         """Start the encoder; the file has a hidden name until `close`."""
         stream = info.stream

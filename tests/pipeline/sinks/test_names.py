@@ -50,7 +50,7 @@ def test_a_directory_that_exists_needs_no_slash(tmp_path: Path) -> None:
     assert isinstance(open_masks(str(tmp_path)), ImageSink)
 
 
-@pytest.mark.parametrize("uri", ["overlay", "a.avi", "a.txt", "", "rtsp://host/a.mp4", "http://host/out/", "nul"])
+@pytest.mark.parametrize("uri", ["overlay", "a.avi", "a.txt", "", "gopher://host/a.mp4", "http://host/out/", "nul"])
 def test_unknown_outputs_list_what_is_possible(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"\.mp4 .*\.webm.*%06d\.png.*null") as raised:
         open_output(uri)

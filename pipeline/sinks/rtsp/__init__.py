@@ -1,0 +1,1 @@
+"""Overlays over RTSP: an embedded server, and publishing to somebody else's."""

@@ -1,0 +1,229 @@
+"""Pictures as H.264 in RTP packets (RFC 6184), and their description (RFC 4566)."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.codec.context import Flags
+from av.video.frame import PictureType
+
+from pipeline.errors import SinkError
+from pipeline.frame import Frame
+from pipeline.sinks.base import OutputInfo
+from pipeline.sinks.encoders import VideoOptions, encoder_named
+from pipeline.sinks.files import cannot_write
+from pipeline.sinks.muxer import Coding, add_video
+from pipeline.sinks.picture import Painter, PictureFormat
+
+CLOCK = 90_000
+"""Ticks of RTP's clock for video in a second."""
+
+PACKET_BYTES = 1400
+"""Largest RTP packet: fits an Ethernet frame with IPv6 and some tunnel's headers."""
+
+PAYLOAD_TYPE = 96
+KEYFRAME_S = Fraction(2)
+"""Longest time between two keyframes."""
+
+RECENT_S = Fraction(1, 4)
+"""Time after a keyframe in which nobody can ask for another, however many come and go."""
+
+_HEADER = struct.Struct(">HII")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessUnit:
+    """One picture as it goes over the wire.
+
+    Attributes:
+        packets: RTP packets, the last one marked.
+        keyframe: a decoder can begin here.
+        sequence: number of the first packet.
+        timestamp: of all of them.
+        wall_ns: ``time.time_ns()`` when the picture was captured.
+    """
+
+    packets: tuple[bytes, ...]
+    keyframe: bool
+    sequence: int
+    timestamp: int
+    wall_ns: int
+
+
+class _Packets:
+    """Takes what libav's packetiser writes: a packet a call."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytearray] = []
+
+    def write(self, data: bytes) -> int:
+        self.taken.append(bytearray(data))
+        return len(data)
+
+
+class H264Stream:
+    """Encodes one stream's pictures without delay; numbers and times go on over a change of size.
+
+    Every keyframe carries the parameter sets, so that whoever is connected while the size changes can
+    follow.  Layouts other than 8-bit 4:2:0, which players over RTSP seldom decode, are converted.
+
+    Args:
+        name: the output, for messages.
+        options: quality and threads of the encoder.
+
+    Attributes:
+        ssrc: RTP's number of the stream.
+        parameter_sets: SPS and PPS of the current size.
+    """
+
+    def __init__(self, name: str, options: VideoOptions) -> None:
+        self._name = name
+        self._options = options
+        self.ssrc = secrets.randbits(32)
+        self.parameter_sets: tuple[bytes, ...] = ()
+        self._sequence = secrets.randbits(16)
+        self._base = secrets.randbits(32)
+        self._tick = -1
+        self._zero: Fraction | None = None
+        self._last_key: Fraction | None = None
+        self._packets = _Packets()
+        self._container: av.container.OutputContainer | None = None
+
+    def configure(self, info: OutputInfo) -> None:
+        """Make ready for pictures of this size and format.
+
+        Raises:
+            SinkError: the encoder refuses.
+        """
+        self.close()
+        stream = info.stream
+        aspect = stream.sample_aspect_ratio if stream.sample_aspect_ratio > 0 else Fraction(1)
+        width, height = info.width + info.width % 2, info.height + info.height % 2
+        picture = PictureFormat(width, height, "yuv420p", stream.colour, aspect)
+        self._painter = Painter(picture, info.width, info.height)
+        encoder = encoder_named("h264")
+        options = encoder.options(self._options.quality) | {
+            "tune": "zerolatency",
+            "forced-idr": "1",
+            "g": "100000",  # keyframes are asked for by time
+            "x264-params": "repeat-headers=1",
+        }
+        tick = Fraction(1, CLOCK)
+        coding = Coding(encoder, options, picture, tick, stream.average_rate, self._options.threads)
+        try:
+            container = av.open(
+                self._packets,
+                "w",
+                format="rtp",
+                buffer_size=PACKET_BYTES,
+                container_options={"rtpflags": "skip_rtcp", "payload_type": str(PAYLOAD_TYPE)},
+            )
+            self._container = container
+            self._video = add_video(container, coding)
+            context = self._video.codec_context
+            context.flags |= Flags.global_header  # tells the parameter sets at once
+            container.start_encoding()
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise SinkError(f"{cannot_write(self._name, error)} (the encoder at {width}×{height})") from error
+        self.parameter_sets = _units(context.extradata or b"")
+        self._last_key = None
+
+    def encode(self, frame: Frame, *, key: bool) -> AccessUnit | None:
+        """One picture's packets; None where the encoder gave none.
+
+        Args:
+            frame: the picture.
+            key: make it a keyframe if the last one is not quite recent; where that is `KEYFRAME_S` ago it
+                becomes one anyway.
+
+        Raises:
+            SinkError: the encoder failed.
+        """
+        assert self._container is not None
+        pts = frame.pts
+        if self._zero is None:
+            self._zero = pts
+        tick = max(self._tick + 1, round((pts - self._zero) * CLOCK))
+        self._tick = tick
+        picture = self._painter.paint(frame)
+        if self._last_key is None or not 0 <= pts - self._last_key < (RECENT_S if key else KEYFRAME_S):
+            picture.pict_type = PictureType.I
+            self._last_key = pts
+        else:
+            picture.pict_type = PictureType.NONE
+        picture.pts = tick
+        picture.time_base = Fraction(1, CLOCK)
+        keyframe = False
+        self._packets.taken.clear()
+        try:
+            for packet in self._video.encode(picture):
+                keyframe = keyframe or packet.is_keyframe
+                self._container.mux(packet)
+        except (av.FFmpegError, ValueError, OSError) as error:
+            raise SinkError(f"{cannot_write(self._name, error)} (the encoder)") from error
+        return self._numbered(tick, keyframe, frame.wall_ns)
+
+    def _numbered(self, tick: int, keyframe: bool, wall_ns: int) -> AccessUnit | None:
+        packets = self._packets.taken
+        if not packets:
+            return None
+        first, timestamp = self._sequence, (self._base + tick) & 0xFFFFFFFF
+        for packet in packets:
+            _HEADER.pack_into(packet, 2, self._sequence, timestamp, self.ssrc)
+            self._sequence = (self._sequence + 1) & 0xFFFF
+        return AccessUnit(tuple(map(bytes, packets)), keyframe, first, timestamp, wall_ns)
+
+    def close(self) -> None:
+        """Let go of the encoder; harmless when repeated."""
+        if self._container is None:
+            return
+        # An encoder's threads must come to rest before it is freed, see `Muxer.abandon`.
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._video.encode(None)
+        with suppress(av.FFmpegError, OSError, ValueError):
+            self._container.close()
+        self._container = None
+        self._packets.taken.clear()
+
+
+def description(parameter_sets: tuple[bytes, ...], name: str, *, version: int, ipv6: bool) -> str:
+    """The session's description (SDP).
+
+    Args:
+        parameter_sets: SPS and PPS.
+        name: of the stream.
+        version: rises when the description changes.
+        ipv6: the client has come over IPv6.
+    """
+    family, host, anywhere = ("IP6", "::1", "::") if ipv6 else ("IP4", "127.0.0.1", "0.0.0.0")
+    sets = ",".join(base64.b64encode(each).decode() for each in parameter_sets)
+    profile = next((each[1:4].hex() for each in parameter_sets if each[0] & 31 == 7), "42e01f")
+    lines = (
+        "v=0",
+        f"o=- 1 {version} IN {family} {host}",
+        f"s={name or '-'}",
+        f"c=IN {family} {anywhere}",
+        "t=0 0",
+        "a=control:*",
+        "a=range:npt=now-",
+        f"m=video 0 RTP/AVP {PAYLOAD_TYPE}",
+        f"a=rtpmap:{PAYLOAD_TYPE} H264/{CLOCK}",
+        f"a=fmtp:{PAYLOAD_TYPE} packetization-mode=1; profile-level-id={profile}; sprop-parameter-sets={sets}",
+        f"a=control:{TRACK}",
+    )
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+TRACK = "trackID=0"
+
+
+def _units(annex_b: bytes) -> tuple[bytes, ...]:
+    """NAL units between start codes."""
+    return tuple(unit.rstrip(b"\0") for unit in re.split(rb"\x00\x00\x00?\x01", annex_b) if unit)

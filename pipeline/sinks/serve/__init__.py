@@ -1,0 +1,1 @@
+"""What all servers share: addresses, credentials, limits, and connections with a deadline."""

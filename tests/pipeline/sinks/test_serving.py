@@ -1,0 +1,51 @@
+"""What may be served, and to whom."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigError, SinkError
+from pipeline.sinks import ServeOptions, check_writable, open_output
+from tests.pipeline.sinks.made import TAKES
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
+
+
+@pytest.mark.parametrize(
+    ("uri", "serve", "said"),
+    [
+        ("rtsp://@0.0.0.0:8554/cam", ServeOptions(), "--auth"),
+        ("rtsp://@[::]:8554/cam", ServeOptions(), "--auth"),
+        ("rtsp://me:secret@:8554/cam", ServeOptions(), "do not go into its address"),
+        ("rtsp://@:99999/cam", ServeOptions(), "port"),
+        ("rtsp://@a:b:c/cam", ServeOptions(), "rtsp://@:8554/NAME"),
+        ("gopher://@:70/cam", ServeOptions(), "rtsp://@:8554/NAME"),
+        ("rtsp://@:8554/cam", ServeOptions(auth_file=Path("/nowhere")), "/nowhere"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_once(uri: str, serve: ServeOptions, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+        open_output(uri, serve=serve)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_machines_may_be_served_with_credentials_or_on_purpose() -> None:
+    open_output("rtsp://@0.0.0.0:8554/cam", serve=ServeOptions(auth="viewer:word"))
+    open_output("rtsp://@0.0.0.0:8554/cam", serve=ServeOptions(insecure=True))
+    open_output("rtsp://@127.0.0.1:8554/cam")
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        uri = f"rtsp://@:{other.getsockname()[1]}/cam"
+        with pytest.raises(SinkError, match="is in use"):
+            check_writable(uri, uri)
+        sink = open_output(uri)
+        with pytest.raises(SinkError, match="is in use"):
+            sink.open(TAKES[0].info())
+        sink.abort()

@@ -1,0 +1,191 @@
+"""The program on air: served, published, recorded and watched over at once; and what it tells of that."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.config import load_options
+from pipeline.options import InputOptions
+from pipeline.runner import Runner
+from pipeline.runner.metrics import MetricsServer
+from pipeline.sinks import ServeOptions, open_output
+from tests.pipeline.conftest import Cli
+from tests.pipeline.running import ROOT, arguments, nothing_left, one_line_error, options_of, run, started, times, until
+from tests.pipeline.sinks.serving import Task, free_port, page_pieces, play
+
+pytestmark = [pytest.mark.timeout(90)]
+
+LIVE = "lavfi:testsrc2=size=96x80:rate=25,realtime"
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def samples(port: int) -> dict[tuple[str, ...], float]:
+    text = get(port, "metrics")[1]
+    return {
+        (sample.name, *(value for key, value in sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_everything_at_once(tiny: str, tmp_path: Path) -> None:
+    rtsp, page, masks, metrics = (free_port() for _ in range(4))
+    flags = [
+        "--output", f"rtsp://@:{rtsp}/{{name}}", "--output", f"http://@:{page}/", "--masks", f"tcp://@:{masks}",
+        "--output", f"{tmp_path}/rec/{{name}}-%Y%m%d-%H%M%S.mkv", "--segment-time", "1",
+        "--metrics-port", str(metrics), "--log-format", "json", "--auth", "viewer:${VIEWER}",
+    ]  # fmt: skip
+    environment = {**os.environ, "VIEWER": "topsecret"}
+    with started(*arguments(LIVE, tiny, *flags), env=environment) as process:
+        until(lambda: _ready(metrics), 60, "readiness")
+        viewer = Task(lambda: play(f"rtsp://viewer:topsecret@127.0.0.1:{rtsp}/testsrc2", 10))
+        reader = Task(lambda: play(f"tcp://127.0.0.1:{masks}", 5))
+        assert len(viewer.result(40)) == 10
+        assert {(frame.width, frame.height) for frame in reader.result(30)} == {(96, 80)}
+        assert get(page, "frames")[0] == 401
+        assert get(metrics, "healthz") == (200, "ok\n")
+        assert get(metrics, "metrics")[0] == 401
+        until(lambda: len(list((tmp_path / "rec").glob("[!.]*"))) >= 2, 20, "two segments")
+        process.send_signal(signal.SIGTERM)
+        out, said = (part.decode() for part in process.communicate(timeout=30))
+    assert process.returncode == 0, said
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", line["time"]) for line in lines)
+    assert "bottleneck" in lines[-1]["message"]
+    assert "topsecret" not in out + said
+    for path in (tmp_path / "rec").iterdir():
+        assert times(path)[0] == 0
+
+
+def _ready(port: int) -> bool:
+    try:
+        return get(port, "readyz")[0] == 200
+    except OSError:
+        return False
+
+
+def test_what_prometheus_reads(tiny: str) -> None:
+    rtsp, port = free_port(), free_port()
+    options = options_of([InputOptions(LIVE, "cam", (f"rtsp://@:{rtsp}/cam",), ("null",))], tiny)
+    with nothing_left(), MetricsServer(str(port), ServeOptions()) as server:
+        assert get(port, "readyz") == (503, "starting\n")
+        assert get(port, "healthz")[0] == 200
+        assert get(port, "")[0] == 404
+        with Runner(options) as runner:
+            server.follow(runner)
+            runner.start()
+            until(lambda: get(port, "readyz")[0] == 200, 20)
+            viewer = Task(lambda: play(f"rtsp://127.0.0.1:{rtsp}/cam", 50))
+            until(lambda: samples(port)["deeplab_stream_clients", "cam", f"rtsp://@:{rtsp}/cam"] == 1, 20)
+            viewer.result()
+            runner.stop()
+            report = runner.finish()
+            seen = samples(port)
+    (one,) = report.inputs
+    assert seen["deeplab_stream_frames_read_total", "cam"] == one.read
+    assert seen["deeplab_stream_frames_written_total", "cam", "null"] == one.sinks[1].written
+    assert seen["deeplab_stream_stage_seconds_count", "cam", "infer"] == one.stages["infer"].frames
+    mean = seen["deeplab_stream_stage_seconds_sum", "cam", "infer"] / one.stages["infer"].frames
+    assert mean * 1000 == pytest.approx(one.stages["infer"].milliseconds, rel=0.01)
+    buckets = [
+        value for name, value in seen.items() if name[0] == "deeplab_stream_latency_seconds_bucket" and "null" in name
+    ]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == one.sinks[1].written
+    assert seen["process_resident_memory_bytes",] > 1 << 20
+    assert any(name[0] == "deeplab_stream_info" and "tiny" in name for name in seen)
+
+
+def test_a_file_is_shown_at_its_own_pace(tiny: str) -> None:
+    """Nobody could look at a file that is streamed as fast as it can be read."""
+    source = "lavfi:testsrc2=size=96x80:rate=25:duration=2"
+    report = run([InputOptions(source, None, (f"rtsp://@:{free_port()}/a",))], tiny)
+    assert report.seconds > 1.8
+    assert report.inputs[0].written >= 45
+    assert run([InputOptions(source, None, ("null",))], tiny).seconds < 1.8
+
+
+def test_the_page_gets_plain_pictures_and_true_labels(tiny: str) -> None:
+    port = free_port()
+    options = options_of([InputOptions(LIVE, None, (f"http://@:{port}/",))], tiny, alpha=1.0, legend=False)
+    with nothing_left(), Runner(options) as runner:
+        runner.start()
+        until(lambda: _listens(port), 20)
+        ((_, jpeg, png),) = page_pieces(f"http://127.0.0.1:{port}/frames", 1)
+        runner.stop()
+        runner.finish()
+    picture = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"), int)
+    labels = np.asarray(Image.open(io.BytesIO(png)))
+    assert labels.shape == (80, 96)
+    assert set(np.unique(labels)) <= {0, 1, 2}
+    pure = 255 * np.eye(3, dtype=int)
+    painted = np.abs(picture[:, :, None] - pure).max(axis=-1).min(axis=-1) < 60
+    assert painted.mean() < 0.7, "the paint hides the whole picture"
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--output", "rtsp://@0.0.0.0:8554/a"), "--auth"),
+        (("--output", "http://@0.0.0.0:8080/", "--auth", "a:b"), "--tls-cert"),
+        (("--output", "rtsp://me:secret@:8554/a"), "--auth"),
+        (("--output", "null", "--metrics-port", "0.0.0.0:9100"), "--auth"),
+        (("--output", "null", "--metrics-port", "lots"), "metrics port"),
+        (("--output", "null", "--auth", "nobody"), "USER:PASSWORD"),
+        (("--output", "null", "--auth", "a:${NOT_SET_ANYWHERE}"), "NOT_SET_ANYWHERE"),
+        (("--output", "null", "--tls-cert", "c.pem"), "needs both"),
+        (("--output", "null", "--keep-size", "lots"), "no size"),
+        (("--output", "rtsp://@:8554/a", "--output", "rtsp://@:8554/a"), "two outputs"),
+        (("--output", "rtsp://u:secret@host/a", "--output", "rtsp://u:secret@host/a"), "rtsp://u:***@host/a"),
+    ],
+)
+def test_wrong_usage_is_one_line(flags: tuple[str, ...], said: str, cli: Cli, tiny: str) -> None:
+    line = one_line_error(cli(*arguments(LIVE, tiny, *flags)), said, status=2)
+    assert "secret" not in line
+
+
+def test_the_documented_deployment_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMERA_URL", "rtsp://camera/1")
+    monkeypatch.setenv("VIEWER_PASSWORD", "topsecret")
+    options = load_options(str(ROOT / "docs/deploy/run.yaml"), {})
+    (one,) = options.inputs
+    names = [open_output(uri, options.video, options.serve, options.record).name for uri in one.outputs]
+    assert names == list(one.outputs)
+    assert "topsecret" not in repr(options)
+
+
+def test_a_port_in_use_is_told_before_anything_runs(cli: Cli, tiny: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for flags in (
+            ("--output", f"rtsp://@:{port}/a"),
+            ("--output", f"http://@:{port}/"),
+            ("--masks", f"tcp://@:{port}"),
+            ("--output", "null", "--metrics-port", str(port)),
+        ):
+            one_line_error(cli(*arguments(LIVE, tiny, *flags)), f"port {port} is in use")
