@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engines.base import EngineError
 from engines.facts import PREFIX, ModelFacts
-from engines.networks import DeepLab
+from engines.networks import Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
 from engines.networks.trained import TrainedNetwork, read_trained
@@ -105,14 +105,14 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "",
     return difference
 
 
-def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str, half: bool) -> dict[str, str]:
+def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: str, half: bool) -> dict[str, str]:
     """What the file says about itself: `ModelFacts`, and two facts for people."""
     facts = ModelFacts(
         name=name,
         labels=trained.labels,
         size=trained.size,
         output_stride=network.output_stride,
-        align_corners=False,
+        align_corners=network.align_corners,
         licence=licence,
         half=half,
     )
@@ -120,7 +120,7 @@ def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str,
     return facts.to_properties() | {PREFIX + key: json.dumps(value) for key, value in more.items()}
 
 
-def fold_batch_norm(network: DeepLab) -> DeepLab:
+def fold_batch_norm(network: Segmenter) -> Segmenter:
     """A copy in eval mode whose batch norms are part of the convolutions before them."""
     folded = copy.deepcopy(network).cpu().eval()
     for module in folded.modules():

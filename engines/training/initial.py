@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.base import ModelError
-from engines.networks import DeepLab, Encoder
+from engines.networks import Encoder, Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.mobilenet import InvertedResidual, MobileNetV2
 
@@ -23,7 +23,7 @@ EXPORTED = "network."
 """What the names of a network's weights begin with in its export."""
 
 
-def load_encoder(network: DeepLab, path: Path) -> None:
+def load_encoder(network: Segmenter, path: Path) -> None:
     """Put published weights into the encoder; each batch norm becomes its layer's bias.
 
     Args:
@@ -81,7 +81,7 @@ def read_efficientnet(path: Path) -> dict[str, Tensor]:
     return folded
 
 
-def load_exported(network: DeepLab, path: Path) -> None:
+def load_exported(network: Segmenter, path: Path) -> None:
     """Put the weights of an export of this very network into it; each batch norm becomes its layer's bias.
 
     Args:

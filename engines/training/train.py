@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from engines.model_file import LABEL_SETS
-from engines.networks import DeepLab, build
+from engines.networks import Segmenter, build
 from engines.networks.normalise import normalise
 from engines.training.checkpoint import Checkpoint, first_difference
 from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
@@ -157,7 +157,7 @@ def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
     return Data(samples, read(samples, "training"), read(held_out, "validation"))
 
 
-def start_from(path: Path, network: DeepLab, data: Data) -> None:
+def start_from(path: Path, network: Segmenter, data: Data) -> None:
     """Load starting weights and calibrate their batch norms on pictures spread over the training data.
 
     Raises:

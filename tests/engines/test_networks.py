@@ -48,7 +48,7 @@ def test_strides_beyond_the_output_stride_become_rates() -> None:
 def test_scores_cover_the_picture(name: str, output_stride: int, height: int, width: int) -> None:
     network = build(name, 7, output_stride, aspp_channels=32, decoder_channels=32).eval()
     with torch.inference_mode():
-        low, high = network.encoder(torch.zeros(2, 3, height, width))
+        low, high, _ = network.encoder(torch.zeros(2, 3, height, width))
         scores = network(torch.zeros(2, 3, height, width))
     stride = 4 if "plus" in name else output_stride
     assert network.score_stride == stride
