@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from engines.networks import DeepLab, DeepLabV2, Segmenter
+from engines import export as exporting
+from engines.base import Model
+from engines.labels import VOC
+from engines.model_file import read_model
+from engines.networks import DeepLab, DeepLabV2, Segmenter, build
+from engines.networks.trained import TrainedNetwork
+
+NARROW = 0.125
+"""Width of networks that are quick to run; their depth is the whole one."""
 
 
 @torch.no_grad()
@@ -71,3 +81,14 @@ def receptive_field(network: Segmenter) -> tuple[int, int]:
         ((m.kernel_size[0] - 1) * m.dilation[0] for m in head.modules() if isinstance(m, nn.Conv2d)), default=0
     )
     return field, field + widest * jump
+
+
+def export_network(name: str, folder: Path, *, narrow: bool, **changes: object) -> Model:
+    """A network of the registry with statistics of its own, through `engines.export` (which compares it with torch)."""
+    torch.set_num_threads(1)
+    changes = {"width": NARROW, **changes} if narrow else changes
+    network = settle(build(name, len(VOC), **changes))
+    trained = TrainedNetwork(network.spec, network.output_stride, VOC, 256, network.state_dict())
+    path = folder / f"{name}{'-narrow' if narrow else ''}.onnx"
+    exporting.export(trained, path, name=name)
+    return read_model(path)
