@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engines.base import EngineError
-from engines.facts import PREFIX, ModelFacts
+from engines.facts import NETWORK_FACT, PREFIX, ModelFacts
 from engines.networks import Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
@@ -106,7 +106,7 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "",
 
 
 def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: str, half: bool) -> dict[str, str]:
-    """What the file says about itself: `ModelFacts`, and two facts for people."""
+    """What the file says about itself: `ModelFacts`, and facts for people and for `engines.weights`."""
     facts = ModelFacts(
         name=name,
         labels=trained.labels,
@@ -116,8 +116,12 @@ def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: st
         licence=licence,
         half=half,
     )
-    more: dict[str, Any] = {"score_stride": network.score_stride, "training": trained.facts}
-    return facts.to_properties() | {PREFIX + key: json.dumps(value) for key, value in more.items()}
+    more: dict[str, Any] = {
+        PREFIX + "score_stride": network.score_stride,
+        PREFIX + "training": trained.facts,
+        NETWORK_FACT: asdict(network.spec),
+    }
+    return facts.to_properties() | {key: json.dumps(value) for key, value in more.items()}
 
 
 def fold_batch_norm(network: Segmenter) -> Segmenter:

@@ -16,6 +16,9 @@ from engines.labels import LabelSet, voc_palette
 
 PREFIX = "deeplab_stream."
 
+NETWORK_FACT = PREFIX + "network"
+"""What the network was made from (`engines.networks.NetworkSpec`), for whoever takes its weights back."""
+
 MAX_CLASSES = 255
 """Labels are bytes and 255 means "ignore"."""
 

@@ -3,7 +3,7 @@
 from engines.networks.deeplab import DeepLab
 from engines.networks.deeplab_v2 import DeepLabV2
 from engines.networks.encoder import Encoder, Features
-from engines.networks.registry import ENCODERS, NETWORKS, assemble, build
+from engines.networks.registry import ENCODERS, NETWORKS, assemble, build, spec_of
 from engines.networks.segmenter import Segmenter
 from engines.networks.spec import Conventions, NetworkSpec
 
@@ -19,4 +19,5 @@ __all__ = [
     "Segmenter",
     "assemble",
     "build",
+    "spec_of",
 ]

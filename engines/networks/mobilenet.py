@@ -27,10 +27,10 @@ LOW_BLOCK = 2
 squeezed to 24 channels, and thin things are lost there first."""
 
 
-def scaled(channels: int, width: float) -> int:
-    """Channels times width, rounded to a multiple of 8 without losing more than a tenth."""
-    rounded = max(8, int(channels * width + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels * width else rounded
+def scaled(channels: int, width: float, divisor: int = 8) -> int:
+    """Channels times width, rounded to a multiple of a divisor without losing more than a tenth."""
+    rounded = max(divisor, int(channels * width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels * width else rounded
 
 
 class InvertedResidual(nn.Module):
@@ -102,6 +102,7 @@ class MobileNetV2(Encoder):
         width: Multiplier of all channel counts.
         inner: Low-level features are the wide inner ones of their block, or else its output.
         last_channels: Channels of a last 1×1 convolution; 0 leaves it out.
+        divisor: Channels are multiples of it; 1 in Google's DeepLabs of other widths than 1.
         plan: Where rates begin that replace strides; ``"late"`` keeps a whole stage at the old rate.
         block_padding: Blocks pad their input instead of their inner features.
         stem_padding: The first convolution is padded.
@@ -117,6 +118,7 @@ class MobileNetV2(Encoder):
         *,
         inner: bool = True,
         last_channels: int = 0,
+        divisor: int = 8,
         plan: RatePlan = "exact",
         block_padding: bool = False,
         stem_padding: bool = True,
@@ -124,12 +126,12 @@ class MobileNetV2(Encoder):
         super().__init__()
         self.output_stride = output_stride
         self.low_inner = inner
-        channels = scaled(STEM_CHANNELS, width)
+        channels = scaled(STEM_CHANNELS, width, divisor)
         self.stem = ConvNorm(3, channels, 3, stride=2, padded=stem_padding, activation=nn.ReLU6)
         steps = plan_steps(output_stride, plan)
         blocks = []
         for expansion, base, repeats, first in STAGES:
-            outputs = scaled(base, width)
+            outputs = scaled(base, width, divisor)
             for index in range(repeats):
                 stride, rate = next(steps)
                 blocks.append(
@@ -146,7 +148,7 @@ class MobileNetV2(Encoder):
                 channels = outputs
         self.blocks = nn.ModuleList(blocks)
         self.last: nn.Module = nn.Identity()
-        self.low_channels = blocks[LOW_BLOCK].inner_channels if inner else scaled(STAGES[1][1], width)
+        self.low_channels = blocks[LOW_BLOCK].inner_channels if inner else scaled(STAGES[1][1], width, divisor)
         self.high_channels = channels
         if last_channels:
             self.high_channels = scaled(last_channels, max(1.0, width))

@@ -26,6 +26,7 @@ RESNET50, RESNET101 = (3, 4, 6, 3), (3, 4, 23, 3)
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "mobilenetv2": MobileNetV2,
     "mobilenetv2-1280": partial(MobileNetV2, last_channels=1280),
+    "mobilenetv2-unrounded": partial(MobileNetV2, divisor=1),
     "mobilenetv3-large": MobileNetV3Large,
     "efficientnet-lite0": EfficientNetLite,
     "efficientnet-lite2": partial(EfficientNetLite, depth=1.2),
@@ -83,12 +84,17 @@ def build(name: str, classes: int, output_stride: int | None = None, **changes: 
     Raises:
         ValueError: If there is no such network, field, encoder or output stride.
     """
+    return assemble(spec_of(name, **changes), classes, output_stride)
+
+
+def spec_of(name: str, **changes: object) -> NetworkSpec:
+    """What a network is made from, with some fields changed; see `build`."""
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}; there are {', '.join(NETWORKS)}")
     unknown = set(changes) - set(NetworkSpec.__dataclass_fields__)
     if unknown:
         raise ValueError(f"a network has no option {', '.join(sorted(unknown))}")
-    return assemble(replace(NETWORKS[name], **changes), classes, output_stride)  # type: ignore[arg-type]
+    return replace(NETWORKS[name], **changes)  # type: ignore[arg-type]
 
 
 def assemble(spec: NetworkSpec, classes: int, output_stride: int | None = None) -> Segmenter:

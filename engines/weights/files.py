@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from engines.base import ModelError
 from engines.convert.tflite import Op, parse
+from engines.facts import NETWORK_FACT
+from engines.networks import NetworkSpec
 from engines.networks.trained import FORMAT, KEY, UNFIT, TrainedNetwork, first_line
 from engines.weights.caffe import read_caffemodel
 from engines.wire import MalformedError
@@ -31,8 +35,21 @@ TFLITE_NAME = re.compile(
 """A convolution's weights in a TFLite file."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, on the CPU, by their names in the file.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds.
+
+    Attributes:
+        tensors: Its tensors, on the CPU, by their names in it.
+        spec: The network that they are of, where the file tells it: ours do.
+    """
+
+    tensors: dict[str, Tensor]
+    spec: NetworkSpec | None = None
+
+
+def read_contents(path: Path) -> Contents:
+    """The tensors of a file.
 
     The container is told by the ending: .onnx, .caffemodel, .tflite, .npz, .safetensors, and anything else is
     torch's. What stands around the weights in a checkpoint is taken off; of our own checkpoints it is the trained
@@ -41,59 +58,67 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is missing or damaged, holds no tensors, or wants to run code.
     """
-    readers = {
+    readers: dict[str, Callable[[Path], Contents]] = {
         ".onnx": _read_onnx, ".caffemodel": _read_caffe, ".tflite": _read_tflite,
         ".npz": _read_npz, ".safetensors": _read_safetensors,
     }  # fmt: skip
     try:
-        tensors = readers.get(path.suffix.lower(), _read_torch)(path)
+        contents = readers.get(path.suffix.lower(), _read_torch)(path)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise ModelError(f"{path} is a directory, not a file of weights") from error
     except (OSError, MalformedError, zipfile.BadZipFile, ValueError, EOFError) as error:
         raise ModelError(f"{path}: not a readable file of weights: {first_line(error)}") from error
-    if not tensors:
+    if not contents.tensors:
         raise ModelError(f"{path}: there are no weights in it")
-    return tensors
+    return contents
 
 
-def _read_caffe(path: Path) -> dict[str, Tensor]:
-    return read_caffemodel(path, lambda layer: not any(part in layer for part in OTHER_SCALES))
+def _read_caffe(path: Path) -> Contents:
+    return Contents(read_caffemodel(path, lambda layer: not any(part in layer for part in OTHER_SCALES)))
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
+def _read_npz(path: Path) -> Contents:
     with np.load(path, allow_pickle=False) as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files}
+        return Contents({name: torch.from_numpy(file[name]) for name in file.files})
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> Contents:
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise ModelError(f"{path}: reading it needs safetensors: pip install safetensors") from error
     try:
-        return dict(load_file(path))
+        return Contents(dict(load_file(path)))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
 
 
-def _read_onnx(path: Path) -> dict[str, Tensor]:
+def _read_onnx(path: Path) -> Contents:
     import onnx
     from google.protobuf import message
     from onnx import numpy_helper
 
     try:
-        graph = onnx.load(path).graph
+        model = onnx.load(path)
     except message.DecodeError as error:
         raise ValueError("no ONNX model") from error
-    return {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
+    tensors = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in model.graph.initializer}
+    told = [each.value for each in model.metadata_props if each.key == NETWORK_FACT]
+    try:
+        return Contents(tensors, NetworkSpec.from_tree(json.loads(told[0])) if told else None)
+    except UNFIT as error:
+        raise ModelError(f"{path}: its network does not fit this version: {first_line(error)}") from error
 
 
-def _read_tflite(path: Path) -> dict[str, Tensor]:
+def _read_tflite(path: Path) -> Contents:
     """Convolutions in torch's order of axes, dequantised, under the names of TensorFlow's layers."""
-    graph = parse(path.read_bytes())
+    try:
+        graph = parse(path.read_bytes())
+    except ModelError as error:
+        raise ValueError(str(error)) from error
     tensors = {}
     for step in graph.operators:
         if step.op not in (Op.CONV_2D, Op.DEPTHWISE_CONV_2D):
@@ -107,10 +132,10 @@ def _read_tflite(path: Path) -> dict[str, Tensor]:
         tensors[f"{match[1]}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel))
         if len(step.inputs) > 2 and step.inputs[2] >= 0:
             tensors[f"{match[1]}.bias"] = torch.from_numpy(graph.tensors[step.inputs[2]].values())
-    return tensors
+    return Contents(tensors)
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> Contents:
     try:
         with _numpy_scalars():
             tree = torch.load(path, map_location="cpu", weights_only=True)
@@ -121,10 +146,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a readable file of weights, or one that wants to run code: {line}") from error
     if isinstance(tree, Mapping) and tree.get("format") == FORMAT:
         try:
-            return dict(TrainedNetwork.from_tree(tree[KEY]).restore().state_dict())
+            network = TrainedNetwork.from_tree(tree[KEY]).restore()
+            return Contents(dict(network.state_dict()), network.spec)
         except UNFIT as error:
             raise ModelError(f"{path}: its network does not fit this version: {first_line(error)}") from error
-    return _unwrapped(tree)
+    return Contents(_unwrapped(tree))
 
 
 def _unwrapped(tree: object) -> dict[str, Tensor]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from engines.networks import Conventions, NetworkSpec, Segmenter
+from engines.networks import NetworkSpec, Segmenter
 from engines.networks.layers import ConvNorm
 
 Part = Literal["encoder", "network"]
 """What is loaded: the encoder alone, or everything."""
+
+COUNTER = ".num_batches_tracked"
+"""Ending of torch's counters of batches, which mean nothing for a trained network."""
 
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
@@ -39,9 +42,6 @@ class Layout(ABC):
     name: str
     """What people call it."""
 
-    whole = True
-    """Its files hold a network, not an encoder alone."""
-
     own = False
     """Its files were written here: they hold the classes that they are loaded for."""
 
@@ -62,13 +62,17 @@ class Layout(ABC):
         What the layout has no name for is left out.
         """
 
+    def whole(self, names: Collection[str]) -> bool:
+        """Whether a file holds a network, not an encoder alone."""
+        return True
+
     @abstractmethod
     def in_encoder(self, name: str) -> bool:
         """Whether a tensor of the file belongs to its encoder."""
 
     def ignores(self, name: str, network: Segmenter) -> bool:
         """Whether a tensor of the file has no meaning for a network."""
-        return name.endswith(".num_batches_tracked")
+        return name.endswith(COUNTER)
 
     def conventions(self, spec: NetworkSpec) -> Mapping[str, Any]:
         """The fields of `Conventions` that a whole network of this layout was trained with, where they matter."""
@@ -85,13 +89,6 @@ class Layout(ABC):
     def contradiction(self, tensors: Mapping[str, Tensor], network: Segmenter) -> str:
         """What the file says of itself that the network is not; empty if nothing."""
         return ""
-
-    def demanded(self, spec: NetworkSpec, part: Part) -> Conventions:
-        """A spec's conventions with those that this layout demands: for an encoder alone, how it sees the picture."""
-        fields = dict(self.conventions(spec))
-        if part == "encoder":
-            fields = {key: value for key, value in fields.items() if key in ("mean", "std")}
-        return replace(spec.conventions, **fields)
 
 
 def imagenet_picture(spec: NetworkSpec) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from engines.base import ModelError
 from engines.networks import Conventions, NetworkSpec, Segmenter
 from engines.networks.layers import ConvNorm
-from engines.weights.files import read_tensors
-from engines.weights.layout import Layout, Names, Part, loadable
+from engines.weights.files import read_contents
+from engines.weights.layout import COUNTER, Layout, Names, Part, loadable
 from engines.weights.layouts import LAYOUTS
 
 
@@ -24,7 +24,7 @@ class Loaded:
     Attributes:
         layout: Name of the layout that the file has.
         part: ``"encoder"`` or ``"network"``.
-        ignored: Names of the file's tensors that have no place in the network.
+        ignored: Names of the file's tensors that have no place in the network, torch's counters aside.
     """
 
     layout: str
@@ -40,11 +40,13 @@ class WeightFile:
         path: The file.
         layout: Its layout.
         tensors: Its tensors, by their names in it.
+        spec: The network that they are of, where the file tells it.
     """
 
     path: Path
     layout: Layout
     tensors: dict[str, Tensor]
+    spec: NetworkSpec | None = None
 
     def part(self, wanted: Part | None = None) -> Part:
         """What is loaded of it: as wanted, or all that it has.
@@ -52,13 +54,22 @@ class WeightFile:
         Raises:
             ModelError: The whole network is wanted of a file that holds an encoder.
         """
-        if wanted == "network" and not self.layout.whole:
-            raise ModelError(f"{self.path}: {self.layout.name} holds an encoder alone, not a whole network")
-        return wanted or ("network" if self.layout.whole else "encoder")
+        whole = self.layout.whole(self.tensors)
+        if wanted == "network" and not whole:
+            raise ModelError(f"{self.path} ({self.layout.name}) holds an encoder alone, not a whole network")
+        return wanted or ("network" if whole else "encoder")
 
     def conventions(self, spec: NetworkSpec, part: Part | None = None) -> Conventions:
-        """The conventions that a network of this spec needs for these weights."""
-        return self.layout.demanded(spec, self.part(part))
+        """The conventions that a network of this spec needs for these weights.
+
+        For the encoder alone this is how it sees the picture; the others stay the spec's.
+        """
+        demands = dict(self.layout.conventions(spec))
+        if self.spec is not None:
+            demands = {each.name: getattr(self.spec.conventions, each.name) for each in fields(Conventions)}
+        if self.part(part) == "encoder":
+            demands = {key: value for key, value in demands.items() if key in ("mean", "std")}
+        return replace(spec.conventions, **demands)
 
     def load_into(self, network: Segmenter, part: Part | None = None) -> Loaded:
         """Put the weights into a network; see `load_weights`."""
@@ -82,11 +93,12 @@ class WeightFile:
         if complaint:
             raise ModelError(f"{self.path} ({self.layout.name}) does not fit the network: {complaint}")
         plan.carry_out()
-        return Loaded(self.layout.name, part, tuple(name for name in tensors if name not in plan.used))
+        ignored = (name for name in tensors if name not in plan.used and not name.endswith(COUNTER))
+        return Loaded(self.layout.name, part, tuple(ignored))
 
     def _check_conventions(self, network: Segmenter, part: Part) -> None:
         spec = network.spec
-        wanted = self.layout.demanded(spec, part)
+        wanted = self.conventions(spec, part)
         differences = [
             f"{each.name} {getattr(wanted, each.name)!r} instead of {getattr(spec.conventions, each.name)!r}"
             for each in fields(Conventions)
@@ -181,16 +193,16 @@ def open_weights(path: Path) -> WeightFile:
     """Read a file of weights and find its layout from its names.
 
     Args:
-        path: See `engines.weights.files.read_tensors` for what it may be.
+        path: See `engines.weights.files.read_contents` for what it may be.
 
     Raises:
         ModelError: The file is missing or damaged, wants to run code, or is of no known layout.
     """
-    tensors = read_tensors(path)
+    contents = read_contents(path)
     for layout in LAYOUTS:
-        if layout.recognises(tensors):
-            return WeightFile(path, layout, tensors)
-    some = ", ".join(list(tensors)[:3])
+        if layout.recognises(contents.tensors):
+            return WeightFile(path, layout, contents.tensors, contents.spec)
+    some = ", ".join(list(contents.tensors)[:3])
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise ModelError(f"{path}: weights of no known layout ({some} …); known are {known}")
 
@@ -199,8 +211,9 @@ def load_weights(network: Segmenter, path: Path, part: Part | None = None) -> Lo
     """Put the weights of a file, ours or a published one, into a network.
 
     All tensors must be there, fit, and have a place, or nothing is changed. Channels come in the order that they
-    have here (RGB at the input), and norms that were folded into convolutions become their layer's shift. The network must
-    have the conventions that the weights were trained with: `WeightFile.conventions` tells them before it is built.
+    have here (RGB at the input), and norms that were folded into convolutions become their layer's shift. The
+    network must have the conventions that the weights were trained with: `WeightFile.conventions` tells them
+    before it is built.
 
     Args:
         network: The network; its classes are those of the file, unless only the encoder is loaded.

@@ -16,7 +16,8 @@ from engines.base import ModelError  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
 from engines.networks import NetworkSpec, assemble  # noqa: E402
 from engines.networks.trained import TrainedNetwork  # noqa: E402
-from engines.training.initial import calibrate, load_exported  # noqa: E402
+from engines.training.initial import calibrate  # noqa: E402
+from engines.weights import load_weights  # noqa: E402
 from tests.engines.small_network import SPEC, Exported  # noqa: E402
 
 
@@ -27,7 +28,7 @@ def test_an_exported_network_goes_on_where_it_was(exported: Exported) -> None:
     with torch.inference_mode():
         wanted = network(images)
         assert not torch.allclose(started(images), wanted, atol=1e-2)
-        load_exported(started, path)
+        load_weights(started, path)
         torch.testing.assert_close(started(images), wanted, rtol=1e-3, atol=1e-3)
     calibrate(started, images)
     with torch.inference_mode():
@@ -42,16 +43,16 @@ def test_an_exported_network_goes_on_where_it_was(exported: Exported) -> None:
 def test_an_export_of_another_network_is_refused(exported: Exported, tmp_path: Path) -> None:
     path = exported.file
     other = assemble(SPEC, 5)
-    with pytest.raises(ModelError, match=r"street\.onnx: no weights of a fitting shape for head\.weight"):
-        load_exported(other, path)
+    with pytest.raises(ModelError, match=r"1 of another shape: network\.head\.weight \(11×16×1×1, not 5×16×1×1\)"):
+        load_weights(other, path)
     larger = assemble(NetworkSpec("mobilenetv2", decoder=True, width=0.5, aspp_channels=16), len(CAMVID))
-    with pytest.raises(ModelError, match="no weights of a fitting shape for"):
-        load_exported(larger, path)
+    with pytest.raises(ModelError, match=r"of another shape: network\.encoder\.stem\.conv\.weight"):
+        load_weights(larger, path)
     with pytest.raises(ModelError, match="no such file"):
-        load_exported(other, tmp_path / "none.onnx")
+        load_weights(other, tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(ModelError, match="not a readable ONNX file"):
-        load_exported(other, tmp_path / "text.onnx")
+    with pytest.raises(ModelError, match=r"text\.onnx: not a readable file of weights"):
+        load_weights(other, tmp_path / "text.onnx")
 
 
 def test_class_weights_are_taken_from_the_scores(exported: Exported) -> None:

@@ -70,8 +70,8 @@ CASES = {
         ending=".caffemodel",
     ),
     "caffe vgg aspp": Case(
-        "Caffe", partial(published.caffe_vgg, rates=(2, 4, 8, 12)), "deeplabv2-vgg16-aspp-s", 8, VGG, corners=True, bgr=True,
-        ending=".caffemodel", pads={"fc6_1": 2, "fc6_2": 4, "fc6_3": 8, "fc6_4": 12, "conv5_1": 2},
+        "Caffe", partial(published.caffe_vgg, rates=(2, 4, 8, 12)), "deeplabv2-vgg16-aspp-s", 8, VGG, corners=True,
+        bgr=True, ending=".caffemodel", pads={"fc6_1": 2, "fc6_2": 4, "fc6_3": 8, "fc6_4": 12, "conv5_1": 2},
     ),
     "kazuto1011": Case("kazuto1011", published.kazuto, "deeplabv2-resnet101-aspp", 8, {"width": 0.125}, bgr=True),
     "isht7": Case("isht7", published.isht7, "deeplabv2-resnet101-aspp", 8, {"width": 0.125}, corners=True, bgr=True),
@@ -111,7 +111,8 @@ CASES = {
         {"width": 0.125}, corners=True, wrapper="state_dict",
     ),
     "jfzhang95 mobilenet": Case(
-        "jfzhang95", published.jfzhang_mobilenet, "deeplabv3plus-mobilenetv2", 16, MOBILE, corners=True, wrapper="state_dict"
+        "jfzhang95", published.jfzhang_mobilenet, "deeplabv3plus-mobilenetv2", 16, MOBILE, corners=True,
+        wrapper="state_dict",
     ),
     "smp v3": Case(
         "segmentation_models.pytorch", partial(published.smp_v3, old=False), "deeplabv3-resnet50", 8,

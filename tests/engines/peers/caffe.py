@@ -39,20 +39,13 @@ def schema() -> dict[str, Any]:
     message("BlobShape", "many_packed long dim 1")
     message(
         "Blob",
-        "one int num 1, one int channels 2, one int height 3, one int width 4, many_packed float data 5, one BlobShape shape 7",
+        "one int num 1, one int channels 2, one int height 3, one int width 4, "
+        "many_packed float data 5, one BlobShape shape 7",
     )
-    message(
-        "Convolution",
-        "one uint num_output 1, many uint pad 3, many uint kernel_size 4, many uint stride 6, many uint dilation 18",
-    )
-    message(
-        "Layer",
-        "one string name 1, one string type 2, many string bottom 3, many string top 4, many Blob blobs 7, one Convolution convolution_param 106",
-    )
-    message(
-        "V1Layer",
-        "many string bottom 2, many string top 3, one string name 4, one int type 5, many Blob blobs 6, one Convolution convolution_param 10",
-    )
+    message("Convolution", "one uint num_output 1, many uint pad 3, many uint kernel_size 4, many uint stride 6")
+    ends = "many string bottom {}, many string top {}, many Blob blobs {}, one Convolution convolution_param {}"
+    message("Layer", "one string name 1, one string type 2, " + ends.format(3, 4, 7, 106))
+    message("V1Layer", "one string name 4, one int type 5, " + ends.format(2, 3, 6, 10))
     message("Net", "one string name 1, many V1Layer layers 2, many Layer layer 100")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)

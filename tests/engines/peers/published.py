@@ -129,10 +129,12 @@ def torchvision_mobilenet(w: Weights, x: Tensor) -> tuple[Tensor, Tensor]:
     return torchvision_head(w, x), torchvision_auxiliary(w, middle)
 
 
-def mobilenet_v3(w: Weights, x: Tensor, prefix: str) -> tuple[Tensor, Tensor]:
+def mobilenet_v3(w: Weights, x: Tensor, prefix: str, *, strided: bool = False) -> tuple[Tensor, Tensor]:
+    """At output stride 16, or `strided` at 32."""
     x = F.hardswish(w.norm(w.conv(x, f"{prefix}0.0", 16, 3, 2), f"{prefix}0.1", 1e-3))
     middle = x
-    for number, (kernel, inner, outputs, squeeze, swish, stride, rate) in enumerate(LARGE, 1):
+    for number, (kernel, inner, outputs, squeeze, swish, step, dilation) in enumerate(LARGE, 1):
+        stride, rate = (2 if number == 13 else step, 1) if strided else (step, dilation)
         act = F.hardswish if swish else F.relu
         here, at, y = f"{prefix}{number}.block.", 0, x
         if inner != x.shape[1]:
