@@ -24,16 +24,16 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         rate = self.dilation[0]
-        if not self.training or features.is_cuda or not 1 < rate <= MAX_DEALT_RATE:
+        middle = self.kernel_size[0] // 2
+        dealt_well = 1 < rate <= MAX_DEALT_RATE and self.padding[0] == rate * middle
+        if not self.training or features.is_cuda or not dealt_well:
             return super().forward(features)
         batch, channels, height, width = features.shape
         rows, columns = -(-height // rate), -(-width // rate)
         padded = functional.pad(features, (0, columns * rate - width, 0, rows * rate - height))
         dealt = padded.permute(0, 2, 3, 1).reshape(batch, rows, rate, columns, rate, channels)
         dealt = dealt.permute(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
-        dense = functional.conv2d(
-            dealt.permute(0, 3, 1, 2), self.weight, None, 1, self.kernel_size[0] // 2, 1, self.groups
-        )
+        dense = functional.conv2d(dealt.permute(0, 3, 1, 2), self.weight, None, 1, middle, 1, self.groups)
         dense = dense.permute(0, 2, 3, 1).reshape(batch, rate, rate, rows, columns, channels)
         dense = dense.permute(0, 3, 1, 4, 2, 5).reshape(batch, rows * rate, columns * rate, -1)
         return dense.permute(0, 3, 1, 2)[:, :, :height, :width]

@@ -226,3 +226,11 @@ def test_impossible_networks_are_named(changes: dict[str, object], message: str)
 def test_an_unknown_plan_is_named() -> None:
     with pytest.raises(ValueError, match="no rate plan 'soon'; there are exact, at once, late"):
         Conventions(plan="soon")  # type: ignore[arg-type]
+
+
+def test_padded_blocks_train_as_they_run() -> None:
+    """The fast gradient of depthwise convolutions is for those that pad by themselves."""
+    conventions = Conventions(block_padding=True, stem_padding=False)
+    network = build("deeplabv3-mobilenetv2", 2, 8, width=0.25, conventions=conventions)
+    image = torch.randn(1, 3, 64, 64)
+    assert network.train().encoder(image).high.shape == network.eval().encoder(image).high.shape
