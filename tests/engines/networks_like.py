@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engines import export as exporting
 from engines.base import Model
 from engines.labels import VOC
 from engines.model_file import read_model
@@ -85,6 +84,8 @@ def receptive_field(network: Segmenter) -> tuple[int, int]:
 
 def export_network(name: str, folder: Path, *, narrow: bool, **changes: object) -> Model:
     """A network of the registry with statistics of its own, through `engines.export` (which compares it with torch)."""
+    from engines import export as exporting
+
     torch.set_num_threads(1)
     changes = {"width": NARROW, **changes} if narrow else changes
     network = settle(build(name, len(VOC), **changes))

@@ -33,6 +33,9 @@ class Case:
     scores: tuple[int, int, int]
 
 
+EXPORTED = (pytest.mark.slow, pytest.mark.timeout(900))
+"""Torch takes its time to export a hundred layers."""
+
 CASES = [
     Case("street", (96, 128), (11, 24, 32)),
     Case("street", (80, 240), (11, 20, 60)),
@@ -41,7 +44,7 @@ CASES = [
     # Networks of the registry: an eighth as wide, and (those that a test may wait for) whole.
     Case("narrow deeplabv2-vgg16-aspp-l", (65, 97), (21, 9, 13)),
     *(
-        pytest.param(Case(f"narrow {name}", (65, 97), shape), marks=pytest.mark.slow)
+        pytest.param(Case(f"narrow {name}", (65, 97), shape), marks=EXPORTED)
         for name, shape in {
             "deeplabv2-vgg16-largefov": (21, 9, 13),
             "deeplabv2-vgg16-aspp-s": (21, 9, 13),
@@ -60,7 +63,7 @@ CASES = [
         }.items()
     ),
     *(
-        pytest.param(Case(name, (129, 161), shape), marks=pytest.mark.slow)
+        pytest.param(Case(name, (129, 161), shape), marks=EXPORTED)
         for name, shape in {
             "deeplabv2-vgg16-aspp-l": (21, 17, 21),
             "deeplabv2-resnet101-aspp": (21, 17, 21),

@@ -93,6 +93,7 @@ CHANGED: dict[str, tuple[str, dict[str, object]]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("changed", CHANGED)
 def test_changed_networks_are_exported(changed: str, tmp_path: Path) -> None:
     """Several scales, corners, paddings: each compared with torch by the export, and on every backend here."""

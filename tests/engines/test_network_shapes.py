@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="networks need torch (the extra `train`)")
 
-from engines.networks import NETWORKS, Conventions, DeepLab, build  # noqa: E402
+from engines.networks import NETWORKS, Conventions, DeepLab, Segmenter, build  # noqa: E402
 from engines.networks.encoder import OUTPUT_STRIDES  # noqa: E402
 from tests.engines.networks_like import parameters, receptive_field, settle  # noqa: E402
 
@@ -20,16 +20,23 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "networks.md"
 SIDE = 513
 
 
+def shapes(network: Segmenter, height: int, width: int) -> list[torch.Size]:
+    """Of low and high features and of scores; a network on "meta" multiplies nothing for it."""
+    found: list[torch.Size] = []
+    hook = network.encoder.register_forward_hook(lambda _module, _given, made: found.extend(x.shape for x in made[:2]))
+    found.append(network(torch.empty(1, 3, height, width, device="meta")).shape)
+    hook.remove()
+    return found
+
+
 def row(name: str) -> str:
-    """The line of a network in the document: made without a single multiplication."""
+    """The line of a network in the document."""
     with torch.device("meta"):
         network = build(name, 21).eval()
-        low, high, _ = network.encoder(torch.empty(1, 3, SIDE, SIDE))
-        scores = network(torch.empty(1, 3, SIDE, SIDE))
     # Narrow networks see as far as wide ones.
     encoder, head = receptive_field(build(name, 21, width=0.125).eval())
-    shapes = [f"{x.shape[1]}×{x.shape[2]}²" for x in (low, high, scores)]
-    return f"| {name} | {parameters(network):,} | {network.output_stride} | {' | '.join(shapes)} | {encoder} | {head} |"
+    sides = " | ".join(f"{shape[1]}×{shape[2]}²" for shape in shapes(network, SIDE, SIDE))
+    return f"| {name} | {parameters(network):,} | {network.output_stride} | {sides} | {encoder} | {head} |"
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -68,7 +75,6 @@ EACH_ENCODER = [
     "deeplabv3-resnet50",
     "deeplabv3-mobilenetv3-large",
     "deeplabv3plus-mobilenetv2",
-    "deeplabv3plus-resnet50",
     "deeplabv3plus-efficientnet-lite0",
 ]
 
@@ -80,12 +86,11 @@ def test_every_network_takes_every_output_stride(name: str, output_stride: int) 
         network = build(name, 21, output_stride).eval()
         assert network.output_stride == output_stride
         assert parameters(network) == parameters(build(name, 21))
-        high = network.encoder(torch.empty(2, 3, 129, 193)).high
-        scores = network(torch.empty(2, 3, 129, 193))
-    assert high.shape[2:] == (128 // output_stride + 1, 192 // output_stride + 1)
+    _, high, scores = shapes(network, 129, 193)
+    assert high[2:] == (128 // output_stride + 1, 192 // output_stride + 1)
     stride = network.score_stride
     assert stride == (4 if NETWORKS[name].decoder else output_stride)
-    assert scores.shape == (2, 21, 128 // stride + 1, 192 // stride + 1)
+    assert scores == (1, 21, 128 // stride + 1, 192 // stride + 1)
 
 
 ENCODERS = [
@@ -102,8 +107,8 @@ def test_atrous_costs_no_parameter_and_equals_the_dense_evaluation(
     name: str, changes: dict[str, object], output_stride: int
 ) -> None:
     """Stride 1 and a rate for each stride: between the old outputs, new ones (arXiv 1606.00915, figures 2 and 3)."""
-    strided = settle(build(name, 3, 32, width=0.25, **changes)).encoder.double()
-    dense = build(name, 3, output_stride, width=0.25, **changes).encoder.double().eval()
+    strided = settle(build(name, 3, 32, width=0.125, **changes)).encoder.double()
+    dense = build(name, 3, output_stride, width=0.125, **changes).encoder.double().eval()
     assert parameters(strided) == parameters(dense)
     dense.load_state_dict(strided.state_dict())
     image = torch.randn(1, 3, 97, 129, dtype=torch.float64)
