@@ -16,6 +16,9 @@ from engines.weights.files import read_contents
 from engines.weights.layout import COUNTER, Layout, Names, Part, loadable
 from engines.weights.layouts import LAYOUTS
 
+ENCODER_CONVENTIONS = ("mean", "std", "block_padding", "stem_padding")
+"""Fields of `Conventions` that an encoder keeps under another head and at another output stride."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -62,13 +65,13 @@ class WeightFile:
     def conventions(self, spec: NetworkSpec, part: Part | None = None) -> Conventions:
         """The conventions that a network of this spec needs for these weights.
 
-        For the encoder alone this is how it sees the picture; the others stay the spec's.
+        For the encoder alone this is how it sees the picture and pads it; the others stay the spec's.
         """
         demands = dict(self.layout.conventions(spec))
         if self.spec is not None:
             demands = {each.name: getattr(self.spec.conventions, each.name) for each in fields(Conventions)}
         if self.part(part) == "encoder":
-            demands = {key: value for key, value in demands.items() if key in ("mean", "std")}
+            demands = {key: value for key, value in demands.items() if key in ENCODER_CONVENTIONS}
         return replace(spec.conventions, **demands)
 
     def load_into(self, network: Segmenter, part: Part | None = None) -> Loaded:

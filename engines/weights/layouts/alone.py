@@ -98,7 +98,7 @@ class TensorFlow(Layout):
         """The pooled picture comes first there, last here."""
         name = "concat_projection.weight"
         if name in tensors:
-            tensors[name] = turned(tensors[name], tensors[name].shape[1] // 2)
+            tensors[name] = turned(tensors[name], network.spec.aspp_channels)
         return tensors
 
 
@@ -108,5 +108,7 @@ def torchvision_epsilon(path: str, network: Segmenter) -> float:
 
 
 def turned(weight: Tensor, first: int) -> Tensor:
-    """A convolution's weight with the first input channels put behind the others."""
+    """A convolution's weight with the first input channels put behind the others; what is none is left alone."""
+    if weight.ndim != 4:
+        return weight
     return torch.cat([weight[:, first:], weight[:, :first]], 1)
