@@ -90,11 +90,11 @@ def torch_module(model: Model) -> nn.Module:
     from engines.networks import build
     from engines.networks.normalise import ByteNetwork
     from engines.onnx_metadata import read_header
-    from engines.training.initial import load_exported
+    from engines.weights import load_weights
 
     name = json.loads(read_header(model.path).properties[f"{PREFIX}training"])["network"]
     network = build(name, len(model.labels), model.output_stride)
-    load_exported(network, model.path)
+    load_weights(network, model.path)
     return ByteNetwork(network).eval()
 
 

@@ -25,6 +25,7 @@ examples:
   %(prog)s info mine.onnx
   %(prog)s bench street --frame 640x360 --threads 2
   %(prog)s train --config camvid --root data/camvid --output runs/street
+  %(prog)s train --config camvid --root data/camvid --output runs/street --init efficientnet-lite0.pth
   %(prog)s export --checkpoint runs/street/last.pt --output street.onnx
   %(prog)s evaluate --model street --root data/camvid --split val --json val.json
   %(prog)s tune-crf --model street --root data/camvid --split val --output tuned.yaml

@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,13 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from engines.base import EngineError
-from engines.facts import PREFIX, ModelFacts
-from engines.networks import DeepLab
+from engines.facts import HALF, NETWORK_FACT, PREFIX, ModelFacts
+from engines.networks import Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
 from engines.networks.trained import TrainedNetwork, read_trained
 
 OPSET = 20
-HALF = ".half"
-"""What the name of a weight that is stored in half precision ends with."""
 
 TOLERANCE = 1e-3
 """Largest difference of a score between the file and torch, at scores of about ±10."""
@@ -125,22 +123,26 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "",
     return difference
 
 
-def metadata(trained: TrainedNetwork, network: DeepLab, name: str, licence: str, half: bool) -> dict[str, str]:
-    """What the file says about itself: `ModelFacts`, and two facts for people."""
+def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: str, half: bool) -> dict[str, str]:
+    """What the file says about itself: `ModelFacts`, and facts for people and for `engines.weights`."""
     facts = ModelFacts(
         name=name,
         labels=trained.labels,
         size=trained.size,
         output_stride=network.output_stride,
-        align_corners=False,
+        align_corners=network.align_corners,
         licence=licence,
         half=half,
     )
-    more: dict[str, Any] = {"score_stride": network.score_stride, "training": trained.facts}
-    return facts.to_properties() | {PREFIX + key: json.dumps(value) for key, value in more.items()}
+    more: dict[str, Any] = {
+        PREFIX + "score_stride": network.score_stride,
+        PREFIX + "training": trained.facts,
+        NETWORK_FACT: asdict(network.spec),
+    }
+    return facts.to_properties() | {key: json.dumps(value) for key, value in more.items()}
 
 
-def fold_batch_norm(network: DeepLab) -> DeepLab:
+def fold_batch_norm(network: Segmenter) -> Segmenter:
     """A copy in eval mode whose batch norms are part of the convolutions before them."""
     folded = copy.deepcopy(network).cpu().eval()
     for module in folded.modules():
@@ -151,7 +153,7 @@ def fold_batch_norm(network: DeepLab) -> DeepLab:
 
 
 @torch.no_grad()
-def round_weights(network: DeepLab) -> None:
+def round_weights(network: nn.Module) -> None:
     """Round the convolutions' weights to half precision, in place."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

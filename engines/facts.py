@@ -16,6 +16,12 @@ from engines.labels import LabelSet, voc_palette
 
 PREFIX = "deeplab_stream."
 
+HALF = ".half"
+"""What the name of a weight that is stored in half precision ends with."""
+
+NETWORK_FACT = PREFIX + "network"
+"""What the network was made from (`engines.networks.NetworkSpec`), for whoever takes its weights back."""
+
 MAX_CLASSES = 255
 """Labels are bytes and 255 means "ignore"."""
 

@@ -1,25 +1,19 @@
 """What an ONNX file says of itself, read without the ``onnx`` package.
 
-Only the few fields that the pipeline needs are followed through the protobuf wire format
-(https://protobuf.dev/programming-guides/encoding/; field numbers of onnx.proto); weights are
+Only the few fields that the pipeline needs are followed (field numbers of onnx.proto); weights are
 skipped, so a large model costs no memory.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from engines.base import ModelError
-
-MAX_TEXT_BYTES = 4 << 20
-"""Longest name or property that is read: a label list takes kilobytes."""
-
-MAX_ITEMS = 1 << 20
-"""Most fields of one message: far beyond any network, near enough to stop a forged file."""
+from engines.wire import Field, MalformedError, WireReader
 
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
@@ -60,20 +54,6 @@ class OnnxHeader:
     operators: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """One field of a message: where its payload lies, or the varint itself (then ``stop`` is 0)."""
-
-    number: int
-    start: int = 0
-    stop: int = 0
-    varint: int = 0
-
-
-class _MalformedError(Exception):
-    """The bytes are not what the format promises."""
-
-
 def read_header(path: Path) -> OnnxHeader:
     """Read an ONNX file's header.
 
@@ -93,11 +73,11 @@ def read_header(path: Path) -> OnnxHeader:
         raise ModelError(f"there is no model file {path}") from error
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror or error}") from error
-    except _MalformedError as error:
+    except MalformedError as error:
         raise ModelError(f"{path} is {_instead(path, error)}") from error
 
 
-def _instead(path: Path, error: _MalformedError) -> str:
+def _instead(path: Path, error: MalformedError) -> str:
     """What a file is that is not a whole ONNX model."""
     with path.open("rb") as file:
         begin = file.read(200)
@@ -115,11 +95,10 @@ def _instead(path: Path, error: _MalformedError) -> str:
     return "no ONNX model: export the network as ONNX"
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """The messages of onnx.proto that matter, each between two offsets of the mapped file."""
+class _Reader(WireReader):
+    """The messages of onnx.proto that matter."""
 
-    data: mmap.mmap
+    __slots__ = ()
 
     def model(self) -> OnnxHeader:
         """ModelProto: graph = 7, metadata_props = 14 (key = 1, value = 2)."""
@@ -131,7 +110,7 @@ class _Reader:
             elif field.number == 14 and field.stop:
                 properties[self.text(field, 1)] = self.text(field, 2)
         if header is None or not header.outputs:
-            raise _MalformedError("it has no graph")
+            raise MalformedError("it has no graph")
         return OnnxHeader(header.inputs, header.outputs, MappingProxyType(properties), header.operators)
 
     def graph(self, start: int, stop: int) -> OnnxHeader:
@@ -155,7 +134,7 @@ class _Reader:
         fed = tuple(value for value in inputs if value.name not in constants)
         return OnnxHeader(fed, tuple(outputs), MappingProxyType({}), frozenset(operators))
 
-    def value(self, field: _Field) -> Value:
+    def value(self, field: Field) -> Value:
         """ValueInfoProto: name = 1, type = 2 → tensor_type = 1 → elem_type = 1, shape = 2 → dim = 1."""
         dtype = "unknown"
         shape: tuple[int, ...] | None = None
@@ -168,64 +147,9 @@ class _Reader:
                         shape = tuple(self.dimension(dim) for dim in self.messages(part, 1))
         return Value(self.text(field, 1), dtype, shape)
 
-    def dimension(self, field: _Field) -> int:
+    def dimension(self, field: Field) -> int:
         """TensorShapeProto.Dimension: dim_value = 1, else symbolic; 0 is old exporters' "any"."""
         for part in self.fields(field.start, field.stop):
             if part.number == 1 and not part.stop:
                 return part.varint if 0 < part.varint < 1 << 31 else -1
         return -1
-
-    def text(self, field: _Field, number: int) -> str:
-        """The string field ``number`` of a message, empty where absent."""
-        for part in self.messages(field, number):
-            if part.stop - part.start > MAX_TEXT_BYTES:
-                raise _MalformedError(f"a text of {part.stop - part.start} bytes")
-            try:
-                return self.data[part.start : part.stop].decode()
-            except UnicodeDecodeError as error:
-                raise _MalformedError("a name that is not UTF-8") from error
-        return ""
-
-    def messages(self, field: _Field, number: int) -> Iterator[_Field]:
-        """The length-delimited fields ``number`` of a message."""
-        for part in self.fields(field.start, field.stop):
-            if part.number == number and part.stop:
-                yield part
-
-    def fields(self, at: int, stop: int) -> Iterator[_Field]:
-        """All fields of the message between two offsets."""
-        for _ in range(MAX_ITEMS):
-            if at == stop:
-                return
-            key, at = self.varint(at, stop)
-            number, wire = key >> 3, key & 7
-            if number == 0:
-                raise _MalformedError("a field without a number")
-            if wire == 0:
-                value, at = self.varint(at, stop)
-                yield _Field(number, varint=value)
-                continue
-            if wire == 2:
-                length, at = self.varint(at, stop)
-            elif wire in (1, 5):
-                length = 8 if wire == 1 else 4
-            else:
-                raise _MalformedError(f"wire type {wire}")
-            if length > stop - at:
-                raise _MalformedError(f"{length} bytes announced, {stop - at} there")
-            yield _Field(number, at, at + length)
-            at += length
-        raise _MalformedError(f"more than {MAX_ITEMS} fields in one message")
-
-    def varint(self, at: int, stop: int) -> tuple[int, int]:
-        """A base-128 number at an offset, and the offset behind it."""
-        value = 0
-        for shift in range(0, 70, 7):
-            if at >= stop:
-                raise _MalformedError("it ends inside a number")
-            byte = self.data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, at
-        raise _MalformedError("a number of more than 64 bits")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,17 @@ def _clip(_: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | No
     return x.clamp(None if low is None else low.item(), None if high is None else high.item())
 
 
+def _pad(a: Attributes, x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None) -> Tensor:
+    if a.get("mode", b"constant") != b"constant":
+        raise ValueError(f"Pad {a['mode'].decode()} is not known here")
+    sides, around = _sides(pads), [0] * (2 * x.ndim)
+    over = _sides(axes) if axes is not None else list(range(x.ndim))
+    for index, axis in enumerate(over):  # torch counts from the last axis
+        last = x.ndim - 1 - axis % x.ndim
+        around[2 * last], around[2 * last + 1] = sides[index], sides[index + len(over)]
+    return F.pad(x, around, value=0.0 if value is None else value.item())
+
+
 def _divide(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
     return x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
 
@@ -223,9 +235,13 @@ OPERATORS: dict[str, Operator] = {
     "Expand": lambda _, x, shape: _expand(x, _sides(shape)),
     "Gather": _gather,
     "GlobalAveragePool": lambda _, x: x.mean((2, 3), keepdim=True),
+    "HardSwish": lambda _, x: F.hardswish(x),
     "Identity": lambda _, x: x,
+    "Max": lambda _, *parts: reduce(torch.maximum, parts),
     "MaxPool": _max_pool,
+    "Min": lambda _, *parts: reduce(torch.minimum, parts),
     "Mul": lambda _, x, y: x * y,
+    "Pad": _pad,
     "QuantizeLinear": _quantize,
     "ReduceMean": _reduce_mean,
     "Relu": lambda _, x: x.relu(),

@@ -7,26 +7,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engines.networks.layers import ConvNorm, SeparableConv
+from engines.networks.layers import ConvNorm, layer3x3
 
-RATES = (6, 12, 18)
-"""Atrous rates of the 3×3 branches at output stride 16."""
+REFERENCE_STRIDE = 16
+"""The output stride that the rates of a `NetworkSpec` are for."""
 
 
-def rates_at(output_stride: int, rates: Sequence[int] = RATES) -> tuple[int, ...]:
-    """Rates that see the same part of the picture at another output stride: doubled at 8."""
-    return tuple(max(1, rate * 16 // output_stride) for rate in rates)
+def rates_at(output_stride: int, rates: Sequence[int], reference: int = REFERENCE_STRIDE) -> tuple[int, ...]:
+    """Rates that see the same part of the picture at another output stride than `reference`: doubled at half of it."""
+    return tuple(max(1, rate * reference // output_stride) for rate in rates)
 
 
 class ImagePooling(nn.Module):
     """Mean of the whole map → 1×1 convolution → ReLU, to be spread over the map again.
 
-    It has a bias and no batch norm: one value per picture is too few for batch statistics.
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        norm: Batch norm, as published weights have it, instead of a bias: one value per picture is
+            few for batch statistics.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, norm: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 1)
+        self.conv: nn.Module = ConvNorm(inputs, outputs, activation=None) if norm else nn.Conv2d(inputs, outputs, 1)
         self.activation = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -43,6 +47,8 @@ class ASPP(nn.Module):
         outputs: Channels of each branch and out.
         rates: Atrous rates of the 3×3 branches.
         separable: Depthwise separable 3×3 branches (V3+, arXiv 1802.02611), or dense ones (V3).
+        inner_norm: Batch norm and ReLU inside the separable ones.
+        pooling_norm: Batch norm in the image pooling.
         dropout: Share of the projected features that is dropped in training.
     """
 
@@ -53,15 +59,16 @@ class ASPP(nn.Module):
         rates: Sequence[int],
         *,
         separable: bool,
+        inner_norm: bool = True,
+        pooling_norm: bool = False,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.point = ConvNorm(inputs, outputs)
         self.atrous = nn.ModuleList(
-            SeparableConv(inputs, outputs, 3, rate=rate) if separable else ConvNorm(inputs, outputs, 3, rate=rate)
-            for rate in rates
+            layer3x3(inputs, outputs, rate=rate, separable=separable, inner_norm=inner_norm) for rate in rates
         )
-        self.pooling = ImagePooling(inputs, outputs)
+        self.pooling = ImagePooling(inputs, outputs, norm=pooling_norm)
         self.project = ConvNorm(outputs * (2 + len(rates)), outputs)
         self.dropout = nn.Dropout(dropout)
 

@@ -24,16 +24,16 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, features: Tensor) -> Tensor:
         rate = self.dilation[0]
-        if not self.training or features.is_cuda or not 1 < rate <= MAX_DEALT_RATE:
+        middle = self.kernel_size[0] // 2
+        dealt_well = 1 < rate <= MAX_DEALT_RATE and self.padding[0] == rate * middle
+        if not self.training or features.is_cuda or not dealt_well:
             return super().forward(features)
         batch, channels, height, width = features.shape
         rows, columns = -(-height // rate), -(-width // rate)
         padded = functional.pad(features, (0, columns * rate - width, 0, rows * rate - height))
         dealt = padded.permute(0, 2, 3, 1).reshape(batch, rows, rate, columns, rate, channels)
         dealt = dealt.permute(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
-        dense = functional.conv2d(
-            dealt.permute(0, 3, 1, 2), self.weight, None, 1, self.kernel_size[0] // 2, 1, self.groups
-        )
+        dense = functional.conv2d(dealt.permute(0, 3, 1, 2), self.weight, None, 1, middle, 1, self.groups)
         dense = dense.permute(0, 2, 3, 1).reshape(batch, rate, rate, rows, columns, channels)
         dense = dense.permute(0, 3, 1, 4, 2, 5).reshape(batch, rows * rate, columns * rate, -1)
         return dense.permute(0, 3, 1, 2)[:, :, :height, :width]
@@ -49,6 +49,7 @@ class ConvNorm(nn.Sequential):
         stride: Step in pixels.
         rate: Atrous rate (dilation).
         groups: Groups of channels; equal to `inputs` for a depthwise convolution.
+        padded: False leaves the border out.
         activation: Module class without arguments, or None for a linear layer.
     """
 
@@ -64,9 +65,10 @@ class ConvNorm(nn.Sequential):
         stride: int = 1,
         rate: int = 1,
         groups: int = 1,
+        padded: bool = True,
         activation: type[nn.Module] | None = nn.ReLU,
     ) -> None:
-        padding = rate * (kernel // 2)
+        padding = rate * (kernel // 2) if padded else 0
         kind = DepthwiseConv if groups == inputs else nn.Conv2d
         layers: OrderedDict[str, nn.Module] = OrderedDict(
             conv=kind(inputs, outputs, kernel, stride, padding, rate, groups=groups, bias=False),
@@ -78,12 +80,28 @@ class ConvNorm(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise k×k → pointwise 1×1, each with batch norm and ReLU (Chollet, arXiv 1610.02357)."""
+    """Depthwise k×k → pointwise 1×1 with batch norm and ReLU (Chollet, arXiv 1610.02357).
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, rate: int = 1) -> None:
-        super().__init__(
-            OrderedDict(
-                depthwise=ConvNorm(inputs, inputs, kernel, rate=rate, groups=inputs),
-                pointwise=ConvNorm(inputs, outputs),
-            )
-        )
+    Args:
+        inputs: Channels in.
+        outputs: Channels out.
+        kernel: Side of the depthwise kernel, odd.
+        rate: Its atrous rate.
+        inner_norm: Batch norm and ReLU after the depthwise convolution, too.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, rate: int = 1, inner_norm: bool = True) -> None:
+        depthwise: nn.Module
+        if inner_norm:
+            depthwise = ConvNorm(inputs, inputs, kernel, rate=rate, groups=inputs)
+        else:
+            padding = rate * (kernel // 2)
+            depthwise = DepthwiseConv(inputs, inputs, kernel, 1, padding, rate, groups=inputs, bias=False)
+        super().__init__(OrderedDict(depthwise=depthwise, pointwise=ConvNorm(inputs, outputs)))
+
+
+def layer3x3(inputs: int, outputs: int, *, separable: bool, inner_norm: bool = True, rate: int = 1) -> nn.Module:
+    """A 3×3 layer with batch norm and ReLU: separable or dense."""
+    if separable:
+        return SeparableConv(inputs, outputs, rate=rate, inner_norm=inner_norm)
+    return ConvNorm(inputs, outputs, 3, rate=rate)

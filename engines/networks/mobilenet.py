@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Iterator
 
-from engines.networks.encoder import Encoder, Features, trade_strides
+from torch import Tensor, nn
+from torch.nn import functional
+
+from engines.networks.encoder import Encoder, Features, StrideRate, trade_strides
 from engines.networks.layers import ConvNorm
+from engines.networks.spec import RatePlan
 
 # Expansion, channels, repeats, stride of the first repeat.
 STAGES = (
@@ -23,10 +27,10 @@ LOW_BLOCK = 2
 squeezed to 24 channels, and thin things are lost there first."""
 
 
-def scaled(channels: int, width: float) -> int:
-    """Channels times width, rounded to a multiple of 8 without losing more than a tenth."""
-    rounded = max(8, int(channels * width + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels * width else rounded
+def scaled(channels: int, width: float, divisor: int = 8) -> int:
+    """Channels times width, rounded to a multiple of a divisor without losing more than a tenth."""
+    rounded = max(divisor, int(channels * width + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels * width else rounded
 
 
 class InvertedResidual(nn.Module):
@@ -41,6 +45,7 @@ class InvertedResidual(nn.Module):
         expansion: Inner channels per channel in; at 1 there is no expansion layer.
         residual: Whether the undilated block adds its input: decided by its own stride, which
             may be larger than `stride`.
+        pad_input: Pad before the expansion instead of before the depthwise convolution.
     """
 
     def __init__(
@@ -53,17 +58,30 @@ class InvertedResidual(nn.Module):
         kernel: int = 3,
         expansion: int,
         residual: bool,
+        pad_input: bool = False,
     ) -> None:
         super().__init__()
         inner = inputs * expansion
         self.residual = residual
         self.inner_channels = inner
+        self.padding = rate * (kernel // 2) if pad_input else 0
         self.expand: nn.Module = ConvNorm(inputs, inner, activation=nn.ReLU6) if expansion > 1 else nn.Identity()
-        self.depthwise = ConvNorm(inner, inner, kernel, stride=stride, rate=rate, groups=inner, activation=nn.ReLU6)
+        self.depthwise = ConvNorm(
+            inner,
+            inner,
+            kernel,
+            stride=stride,
+            rate=rate,
+            groups=inner,
+            padded=not pad_input,
+            activation=nn.ReLU6,
+        )
         self.project = ConvNorm(inner, outputs, activation=None)
 
     def inner(self, features: Tensor) -> Tensor:
         """Features after the depthwise convolution, N×`inner_channels`×h×w."""
+        if self.padding:
+            features = functional.pad(features, (self.padding,) * 4)
         inner: Tensor = self.depthwise(self.expand(features))
         return inner
 
@@ -82,31 +100,59 @@ class MobileNetV2(Encoder):
     Args:
         output_stride: Input pixels per output pixel: 8, 16 or 32.
         width: Multiplier of all channel counts.
+        inner: Low-level features are the wide inner ones of their block, or else its output.
+        last_channels: Channels of a last 1×1 convolution; 0 leaves it out.
+        divisor: Channels are multiples of it; 1 in Google's DeepLabs of other widths than 1.
+        plan: Where rates begin that replace strides; ``"late"`` keeps a whole stage at the old rate.
+        block_padding: Blocks pad their input instead of their inner features.
+        stem_padding: The first convolution is padded.
     """
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(self, output_stride: int = 16, width: float = 1.0) -> None:
+    def __init__(
+        self,
+        output_stride: int = 16,
+        width: float = 1.0,
+        *,
+        inner: bool = True,
+        last_channels: int = 0,
+        divisor: int = 8,
+        plan: RatePlan = "exact",
+        block_padding: bool = False,
+        stem_padding: bool = True,
+    ) -> None:
         super().__init__()
         self.output_stride = output_stride
-        channels = scaled(STEM_CHANNELS, width)
-        self.stem = ConvNorm(3, channels, 3, stride=2, activation=nn.ReLU6)
-        strides = [
-            stride if first else 1 for _, _, repeats, stride in STAGES for first in [True] + [False] * (repeats - 1)
-        ]
-        plan = iter(zip(strides, trade_strides(strides, output_stride, start=2), strict=True))
+        self.low_inner = inner
+        channels = scaled(STEM_CHANNELS, width, divisor)
+        self.stem = ConvNorm(3, channels, 3, stride=2, padded=stem_padding, activation=nn.ReLU6)
+        steps = plan_steps(output_stride, plan)
         blocks = []
-        for expansion, base, repeats, _ in STAGES:
-            outputs = scaled(base, width)
-            for _ in range(repeats):
-                original, (stride, rate) = next(plan)
-                residual = original == 1 and channels == outputs
-                blocks.append(InvertedResidual(channels, outputs, stride, rate, expansion=expansion, residual=residual))
+        for expansion, base, repeats, first in STAGES:
+            outputs = scaled(base, width, divisor)
+            for index in range(repeats):
+                stride, rate = next(steps)
+                blocks.append(
+                    InvertedResidual(
+                        channels,
+                        outputs,
+                        stride,
+                        rate,
+                        expansion=expansion,
+                        residual=(first == 1 or index > 0) and channels == outputs,
+                        pad_input=block_padding,
+                    )
+                )
                 channels = outputs
         self.blocks = nn.ModuleList(blocks)
-        self.low_channels = blocks[LOW_BLOCK].inner_channels
+        self.last: nn.Module = nn.Identity()
+        self.low_channels = blocks[LOW_BLOCK].inner_channels if inner else scaled(STAGES[1][1], width, divisor)
         self.high_channels = channels
+        if last_channels:
+            self.high_channels = scaled(last_channels, max(1.0, width))
+            self.last = ConvNorm(channels, self.high_channels, activation=nn.ReLU6)
 
     def forward(self, image: Tensor) -> Features:
         features: Tensor = self.stem(image)
@@ -114,7 +160,19 @@ class MobileNetV2(Encoder):
         for index, block in enumerate(self.blocks):
             assert isinstance(block, InvertedResidual)
             inner = block.inner(features)
-            if index == LOW_BLOCK:
-                low = inner
             features = block.close(features, inner)
-        return Features(low, features)
+            if index == LOW_BLOCK:
+                low = inner if self.low_inner else features
+        return Features(low, self.last(features))
+
+
+def plan_steps(output_stride: int, plan: RatePlan) -> Iterator[StrideRate]:
+    """Stride and rate of each block."""
+    if plan == "late":
+        stages = trade_strides([stride for *_, stride in STAGES], output_stride, start=2)
+        for (_, _, repeats, _), (stride, rate) in zip(STAGES, stages, strict=True):
+            yield StrideRate(stride, rate)
+            yield from [StrideRate(1, rate)] * (repeats - 1)
+        return
+    strides = [stride if first else 1 for _, _, repeats, stride in STAGES for first in [True] + [False] * (repeats - 1)]
+    yield from trade_strides(strides, output_stride, start=2, plan=plan)

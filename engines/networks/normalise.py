@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from engines.networks.deeplab import DeepLab
 from engines.networks.encoder import Encoder
+from engines.networks.segmenter import Segmenter
 
 
 def normalise(images: Tensor, encoder: Encoder) -> Tensor:
@@ -19,7 +19,7 @@ def normalise(images: Tensor, encoder: Encoder) -> Tensor:
 class ByteNetwork(nn.Module):
     """A network that takes pictures as they are: RGB uint8, N×H×W×3 → N×classes×h×w scores."""
 
-    def __init__(self, network: DeepLab) -> None:
+    def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.network = network
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from engines.base import ModelError
 from engines.labels import LabelSet
-from engines.networks.deeplab import DeepLab
-from engines.networks.registry import NetworkSpec, assemble
+from engines.networks.registry import assemble
+from engines.networks.segmenter import Segmenter
+from engines.networks.spec import NetworkSpec
 
 FORMAT = "deeplab-stream checkpoint 1"
 KEY = "trained"
@@ -46,7 +47,7 @@ class TrainedNetwork:
     facts: dict[str, Any] = field(default_factory=dict)
     class_weights: tuple[float, ...] = ()
 
-    def restore(self) -> DeepLab:
+    def restore(self) -> Segmenter:
         """The network with its weights, in eval mode, on the CPU; its scores are of the classes as they occur.
 
         A weighted cross-entropy is least where the scores are those of the weighted classes, so the
@@ -55,9 +56,10 @@ class TrainedNetwork:
         network = assemble(self.spec, len(self.labels), self.output_stride)
         network.load_state_dict(self.weights)
         if self.class_weights:
-            assert network.head.bias is not None
+            bias = network.classifier().bias
+            assert bias is not None
             with torch.no_grad():
-                network.head.bias -= torch.tensor(self.class_weights).log()
+                bias -= torch.tensor(self.class_weights).log()
         return network.eval()
 
     def to_tree(self) -> dict[str, Any]:
@@ -75,11 +77,11 @@ class TrainedNetwork:
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> TrainedNetwork:
         """The inverse of `to_tree`."""
-        spec, labels = tree["spec"], tree["labels"]
+        labels = tree["labels"]
         if not isinstance(tree["size"], int) or not isinstance(tree["facts"], dict):
             raise TypeError("its size or its facts are of a wrong type")
         return cls(
-            spec=NetworkSpec(**{**spec, "rates": tuple(spec["rates"])}),
+            spec=NetworkSpec.from_tree(tree["spec"]),
             output_stride=tree["output_stride"],
             labels=LabelSet(tuple(labels["names"]), tuple(map(tuple, labels["palette"])), labels["background"]),
             size=tree["size"],

@@ -10,16 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from engines.model_file import LABEL_SETS
-from engines.networks import DeepLab, build
+from engines.networks import Segmenter, assemble, spec_of
 from engines.networks.normalise import normalise
 from engines.training.checkpoint import Checkpoint, first_difference
 from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
-from engines.training.initial import calibrate, load_encoder, load_exported
+from engines.training.initial import calibrate
 from engines.training.options import OptionError, TrainingOptions, load_options
 from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
+from engines.weights import open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name in configs/training, or a YAML file")
     parser.add_argument("--root", type=Path, required=True, help="directory of the splits")
     parser.add_argument("--output", type=Path, required=True, help="directory of the checkpoints")
-    parser.add_argument("--init", type=Path, help="starting weights: NPZ of an encoder, or ONNX of an export")
+    parser.add_argument("--init", type=Path, help="starting weights: a published file, a checkpoint or an export")
+    parser.add_argument(
+        "--init-part",
+        choices=("encoder", "network"),
+        help="what to take of them (default: all of our own, else the encoder)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="length of the run in epochs (default: the config's)")
@@ -83,13 +90,20 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
         torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)  # the augmentation's one thread beside torch's own
     labels = LABEL_SETS[options.labels]
+    initial = open_weights(args.init) if args.init is not None and resumed is None else None
+    part = initial.part(args.init_part or (None if initial.layout.own else "encoder")) if initial else None
     try:
-        network = build(options.model.network, len(labels), options.model.output_stride)
+        spec = resumed.trained.spec if resumed is not None else spec_of(options.model.network)
+        if initial is not None:
+            spec = replace(spec, conventions=initial.conventions(spec, part))
+        network = assemble(spec, len(labels), options.model.output_stride)
     except ValueError as error:
         raise OptionError(f"{args.config}: model: {error}") from error
     data = load_data(args.root, options, len(labels))
-    if args.init is not None and resumed is None:
-        start_from(args.init, network, data)
+    if initial is not None:
+        loaded = initial.load_into(network, part)
+        logger.info("started from the %s of %s (%s)", loaded.part, args.init, loaded.layout)
+        recalibrate(network if loaded.part == "network" else network.encoder, network, data)
     args.output.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(network.to(pick_device(args.device)), data, options, labels, args.output)
     if args.init is not None:
@@ -164,20 +178,11 @@ def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
     return Data(samples, read(samples, "training"), read(held_out, "validation"))
 
 
-def start_from(path: Path, network: DeepLab, data: Data) -> None:
-    """Load starting weights and calibrate their batch norms on pictures spread over the training data.
-
-    Raises:
-        ModelError: If the file is missing, damaged or of another network.
-    """
+def recalibrate(module: nn.Module, network: Segmenter, data: Data) -> None:
+    """Give loaded batch norms the statistics of pictures spread over the training data."""
     step = max(1, len(data.pictures) // CALIBRATION_PICTURES)
     pictures = [image for image, _ in data.pictures[::step][:CALIBRATION_PICTURES]]
     height = min(image.shape[0] for image in pictures)
     width = min(image.shape[1] for image in pictures)
-    stack = normalise(torch.from_numpy(np.stack([image[:height, :width] for image in pictures])), network.encoder)
-    if path.suffix == ".onnx":
-        load_exported(network, path)
-        calibrate(network, stack)
-    else:
-        load_encoder(network, path)
-        calibrate(network.encoder, stack)
+    stack = torch.from_numpy(np.stack([image[:height, :width] for image in pictures]))
+    calibrate(module, normalise(stack, network.encoder))

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from engines.base import ModelError
 from engines.labels import LabelSet
-from engines.networks import DeepLab
+from engines.networks import Segmenter
 from engines.networks.normalise import normalise
-from engines.networks.registry import NETWORKS
 from engines.networks.trained import UNFIT, TrainedNetwork, first_line
 from engines.training.average import MovingAverage
 from engines.training.batches import Batch, Batches
@@ -59,7 +58,7 @@ class Trainer:
 
     def __init__(
         self,
-        network: DeepLab,
+        network: Segmenter,
         data: Data,
         options: TrainingOptions,
         labels: LabelSet,
@@ -131,7 +130,7 @@ class Trainer:
         return Checkpoint(
             options=self.options,
             trained=TrainedNetwork(
-                spec=NETWORKS[self.options.model.network],
+                spec=self.network.spec,
                 output_stride=self.options.model.output_stride,
                 labels=self.labels,
                 size=self.options.model.size,
@@ -203,7 +202,7 @@ class Trainer:
         """Mean IoU and IoU by class of the averaged weights on the held-out pictures, each as it is."""
         confusion = Confusion(len(self.labels))
         network = self._average.network
-        assert isinstance(network, DeepLab)
+        assert isinstance(network, Segmenter)
         shift = self._loss.weights.log()[:, None, None]  # as `TrainedNetwork.restore` does
         with torch.inference_mode():
             for image, labels in tqdm(self._held_out, desc="validation", unit="picture"):
@@ -218,7 +217,7 @@ class Trainer:
         return {"validation_miou": round(miou, 4), "validation_iou": iou}
 
 
-def freeze(network: DeepLab, blocks: int) -> list[nn.Module]:
+def freeze(network: Segmenter, blocks: int) -> list[nn.Module]:
     """Fix stem and first blocks of the encoder; returns them, to be kept in eval mode."""
     encoder = network.encoder
     if not blocks:
@@ -230,7 +229,7 @@ def freeze(network: DeepLab, blocks: int) -> list[nn.Module]:
     return frozen
 
 
-def make_optimiser(network: DeepLab, options: TrainingOptions) -> torch.optim.AdamW:
+def make_optimiser(network: Segmenter, options: TrainingOptions) -> torch.optim.AdamW:
     """AdamW: encoder and head at their own rates; no decay for norms, biases and depthwise."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

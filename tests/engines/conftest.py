@@ -18,16 +18,31 @@ if TYPE_CHECKING:
     from tests.engines.small_network import Exported
 
 
+class Models(dict[str, Model]):
+    """Real networks, and on demand any network of the registry, exported: "NAME" whole, "narrow NAME" at an eighth."""
+
+    def __init__(self, folder: Path, known: dict[str, Model]) -> None:
+        super().__init__(known)
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Model:
+        from tests.engines.networks_like import export_network
+
+        self[name] = export_network(name.removeprefix("narrow "), self.folder, narrow=name.startswith("narrow "))
+        return self[name]
+
+
 @pytest.fixture(scope="session")
 def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
-    """The real networks: V3+ at stride 4 with a decoder, and V3 at stride 16."""
+    """The real networks: V3+ at stride 4 with a decoder, and V3 at stride 16; others when they are asked for."""
     home = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
-        return {
+        known = {
             "street": load_model("street"),
             "voc": load_model("voc", weights_dir=data / "weights"),
         }
+    return Models(tmp_path_factory.mktemp("networks"), known)
 
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

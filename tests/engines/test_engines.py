@@ -33,11 +33,44 @@ class Case:
     scores: tuple[int, int, int]
 
 
+EXPORTED = (pytest.mark.slow, pytest.mark.timeout(900))
+"""Torch takes its time to export a hundred layers."""
+
 CASES = [
     Case("street", (96, 128), (11, 24, 32)),
     Case("street", (80, 240), (11, 20, 60)),
     Case("voc", (97, 129), (21, 7, 9)),
     Case("voc", (129, 65), (21, 9, 5)),
+    # Networks of the registry: an eighth as wide, and (those that a test may wait for) whole.
+    Case("narrow deeplabv2-vgg16-aspp-l", (65, 97), (21, 9, 13)),
+    *(
+        pytest.param(Case(f"narrow {name}", (65, 97), shape), marks=EXPORTED)
+        for name, shape in {
+            "deeplabv2-vgg16-largefov": (21, 9, 13),
+            "deeplabv2-vgg16-aspp-s": (21, 9, 13),
+            "deeplabv2-resnet101-largefov": (21, 9, 13),
+            "deeplabv2-resnet101-aspp": (21, 9, 13),
+            "deeplabv3-resnet50": (21, 5, 7),
+            "deeplabv3-resnet101": (21, 5, 7),
+            "deeplabv3-mobilenetv2": (21, 5, 7),
+            "deeplabv3-mobilenetv2-pooled": (21, 5, 7),
+            "deeplabv3-mobilenetv3-large": (21, 5, 7),
+            "deeplabv3plus-resnet50": (21, 17, 25),
+            "deeplabv3plus-resnet101": (21, 17, 25),
+            "deeplabv3plus-mobilenetv3-large": (21, 17, 25),
+            "deeplabv3plus-efficientnet-lite0": (21, 17, 25),
+            "deeplabv3plus-efficientnet-lite2": (21, 17, 25),
+        }.items()
+    ),
+    *(
+        pytest.param(Case(name, (129, 161), shape), marks=EXPORTED)
+        for name, shape in {
+            "deeplabv2-vgg16-aspp-l": (21, 17, 21),
+            "deeplabv2-resnet101-aspp": (21, 17, 21),
+            "deeplabv3-resnet101": (21, 9, 11),
+            "deeplabv3-mobilenetv3-large": (21, 9, 11),
+        }.items()
+    ),
 ]
 
 

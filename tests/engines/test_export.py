@@ -18,13 +18,16 @@ import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 
 from engines import export as exporting  # noqa: E402
-from engines.base import EngineError  # noqa: E402
+from engines.base import EngineError, EngineOptions  # noqa: E402
 from engines.facts import ModelFacts  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
 from engines.model_file import read_model  # noqa: E402
+from engines.networks import Conventions  # noqa: E402
 from engines.networks.normalise import ByteNetwork  # noqa: E402
 from engines.networks.trained import FORMAT, KEY, TrainedNetwork  # noqa: E402
+from tests.engines.networks_like import export_network  # noqa: E402
 from tests.engines.small_network import Exported  # noqa: E402
+from tests.engines.support import BACKENDS, open_engine_for, picture, score  # noqa: E402
 
 
 @pytest.fixture
@@ -81,6 +84,37 @@ def test_weights_in_half_precision_take_half_the_bytes(exported: Exported, tmp_p
     convolutions = [each for each in exported.network().modules() if isinstance(each, torch.nn.Conv2d)]
     saved = 2 * sum(each.weight.numel() for each in convolutions)
     assert full.stat().st_size - exported.file.stat().st_size == pytest.approx(saved, rel=0.1)
+
+
+CHANGED: dict[str, tuple[str, dict[str, object]]] = {
+    "several scales": ("deeplabv3plus-mobilenetv2", {"scales": (1.0, 0.75, 0.5)}),
+    "several scales, corners": ("deeplabv2-resnet101-aspp", {"scales": (1.0, 0.75, 0.5)}),
+    "corners in the decoder": ("deeplabv3plus-mobilenetv2", {"conventions": Conventions(align_corners=True)}),
+    "blocks padded": (
+        "deeplabv3plus-mobilenetv2",
+        {"conventions": Conventions(block_padding=True, stem_padding=False), "low_inner": False},
+    ),
+    "auxiliary head": ("deeplabv3-resnet50", {"auxiliary": True}),
+    "plain separable": ("deeplabv3plus-resnet50", {"separable": True, "separable_norm": False, "context_layers": 1}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("changed", CHANGED)
+def test_changed_networks_are_exported(changed: str, tmp_path: Path) -> None:
+    """Several scales, corners, paddings: each compared with torch by the export, and on every backend here."""
+    name, changes = CHANGED[changed]
+    model = export_network(name, tmp_path, narrow=True, **changes)
+    assert model.align_corners == ("corners" in changed)
+    image = picture((97, 129))
+    scores = []
+    for backend in BACKENDS:
+        with open_engine_for(model, backend, EngineOptions(precision="fp32", threads=1)) as engine:
+            scores.append(score(engine.session(97, 129), image))
+    assert np.abs(scores[0]).max() > 1
+    for other in scores[1:]:
+        np.testing.assert_allclose(other, scores[0], rtol=0, atol=1e-4 * np.abs(scores[0]).max())
 
 
 def test_a_wrong_file_is_refused_and_the_old_one_kept(

@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 from PIL import Image
-from torch.nn import functional
 
 from engines.backends import open_engine
 from engines.base import EngineOptions, Model, ModelError
@@ -22,6 +20,7 @@ from engines.convert import convert
 from engines.facts import ModelFacts
 from engines.labels import CAMVID, VOC
 from engines.model_file import read_model
+from tests.engines.peers.tensorflow import reference
 from tests.engines.support import open_engine_for, picture, score
 
 pytestmark = pytest.mark.timeout(60)
@@ -31,7 +30,6 @@ FILES = {
     "quantised": ("deeplabv3_mnv2_pascal_quant.tflite", "deeplabv3_mnv2_dm10_voc_dequant_os16", 16),
     "float": ("deeplabv3_257_mv_gpu.tflite", "deeplabv3_mnv2_dm05_voc_float_os8", 8),
 }
-BLOCK_STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 
 
 @pytest.fixture(scope="session")
@@ -76,34 +74,6 @@ def test_weights_equal_the_published_tables(kind: str, converted: Callable[[str]
     for name, (weights, bias) in zip(names, mine, strict=True):
         np.testing.assert_allclose(weights, tables[f"{name}.weight"], rtol=1e-6, atol=1e-7, err_msg=name)
         np.testing.assert_allclose(bias, tables[f"{name}.bias"], rtol=1e-6, atol=1e-7, err_msg=name)
-
-
-def reference(tables: dict[str, np.ndarray], image: np.ndarray, stride: int, middle: float, scale: float) -> np.ndarray:
-    """DeepLabV3 on MobileNetV2 as the paper draws it, from tables of folded weights."""
-
-    def conv(x: torch.Tensor, name: str, stride: int = 1, rate: int = 1, limit: float | None = None) -> torch.Tensor:
-        weight, bias = (torch.from_numpy(tables[f"{name}.{part}"]) for part in ("weight", "bias"))
-        groups = x.shape[1] if weight.shape[1] == 1 and x.shape[1] > 1 else 1
-        padding = rate * (weight.shape[2] // 2)
-        y = functional.conv2d(x, weight, bias, stride, padding, rate, groups)
-        return y if limit is None else y.clamp(0, limit)
-
-    x = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - middle) * scale
-    x = conv(x, "Conv", 2, limit=6)
-    reached, rate = 2, 1
-    for index, wanted in enumerate(BLOCK_STRIDES):
-        block = f"expanded_conv_{index}" if index else "expanded_conv"
-        step, own = (wanted, rate) if reached < stride or wanted == 1 else (1, rate)
-        if wanted == 2 and reached == stride:
-            rate *= 2
-        reached *= step
-        y = conv(x, f"{block}/expand", limit=6) if index else x
-        y = conv(conv(y, f"{block}/depthwise", step, own, limit=6), f"{block}/project")
-        x = x + y if step == 1 and x.shape == y.shape else y
-    pooled = conv(x.mean((2, 3), keepdim=True), "image_pooling", limit=np.inf)
-    local = conv(x, "aspp0", limit=np.inf)
-    both = torch.cat([pooled.expand_as(local), local], 1)
-    return conv(conv(both, "concat_projection", limit=np.inf), "logits/semantic")[0].numpy()
 
 
 @pytest.mark.parametrize("size", [(97, 97), (65, 161)])
