@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt pipeline/native/crf/*)
+NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt pipeline/native/crf/* pipeline/native/motion/*)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check check-rest lint bench clean help

@@ -31,7 +31,9 @@ class DepthwiseConv(nn.Conv2d):
         padded = functional.pad(features, (0, columns * rate - width, 0, rows * rate - height))
         dealt = padded.permute(0, 2, 3, 1).reshape(batch, rows, rate, columns, rate, channels)
         dealt = dealt.permute(0, 2, 4, 1, 3, 5).reshape(-1, rows, columns, channels)
-        dense = functional.conv2d(dealt.permute(0, 3, 1, 2), self.weight, None, 1, self.kernel_size[0] // 2, 1, self.groups)
+        dense = functional.conv2d(
+            dealt.permute(0, 3, 1, 2), self.weight, None, 1, self.kernel_size[0] // 2, 1, self.groups
+        )
         dense = dense.permute(0, 2, 3, 1).reshape(batch, rate, rate, rows, columns, channels)
         dense = dense.permute(0, 3, 1, 4, 2, 5).reshape(batch, rows * rate, columns * rate, -1)
         return dense.permute(0, 3, 1, 2)[:, :, :height, :width]
