@@ -130,7 +130,7 @@ def measure_motion(
     path: NDArray[np.float32],
     trust: NDArray[np.float32],
 ) -> None:
-    """Fill ``path`` (h×w×2: rows, columns, in cells) and ``trust`` (h×w) on a grid; the map leads from cells to pixels."""
+    """Fill ``path`` (h×w×2: rows, columns, in cells) and ``trust`` (h×w); the map leads from cells to pixels."""
 
 def compose_paths(
     first: NDArray[np.float32],
@@ -154,4 +154,4 @@ def mix_scores(
     out: NDArray[np.float32],
     out_seen: NDArray[np.float32],
 ) -> None:
-    """As `carry_scores`, mixed with ``fresh`` (C×h×w) by the frames ``seen`` (h×w), of which ``out_seen`` holds the new."""
+    """As `carry_scores`, mixed with ``fresh`` (C×h×w) by the frames ``seen`` (h×w) so far; ``out_seen`` counts anew."""

@@ -61,7 +61,7 @@ def read_folded(path: Path) -> dict[str, Tensor]:
 
 
 def read_efficientnet(path: Path) -> dict[str, Tensor]:
-    """EfficientNet-lite's published tensors, batch norms folded into their convolutions, as `named_layers` names them."""
+    """EfficientNet-lite's published tensors, batch norms folded into the convolutions, named as by `named_layers`."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError("no state dict")

@@ -99,6 +99,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         "decode": (meters.decode, None),
         "prepare": (meters.prepare, lane.decoded),
         "infer": (meters.infer, lane.ready),
+        "propagate": (meters.propagate, lane.looked),
         "upsample": (meters.upsample, lane.scored),
         "refine": (meters.refine, None),
         "render": (meters.render, None),
@@ -121,6 +122,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         sinks=tuple(SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped) for outlet in lane.outlets),
         latency_ms=latency.percentiles(),
         crf=meters.crf.report(),
+        propagation=meters.propagation.report(),
         stages={name: stage for name, stage in stages.items() if stage.frames},
     )
 
@@ -155,6 +157,7 @@ def _awaited(lane: Lane, seconds: float, pool: PoolStats | None) -> dict[str, fl
         ("decode", reading),
         ("prepare", lane.decoded.stats().waited_s),
         ("infer", lane.ready.stats().waited_s),
+        ("propagate", lane.looked.stats().waited_s - meters.propagation.waiting.busy_ns / 1e9),
         ("refine", pool.waited_s if pool is not None else 0.0),
         ("upsample" if meters.upsample.busy_ns > meters.render.busy_ns else "render", labelling),
         (slowest, sinks.get(slowest, 0.0)),

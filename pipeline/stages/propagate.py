@@ -67,10 +67,8 @@ def step(state: State | None, motion: Motion | None, fresh: Float32 | None, *, s
     """
     followed = follow(state, motion)
     if fresh is not None:
-        memory = Memory.fresh(fresh)
-        if smooth and followed is not None:
-            memory = mix(followed, fresh)
-        return State(memory), memory.scores
+        observed = observe(followed, fresh, smooth=smooth)
+        return observed, observed.memory.scores
     if followed is None:
         raise ValueError("a frame without scores of its own follows nothing")
     return followed, carry(followed)
@@ -81,6 +79,16 @@ def follow(state: State | None, motion: Motion | None) -> State | None:
     if state is None or motion is None or motion.confidence < CUT:
         return None
     return State(state.memory, motion if state.motion is None else motion.after(state.motion))
+
+
+def observe(followed: State | None, fresh: Float32, *, smooth: bool) -> State:
+    """The state after a frame that passed the network.
+
+    Args:
+        followed: the state seen from this frame.
+        fresh, smooth: as `step`'s.
+    """
+    return State(mix(followed, fresh) if smooth and followed is not None else Memory.fresh(fresh))
 
 
 def carry(state: State) -> Float32:

@@ -203,7 +203,7 @@ def test_mixed_scores_lie_between_and_nothing_given_is_changed() -> None:
 
 def test_two_motions_make_one() -> None:
     ahead = Motion(np.full((*CELLS, 2), (1, -2), np.float32), np.full(CELLS, 0.5, np.float32))
-    y, x = np.mgrid[: CELLS[0], : CELLS[1]].astype(np.float32)
+    x = np.mgrid[: CELLS[0], : CELLS[1]][1].astype(np.float32)
     slope = Motion(np.stack([0 * x, 0.1 * x], -1), np.full(CELLS, 0.8, np.float32))
     both = ahead.after(slope)
     np.testing.assert_allclose(both.path[:-1, 2:, 1], -2 + 0.1 * (x[:-1, 2:] - 2), atol=1e-5)
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused() -> None:
     large, small = Guide.of(frame(picture)), Guide.of(frame(picture[:100]))
     with pytest.raises(ValueError, match="differ in size"):
         measure(large, small, GEOMETRY, CELLS)
-    with pytest.raises(ValueError, match="out is where the scores are|is where the scores are"):
+    with pytest.raises(ValueError, match="is where the scores are"):
         same = scores(0)
         _native.carry_scores(same, np.zeros((*CELLS, 2), np.float32), same)
     with pytest.raises(ValueError, match="path"):
