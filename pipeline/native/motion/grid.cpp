@@ -17,7 +17,10 @@ constexpr float kLevels = 8.0f, kSteep = 0.5f;
 constexpr float kReturn = 2.0f, kSpeed = 0.01f;
 // What frames seen still count for once their scores have moved, for each move blurs them; and motion, in cells,
 // below which they have hardly done so.
-constexpr float kMoved = 0.6f, kStill = 0.1f;
+constexpr float kMoved = 0.75f, kStill = 0.1f;
+// Of cubic convolution: exact to the third order where scores are moved again with every frame; sharper, and better for
+// what is thin, where they are moved but once.
+constexpr float kExact = -0.5f, kSharp = -0.75f;
 constexpr int kLanes = 8;       // classes that are mixed together
 
 struct Between {  // two neighbours of an axis
@@ -55,19 +58,19 @@ struct Bilinear {
     }
 };
 
-// R. Keys, "Cubic convolution interpolation for digital image processing", 1981: passed through again and again,
-// scores stay much sharper than by bilinear interpolation.
+// R. Keys, "Cubic convolution interpolation for digital image processing", 1981, with his free parameter: scores stay
+// much sharper than by bilinear interpolation.
 struct Cubic {
     int place[4];
     float weight[4];
-    INLINE Cubic(float at, int count) {
+    INLINE Cubic(float at, int count, float a) {
         at = inside(at, count);
         const int near = int(at);
         const float t = at - float(near), s = 1 - t;
-        weight[0] = -0.5f * t * s * s;
-        weight[1] = 1 + t * t * (1.5f * t - 2.5f);
-        weight[2] = 1 + s * s * (1.5f * s - 2.5f);
-        weight[3] = -0.5f * s * t * t;
+        weight[0] = a * t * s * s;
+        weight[1] = 1 + t * t * ((a + 2) * t - (a + 3));
+        weight[2] = 1 + s * s * ((a + 2) * s - (a + 3));
+        weight[3] = a * s * t * t;
         for (int i = 0; i < 4; ++i) place[i] = std::min(std::max(near + i - 1, 0), count - 1);
     }
 };
@@ -86,8 +89,8 @@ struct Cells {
     }
 
     // Scores between cells, all lanes.
-    INLINE void at(float y, float x, float *RESTRICT out) const {
-        const Cubic v(y, height), h(x, width);
+    INLINE void at(float y, float x, float a, float *RESTRICT out) const {
+        const Cubic v(y, height, a), h(x, width, a);
         for (int lane = 0; lane < lanes; lane += kLanes) {
             float sum[kLanes] = {};
             for (int j = 0; j < 4; ++j) {
@@ -150,7 +153,7 @@ void carry(const upsample::Scores &scores, const float *path, float *out) {
     for (int j = 0; j < scores.height; ++j)
         for (int i = 0; i < scores.width; ++i) {
             const size_t cell = size_t(j) * scores.width + i;
-            from.at(float(j) + path[2 * cell], float(i) + path[2 * cell + 1], found);
+            from.at(float(j) + path[2 * cell], float(i) + path[2 * cell + 1], kSharp, found);
             for (int c = 0; c < scores.classes; ++c) out[c * cells + cell] = found[c];
         }
 }
@@ -167,9 +170,9 @@ void mix(const upsample::Scores &scores, const float *seen, const float *path, c
             const float v = path[2 * cell], u = path[2 * cell + 1];
             const float y = float(j) + v, x = float(i) + u;
             const float counts = kMoved + (1 - kMoved) * std::exp(-(v * v + u * u) / (kStill * kStill));
-            const float before = counts * trust[cell] * Bilinear(y, x, scores.height, scores.width).of(seen);
+            const float before = counts * trust[cell] * trust[cell] * Bilinear(y, x, scores.height, scores.width).of(seen);
             const float weight = before / (before + 1);
-            from.at(y, x, found);
+            from.at(y, x, kExact, found);
             out_seen[cell] = before + 1;
             for (int c = 0; c < scores.classes; ++c) {
                 const float now = fresh[c * cells + cell];
