@@ -48,6 +48,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.throughput --json out/throughput.json
 	$(BIN)/python -m benchmarks.memory --json out/memory.json
 	$(BIN)/python -m benchmarks.crf --json out/crf.json
+	$(BIN)/python -m benchmarks.motion --json out/motion.json
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

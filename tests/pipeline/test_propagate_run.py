@@ -18,9 +18,9 @@ import pytest
 import pipeline.runner.propagation
 from engines.backends.openvino import OpenVINORequest
 from pipeline.errors import ConfigError, StageError
-from pipeline.frame import Frame, Geometry
-from pipeline.options import InputOptions
-from pipeline.runner.propagation import Propagation
+from pipeline.frame import FORMATS, Colour, Frame, Geometry
+from pipeline.options import InputOptions, PropagateOptions
+from pipeline.runner.propagation import Pace, Propagation
 from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.guided import GuidedRefiner
@@ -29,6 +29,7 @@ from pipeline.stages.motion import CUT, Guide, Motion, measure
 from pipeline.stages.prepare import prepare, to_rgb
 from pipeline.stages.propagate import step
 from pipeline.stages.upsample import upsample_argmax
+from pipeline.telemetry import PropagationMeter
 from tests.pipeline import tiny
 from tests.pipeline.clips import Clip
 from tests.pipeline.painting import Array
@@ -207,6 +208,56 @@ def test_a_slow_network_still_gives_a_live_picture(every: Any, tiny: str, monkey
     settled = sorted(age for index, age in ages.items() if index > 30)
     assert settled[len(settled) // 2] < 0.15, "most are labelled before the network could have seen them"
     assert recorder.indices == sorted(set(recorder.indices))
+
+
+# ---- scores that come late
+
+
+def pan(count: int) -> list[Frame]:
+    """Frames of a texture that pans, captured long ago."""
+    scene = np.kron(np.random.default_rng(5).integers(0, 256, (40, 60)), np.ones((8, 8))).astype(np.uint8)
+    chroma = np.full((60, 80), 128, np.uint8)
+    return [
+        Frame(
+            (np.ascontiguousarray(scene[2 * time : 2 * time + 120, 4 * time : 4 * time + 160]), chroma, chroma),
+            FORMATS["yuv420p"], Colour(), time, Fraction(time, 25), Fraction(1, 25), 0, 0, "pan",
+        )
+        for time in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_late_scores_join_where_the_picture_has_moved_since(smooth: bool) -> None:
+    """Of two networks one is three frames late with the second key frame: what follows it is the same."""
+    shape, geometry = (3, 15, 20), Geometry(120, 160, 120, 160, 120, 160)
+    answers = np.random.default_rng(6).normal(size=(10, *shape)).astype(np.float32)
+    outs: dict[bool, list[Array]] = {}
+    for live in (False, True):
+        meter = PropagationMeter()
+        memory = Propagation(
+            PropagateOptions(infer_every=4, temporal=smooth, max_latency=1.0),
+            geometry=geometry,
+            score_shape=shape,
+            keys=2,
+            pace=Pace(interval=lambda: 0.04, network=lambda: 0.0, live=live),
+            meter=meter,
+        )
+        outs[live], waiting = [], None
+        for frame in pan(10):
+            motion, key = memory.look(frame)
+            assert (key is not None) == (frame.index in (0, 4, 8))
+            if key is not None:
+                key.scores[:] = answers[frame.index]
+                if live and frame.index == 4:
+                    waiting = key
+                else:
+                    memory.arrive(key)
+            if waiting is not None and frame.index == 7:
+                memory.arrive(waiting)
+            outs[live].append(memory.scores(frame, motion, key).copy())
+        assert meter.late == live
+    same = [np.allclose(a, b, atol=1e-5) for a, b in zip(outs[False], outs[True], strict=True)]
+    assert same == [True] * 4 + [False] * 3 + [True] * 3
 
 
 # ---- which frames pass the network
