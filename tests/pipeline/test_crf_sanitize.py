@@ -1,4 +1,4 @@
-"""The native kernels of the CRF and of motion under AddressSanitizer and UBSan: their own tests, on a build for that."""
+"""The native kernels (CRF, motion) under AddressSanitizer and UBSan: their own tests, on a build for that."""
 
 from __future__ import annotations
 
