@@ -195,10 +195,10 @@ def test_mixed_scores_lie_between_and_nothing_given_is_changed() -> None:
     state = State(Memory.fresh(scores(0)), still(0.5))
     before, fresh = scores(0), scores(1)
     mixed = mix(state, fresh)
-    np.testing.assert_allclose(mixed.scores, fresh + (before - fresh) / 3, atol=1e-5)
+    np.testing.assert_allclose(mixed.scores, fresh + (before - fresh) / 5, atol=1e-5)
     assert np.array_equal(state.memory.scores, before)
     assert np.array_equal(fresh, scores(1))
-    np.testing.assert_allclose(mixed.seen, 1.5)
+    np.testing.assert_allclose(mixed.seen, 1.25)  # half trusted, it counts a quarter
 
 
 def test_two_motions_make_one() -> None:

@@ -199,13 +199,13 @@ def test_a_slow_network_still_gives_a_live_picture(every: Any, tiny: str, monkey
 
     recorder = Aged()
     with nothing_left():
-        report = run([InputOptions(PACED)], tiny, extra=[recorder], duration=3.0, infer_every=every, max_latency=60.0)
+        report = run([InputOptions(PACED)], tiny, extra=[recorder], duration=1.6, infer_every=every, max_latency=60.0)
     (one,) = report.inputs
     assert one.propagation is not None
     assert one.written > 0.6 * one.read
-    assert one.propagation.late > 5
-    assert one.propagation.key_share < 0.2
-    settled = sorted(age for index, age in ages.items() if index > 30)
+    assert one.propagation.late > 2
+    assert one.propagation.key_share < 0.25
+    settled = sorted(age for index, age in ages.items() if index > 20)
     assert settled[len(settled) // 2] < 0.15, "most are labelled before the network could have seen them"
     assert recorder.indices == sorted(set(recorder.indices))
 
