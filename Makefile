@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt pipeline/native/crf/*)
+NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt pipeline/native/crf/* pipeline/native/motion/*)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check check-rest lint bench clean help
@@ -48,6 +48,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.throughput --json out/throughput.json
 	$(BIN)/python -m benchmarks.memory --json out/memory.json
 	$(BIN)/python -m benchmarks.crf --json out/crf.json
+	$(BIN)/python -m benchmarks.motion --json out/motion.json
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -28,6 +28,7 @@ examples:
   %(prog)s train --config camvid --root data/camvid --output runs/street --init efficientnet-lite0.pth
   %(prog)s export --checkpoint runs/street/last.pt --output street.onnx
   %(prog)s evaluate --model street --root data/camvid --split val --json val.json
+  %(prog)s evaluate-video street.mp4 --model street --temporal
   %(prog)s tune-crf --model street --root data/camvid --split val --output tuned.yaml
 """
 
@@ -75,6 +76,7 @@ OFFLINE = {
     "export": Offline("engines.export", "a trained network as one ONNX file"),
     "train": Offline("engines.training.train", "train a network on pictures and label maps"),
     "evaluate": Offline("engines.training.evaluate", "mIoU of a model on labelled pictures"),
+    "evaluate-video": Offline("engines.training.evaluate_video", "how right and how steady a model is on a video"),
     "tune-crf": Offline("engines.training.tune_crf", "the CRF's parameters that suit a model best"),
 }
 

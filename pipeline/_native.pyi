@@ -113,3 +113,45 @@ class DenseCRF:
 
     def stats(self) -> tuple[int, int, int]:
         """Of the last picture: classes that took part, lattice vertices, bytes moved by an iteration."""
+
+class MotionGuide:
+    """A small grey picture with its pyramid, immutable."""
+
+    def __init__(self, luma: NDArray[np.uint8] | NDArray[np.uint16], depth: int, height: int, width: int) -> None:
+        """Average samples of ``depth`` bits (H×W) over ``height``×``width`` pixels, 16 to 4096 a side."""
+
+def measure_motion(
+    now: MotionGuide,
+    before: MotionGuide,
+    scale_y: float,
+    offset_y: float,
+    scale_x: float,
+    offset_x: float,
+    path: NDArray[np.float32],
+    trust: NDArray[np.float32],
+) -> None:
+    """Fill ``path`` (h×w×2: rows, columns, in cells) and ``trust`` (h×w); the map leads from cells to pixels."""
+
+def compose_paths(
+    first: NDArray[np.float32],
+    first_trust: NDArray[np.float32],
+    second: NDArray[np.float32],
+    second_trust: NDArray[np.float32],
+    path: NDArray[np.float32],
+    trust: NDArray[np.float32],
+) -> None:
+    """Fill ``path`` and ``trust`` with ``first`` and then ``second``."""
+
+def carry_scores(scores: NDArray[np.float32], path: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+    """Fill ``out`` (C×h×w) with what lies in ``scores`` at the path's end, by cubic convolution."""
+
+def mix_scores(
+    scores: NDArray[np.float32],
+    seen: NDArray[np.float32],
+    path: NDArray[np.float32],
+    trust: NDArray[np.float32],
+    fresh: NDArray[np.float32],
+    out: NDArray[np.float32],
+    out_seen: NDArray[np.float32],
+) -> None:
+    """As `carry_scores`, mixed with ``fresh`` (C×h×w) by the frames ``seen`` (h×w) so far; ``out_seen`` counts anew."""

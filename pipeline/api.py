@@ -32,6 +32,10 @@ class StreamOptions(TypedDict, total=False):
     refine: Literal["none", "guided", "crf"]
     crf_workers: int
     crf_iterations: int
+    temporal: bool
+    infer_every: int | Literal["auto"]
+    max_latency: float
+    target_fps: float
     mode: Literal["auto", "live", "lossless"]
     render: Literal["overlay", "mask", "side-by-side"]
     alpha: float

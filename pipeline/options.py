@@ -6,6 +6,7 @@ Options of a part (a source, a video file, the CRF …) are that part's own data
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.errors import ConfigError
 from pipeline.sinks import RecordOptions, ServeOptions, VideoOptions
@@ -68,6 +69,42 @@ class EngineChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class PropagateOptions:
+    """What frames take over from those before them.
+
+    Attributes:
+        temporal: mix each frame's scores with the earlier ones, moved to where the picture has moved.
+        infer_every: N: only every Nth frame passes the network, the others follow the motion; ``"auto"``: as many as
+            the motion needs or, for live inputs and with ``target_fps``, as the pace allows.
+        max_latency: of live inputs: a frame's age, in milliseconds, beyond which it is labelled by the motion rather
+            than wait for the network; None: two of the input's intervals.
+        target_fps: frames a second that ``"auto"`` makes possible; None: the pace of the input, if it is live.
+    """
+
+    temporal: bool = False
+    infer_every: int | Literal["auto"] = 1
+    max_latency: float | None = None
+    target_fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.infer_every != "auto" and not 1 <= self.infer_every <= 1000:
+            raise ConfigError(f"infer_every {self.infer_every!r} is out of range: auto, or 1 to 1000 frames")
+        if self.max_latency is not None and not 0 < self.max_latency <= 60_000:
+            raise ConfigError(f"max_latency {self.max_latency:g} is out of range: above 0, to 60000 ms")
+        if self.target_fps is not None and not 0 < self.target_fps <= 1000:
+            raise ConfigError(f"target_fps {self.target_fps:g} is out of range: above 0, to 1000")
+        if self.target_fps is not None and self.infer_every != "auto":
+            raise ConfigError("target_fps chooses the frames that pass the network: it needs infer_every auto")
+        if self.max_latency is not None and self.infer_every == 1:
+            raise ConfigError("max_latency has no effect where every frame passes the network: set infer_every")
+
+    @property
+    def active(self) -> bool:
+        """Whether frames take over anything."""
+        return self.temporal or self.infer_every != 1
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """A whole run.
 
@@ -76,7 +113,7 @@ class RunOptions:
         mode: ``"lossless"`` waits for the slowest part, ``"live"`` drops the oldest frame instead,
             ``"auto"`` is live for cameras and network streams.
         source, video, render: options of those parts, the same for every input.
-        model, engine, refine: see there.
+        model, engine, refine, propagate: see there.
         serve: who may reach what the run serves.
         record: how long files with the clock in their names are, and how many are kept.
     """
@@ -87,6 +124,7 @@ class RunOptions:
     model: ModelOptions = field(default_factory=ModelOptions)
     engine: EngineChoice = field(default_factory=EngineChoice)
     refine: RefineOptions = field(default_factory=RefineOptions)
+    propagate: PropagateOptions = field(default_factory=PropagateOptions)
     render: RenderOptions = field(default_factory=RenderOptions)
     video: VideoOptions = field(default_factory=VideoOptions)
     serve: ServeOptions = field(default_factory=ServeOptions)

@@ -146,6 +146,43 @@ class _Range:
         return Spread(self._min or 0, round(self._sum / max(1, self._count), 2), self._max)
 
 
+class PropagationMeter:
+    """What the frames of one input took over from those before them.
+
+    Attributes:
+        late: key frames that had to be labelled before the network was done with them.
+        waiting: time in which labelling waited for the network.
+    """
+
+    def __init__(self) -> None:
+        self.late = 0
+        self.waiting = StageMeter()
+        self._frames = self._keys = self._cuts = self._followed = 0
+        self._flow_s = self._trust = 0.0
+
+    def looked(self, seconds: float, confidence: float | None, *, key: bool, cut: bool) -> None:
+        """Count a frame: processor time of its motion, mean trust in that (None: there is none), and what it is."""
+        self._frames += 1
+        self._keys += key
+        self._cuts += cut
+        self._flow_s += seconds
+        if confidence is not None:
+            self._followed += 1
+            self._trust += confidence
+
+    def report(self) -> PropagationReport | None:
+        """All of it; None where no frame was counted."""
+        if not self._frames:
+            return None
+        return PropagationReport(
+            key_share=round(self._keys / self._frames, 4),
+            late=self.late,
+            cuts=self._cuts,
+            flow_ms=round(1e3 * self._flow_s / self._frames, 3),
+            trust=round(self._trust / self._followed, 4) if self._followed else None,
+        )
+
+
 def awaited_shares(waiting: Sequence[tuple[str, float]]) -> dict[str, float]:
     """For each stage of a line the share of the time in which it was the one that the others waited for.
 
@@ -194,6 +231,25 @@ class CRFReport:
     milliseconds: Percentiles
     classes: Spread
     iterations: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class PropagationReport:
+    """Motion in the report.
+
+    Attributes:
+        key_share: share of the frames that passed the network.
+        late: key frames that had to be labelled by the motion, since the network was not done in time (live only).
+        cuts: frames that have nothing to do with the one before.
+        flow_ms: processor time of the motion a frame.
+        trust: mean trust in it, 0 to 1; None where no frame followed another.
+    """
+
+    key_share: float
+    late: int
+    cuts: int
+    flow_ms: float
+    trust: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +308,7 @@ class InputReport:
         latency_ms: arrival to written.
         crf: what the CRF did; None without it.
         stages: by stage, in the order in which a frame meets them.
+        propagation: what frames took over from those before them; None if nothing.
     """
 
     name: str
@@ -266,6 +323,7 @@ class InputReport:
     latency_ms: Percentiles | None
     crf: CRFReport | None
     stages: dict[str, StageReport]
+    propagation: PropagationReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +388,8 @@ class Report:
                 lines.append(f"  latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
             if one.crf is not None:
                 lines.append(f"  {_crf_line(one.crf)}")
+            if one.propagation is not None:
+                lines.append(f"  {_propagation_line(one.propagation)}")
             lines += [f"  {_short(name):<24}{_stage_line(stage)}" for name, stage in one.stages.items()]
         return "\n".join(lines)
 
@@ -358,6 +418,15 @@ def _crf_line(crf: CRFReport) -> str:
     return (
         f"CRF p50 {times.p50:.0f}, p95 {times.p95:.0f} ms a frame; classes {classes.mean:.1f} (at most {classes.max}), "
         f"iterations {iterations.mean:.1f} (at least {iterations.min})"
+    )
+
+
+def _propagation_line(propagation: PropagationReport) -> str:
+    trust = "-" if propagation.trust is None else f"{propagation.trust:.2f}"
+    late = f" ({propagation.late} late)" if propagation.late else ""
+    return (
+        f"motion {propagation.flow_ms:.1f} ms a frame, trust {trust}, cuts {propagation.cuts}; "
+        f"key frames {propagation.key_share:.0%}{late}"
     )
 
 

@@ -77,21 +77,25 @@ def read_sample(sample: Sample, classes: int, ignore: Sequence[int] = ()) -> tup
         DataError: If a file cannot be read, the sizes differ or a label is out of range.
     """
     image = _read(sample.image, "RGB")
-    labels = _read(sample.labels, None)
+    return image, read_labels(sample.labels, image.shape[:2], classes, ignore)
+
+
+def read_labels(path: Path, shape: tuple[int, ...], classes: int, ignore: Sequence[int] = ()) -> UInt8:
+    """Read the labels of a picture of ``shape`` (height, width); else as `read_sample`."""
+    labels = _read(path, None)
     if labels.ndim != 2 or labels.dtype != np.uint8:
-        raise DataError(f"{sample.labels}: not an 8 bit picture of one channel")
-    if labels.shape != image.shape[:2]:
+        raise DataError(f"{path}: not an 8 bit picture of one channel")
+    if labels.shape != shape:
         raise DataError(
-            f"{sample.labels}: {labels.shape[1]}×{labels.shape[0]} pixels, but its picture has "
-            f"{image.shape[1]}×{image.shape[0]}"
+            f"{path}: {labels.shape[1]}×{labels.shape[0]} pixels, but its picture has {shape[1]}×{shape[0]}"
         )
     mapping = np.arange(256, dtype=np.uint8)
     mapping[list(ignore)] = IGNORE
     mapped = mapping[labels]
     wrong = mapped[(mapped >= classes) & (mapped != IGNORE)]
     if wrong.size:
-        raise DataError(f"{sample.labels}: label {wrong[0]} of {classes} classes")
-    return image, mapped
+        raise DataError(f"{path}: label {wrong[0]} of {classes} classes")
+    return mapped
 
 
 def _read(path: Path, mode: str | None) -> UInt8:

@@ -90,17 +90,17 @@ class Evaluation:
 
         ``milliseconds`` a picture, those of them in ``labelling``, and how the labels were made: ``refine``.
         """
-        iou = dict(zip(self.names, map(_number, self.confusion.iou().tolist()), strict=True))
+        iou = dict(zip(self.names, map(number, self.confusion.iou().tolist()), strict=True))
         refine: dict[str, Any] = {"kind": self.refinement.kind}
         if self.refinement.kind == "crf":
             refine |= {"mode": self.refinement.mode, "crf": asdict(self.refinement.crf)}
         return {
-            "miou": _number(self.confusion.mean_iou()),
-            "pixel_accuracy": _number(self.confusion.pixel_accuracy()),
+            "miou": number(self.confusion.mean_iou()),
+            "pixel_accuracy": number(self.confusion.pixel_accuracy()),
             "iou": iou,
-            "trimap": {str(width): _number(self.trimap.band(width).mean_iou()) for width in WIDTHS},
-            "milliseconds": _number(self.milliseconds),
-            "labelling_milliseconds": _number(self.labelling),
+            "trimap": {str(width): number(self.trimap.band(width).mean_iou()) for width in WIDTHS},
+            "milliseconds": number(self.milliseconds),
+            "labelling_milliseconds": number(self.labelling),
             "pictures": self.pictures,
             "refine": refine,
         }
@@ -323,5 +323,6 @@ def _milliseconds(seconds: Sequence[float]) -> float:
     return 1e3 * statistics.median(seconds) if seconds else float("nan")
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """A figure for JSON, which knows no NaN."""
     return float(value) if np.isfinite(value) else None

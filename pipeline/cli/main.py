@@ -31,6 +31,7 @@ examples:
   %(prog)s --input cam0 --output 'rec/{name}-%%Y%%m%%d-%%H%%M%%S.mkv' --keep-time 72:00:00 --keep-size 200G
   %(prog)s --input rtsp://camera/1 --output rtsp://@:8554/street --output http://@:8080/
   %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
+  %(prog)s --input cam0 --output - --infer-every auto --temporal | ffplay -
   %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
   %(prog)s --input frames/%%05d.png --output overlay.mp4 --model mine.onnx --classes person,car
 """
@@ -106,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(places=None)
     _add_places(parser.add_argument_group("what goes in and out"))
     _add_network(parser.add_argument_group("network"))
+    _add_time(parser.add_argument_group("from frame to frame"))
     _add_picture(parser.add_argument_group("picture"))
     _add_recording(parser.add_argument_group("recording, where a name tells the time: rec/{name}-%Y%m%d-%H%M%S.mkv"))
     _add_serving(parser.add_argument_group("serving"))
@@ -148,6 +150,20 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dense-crf", action="store_true", help="the same as --refine crf")
     group.add_argument("--crf-workers", type=int, metavar="N", help="processes that refine; default by the machine")
     group.add_argument("--crf-iterations", type=int, metavar="N", help="mean-field iterations, for live at most")
+
+
+def _frames(text: str) -> int | str:
+    """N of ``--infer-every``, or ``auto``."""
+    if text == "auto" or not text.isdecimal():
+        return text
+    return int(text)
+
+
+def _add_time(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--temporal", action="store_true", default=None, help="mix scores along the motion")
+    group.add_argument("--infer-every", type=_frames, metavar="N|auto", help="network on every Nth, others follow")
+    group.add_argument("--max-latency", type=float, metavar="MS", help="live: follow the motion rather than be late")
+    group.add_argument("--target-fps", type=float, metavar="F", help="with auto: as many to the network as this allows")
 
 
 def _add_picture(group: argparse._ArgumentGroup) -> None:

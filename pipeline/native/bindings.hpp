@@ -7,3 +7,4 @@ void bind_upsample(nanobind::module_ &m);
 void bind_guided(nanobind::module_ &m);
 void bind_planes(nanobind::module_ &m);
 void bind_crf(nanobind::module_ &m);
+void bind_motion(nanobind::module_ &m);

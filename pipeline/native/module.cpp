@@ -7,4 +7,5 @@ NB_MODULE(_native, m) {
     bind_guided(m);
     bind_planes(m);
     bind_crf(m);
+    bind_motion(m);
 }

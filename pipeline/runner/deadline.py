@@ -38,6 +38,11 @@ class Deadlines:
         mean = self._interval
         self._interval = interval if mean is None else mean + _SHARE * (interval - mean)
 
+    @property
+    def interval(self) -> float | None:
+        """Seconds from one frame to the next; None while the pace is not known."""
+        return self._interval
+
     def next(self) -> float:
         """Deadline of a frame that is handed to the workers now; infinite while the pace is not known."""
         return math.inf if self._interval is None else self._clock() + self._workers * self._interval

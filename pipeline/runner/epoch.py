@@ -6,6 +6,7 @@ given back, and the next one gets a ring, a compiled session and a way of its ow
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +14,44 @@ from av.video.reformatter import VideoReformatter
 
 from engines.base import Engine, Session
 from pipeline.flow import Buffer, PoolLane, WorkerPool
-from pipeline.frame import Frame, Geometry
+from pipeline.frame import Float32, Frame, Geometry, UInt8
+from pipeline.runner.propagation import Key, Propagation
 from pipeline.sinks.base import OutputInfo
 from pipeline.slots import Ring, SlotLayout
 from pipeline.sources.base import Decoded
+from pipeline.stages.motion import Motion
 from pipeline.stages.prepare import geometry_for, prepare
+
+
+@dataclass(slots=True)
+class Ticket:
+    """A frame on its way, and the slot that holds it.
+
+    Attributes:
+        motion: to the frame before, where that is looked at.
+        key: where the network works on it, if not in the slot.
+    """
+
+    epoch: Epoch
+    slot: int
+    frame: Frame
+    motion: Motion | None = None
+    key: Key | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether it passes the network."""
+        return self.epoch.propagation is None or self.key is not None
+
+    @property
+    def image(self) -> UInt8:
+        """The network's input."""
+        return self.epoch.ring[self.slot].image if self.key is None else self.key.image
+
+    @property
+    def scores(self) -> Float32:
+        """The network's answer."""
+        return self.epoch.ring[self.slot].scores if self.key is None else self.key.scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +65,7 @@ class Epoch:
         free: numbers of the slots that hold no frame.
         refining: the way through the refining workers, or None.
         info: what sinks are told.
+        propagation: what its frames take over from those before, or None.
         reformatter: libswscale's tables, kept from picture to picture.
     """
 
@@ -40,11 +75,20 @@ class Epoch:
     free: Buffer[int]
     refining: PoolLane | None
     info: OutputInfo
+    propagation: Propagation | None
     reformatter: VideoReformatter
 
     @classmethod
     def open(
-        cls, frame: Frame, engine: Engine, *, size: int, slots: int, pool: WorkerPool | None, info: OutputInfo
+        cls,
+        frame: Frame,
+        engine: Engine,
+        *,
+        size: int,
+        slots: int,
+        pool: WorkerPool | None,
+        info: OutputInfo,
+        propagation: Callable[[Geometry, tuple[int, int, int]], Propagation | None],
     ) -> Epoch:
         """Make everything for frames like ``frame``.
 
@@ -55,6 +99,7 @@ class Epoch:
             slots: how many frames may be in flight.
             pool: refining workers, or None.
             info: what sinks are told.
+            propagation: makes what its frames take over, from the geometry and the scores' shape.
 
         Raises:
             EngineError: the network cannot take this size.
@@ -79,7 +124,8 @@ class Epoch:
         free: Buffer[int] = Buffer(slots)
         for number in range(slots):
             free.put(number)
-        return cls(geometry, session, ring, free, refining, info, VideoReformatter())
+        following = propagation(geometry, session.score_shape)
+        return cls(geometry, session, ring, free, refining, info, following, VideoReformatter())
 
     def takes(self, frame: Frame) -> bool:
         """Whether ``frame`` is of this epoch."""
@@ -92,13 +138,18 @@ class Epoch:
             and frame.sample_aspect_ratio == self.info.stream.sample_aspect_ratio
         )
 
-    def load(self, number: int, decoded: Decoded) -> Frame:
-        """Copy a picture into a slot, make the network's input there, and return the frame that lives there."""
+    def load(self, number: int, decoded: Decoded) -> Ticket:
+        """Copy a picture into a slot and, if it passes the network, make the network's input."""
         slot = self.ring[number]
         for ours, theirs in zip(slot.planes, decoded.frame.planes, strict=True):
             np.copyto(ours, theirs)
-        prepare(decoded.picture, self.geometry, slot.image, decoded.frame.colour, self.reformatter)
-        return replace(decoded.frame, planes=slot.planes)
+        frame = replace(decoded.frame, planes=slot.planes)
+        ticket = Ticket(self, number, frame)
+        if self.propagation is not None:
+            ticket.motion, ticket.key = self.propagation.look(frame)
+        if ticket.scored:
+            prepare(decoded.picture, self.geometry, ticket.image, frame.colour, self.reformatter)
+        return ticket
 
     def drain(self) -> None:
         """Wait until no frame is in flight, then give the memory back."""

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from engines.base import Request
 from pipeline.flow import Buffer, Closed, FairReader
+from pipeline.runner.epoch import Ticket
 from pipeline.runner.failing import failing_as
-from pipeline.runner.lane import Lane, Ticket
+from pipeline.runner.lane import Lane
 
 REQUEST_TIMEOUT_S = 60.0
 """A request that takes longer has hung: the largest network on one old core takes a few seconds."""
@@ -63,10 +64,9 @@ class Inference:
                 self._permits.put(None)
                 self._started.put(_Started(self._lanes[index]))
                 continue
-            slot = ticket.epoch.ring[ticket.slot]
             began = time.perf_counter_ns()
             with failing_as("infer", ticket.frame.source, ticket.frame.index):
-                request = ticket.epoch.session.start(slot.image, slot.scores)
+                request = ticket.epoch.session.start(ticket.image, ticket.scores)
             self._started.put(_Started(self._lanes[index], ticket, request, began))
         self._started.close()
 
@@ -78,7 +78,7 @@ class Inference:
             except Closed:
                 return
             if item.ticket is None or item.request is None:
-                item.lane.scored.close()
+                item.lane.end()
                 continue
             with failing_as("infer", item.ticket.frame.source, item.ticket.frame.index):
                 item.request.wait(REQUEST_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""The way of one input's frames: read → prepare → (engine) → label → render → outlets.
+"""The way of one input's frames: read → prepare → (engine) → [propagate] → label → render → outlets.
 
 Frames keep their order, every buffer between two threads is bounded, and the slots bound
 what is in flight.  A method that says "Thread" runs in one of its own.
@@ -11,35 +11,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from engines.base import Engine
 from pipeline.errors import SourceError, StageError
 from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
-from pipeline.frame import Frame, Result
+from pipeline.frame import Frame, Geometry, Result
+from pipeline.options import PropagateOptions
 from pipeline.runner.deadline import Deadlines
-from pipeline.runner.epoch import Epoch
+from pipeline.runner.epoch import Epoch, Ticket
 from pipeline.runner.failing import failing_as
 from pipeline.runner.outlet import Delivery, Outlet
+from pipeline.runner.propagation import Pace, Propagation
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
 from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import class_counts, upsample_argmax
-from pipeline.telemetry import CRFMeter, StageMeter
+from pipeline.telemetry import CRFMeter, PropagationMeter, StageMeter
 
 AHEAD = 2
 """Decoded pictures that wait for a slot; in live mode a single one, the newest."""
 
 REFINE_TIMEOUT_S = 180.0
 """Longer than the two tries that the pool gives a frame before it passes unrefined."""
-
-
-@dataclass(slots=True)
-class Ticket:
-    """A frame on its way, and the slot that holds it."""
-
-    epoch: Epoch
-    slot: int
-    frame: Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +47,14 @@ class LaneOptions:
         live: drop the oldest frame where something is slow, instead of waiting.
         workers: refining workers that this input has for itself, less than one where several share them.
         plain: results also carry the picture without paint.
+        propagate: what frames take over from those before them.
     """
 
     size: int
     slots: int
     live: bool
     workers: float
+    propagate: PropagateOptions
     plain: bool = False
 
 
@@ -68,6 +65,8 @@ class LaneMeters:
     decode: StageMeter
     prepare: StageMeter
     infer: StageMeter
+    propagate: StageMeter
+    propagation: PropagationMeter
     upsample: StageMeter
     refine: StageMeter
     crf: CRFMeter
@@ -82,6 +81,8 @@ class LaneMeters:
             decode=StageMeter(),
             prepare=StageMeter(own),
             infer=StageMeter(),
+            propagate=StageMeter(own),
+            propagation=PropagationMeter(),
             upsample=StageMeter(own),
             refine=StageMeter(),
             crf=CRFMeter(),
@@ -137,8 +138,10 @@ class Lane:
         self.decoded: Buffer[Decoded] = Buffer(1 if live else AHEAD, "oldest" if live else "never", self._count_drop)
         # None is the end: the engine serves all lanes and learns from it that this one is done.
         self.ready: Buffer[Ticket | None] = Buffer(options.slots + 1)
+        # Where frames take over something: all of them, in their order, whether they pass the engine or not.
+        self.looked: Buffer[Ticket] = Buffer(options.slots + 1)
         self.scored: Buffer[Ticket] = Buffer(options.slots + 1)
-        crew.watch(self.decoded, self.ready, self.scored, *(outlet.buffer for outlet in outlets))
+        crew.watch(self.decoded, self.ready, self.looked, self.scored, *(outlet.buffer for outlet in outlets))
 
     def _count_drop(self, _: Decoded) -> None:
         self.dropped += 1
@@ -196,12 +199,16 @@ class Lane:
                         epoch = self._epoch = self._open_epoch(frame)
                 number = epoch.free.get()
                 with self._stage("prepare", frame, self.meters.prepare):
-                    loaded = epoch.load(number, decoded)
+                    ticket = epoch.load(number, decoded)
                 if frame.index != expected:
-                    loaded = replace(loaded, discontinuity=True)
+                    ticket.frame = replace(ticket.frame, discontinuity=True)
                 expected = frame.index + 1
-                self.ready.put(Ticket(epoch, number, loaded))
+                if epoch.propagation is not None:
+                    self.looked.put(ticket)
+                if ticket.scored:
+                    self.ready.put(ticket)
         except Closed:
+            self.looked.close()
             self.ready.put(None)
             if self._epoch is not None:
                 self._epoch.drain()
@@ -227,9 +234,41 @@ class Lane:
         model = self._engine.model
         info = OutputInfo(stream, *shown, model.labels, model.name, model.sha256)
         options = self._options
-        epoch = Epoch.open(frame, self._engine, size=options.size, slots=options.slots, pool=self._pool, info=info)
+        epoch = Epoch.open(
+            frame,
+            self._engine,
+            size=options.size,
+            slots=options.slots,
+            pool=self._pool,
+            info=info,
+            propagation=self._propagation,
+        )
         self._crew.watch(epoch.free)
         return epoch
+
+    @property
+    def propagates(self) -> bool:
+        """Whether frames take over anything from those before them."""
+        return self._options.propagate.active
+
+    def _propagation(self, geometry: Geometry, score_shape: tuple[int, int, int]) -> Propagation | None:
+        if not self.propagates:
+            return None
+        requests, infer = self._engine.info.requests, self.meters.infer
+        made = Propagation(
+            self._options.propagate,
+            geometry=geometry,
+            score_shape=score_shape,
+            keys=requests + 2,
+            pace=Pace(
+                interval=lambda: self._deadlines.interval if self._deadlines is not None else None,
+                network=lambda: infer.busy_ns / 1e9 / infer.frames / requests if infer.frames else 0.0,
+                live=self._options.live,
+            ),
+            meter=self.meters.propagation,
+        )
+        self._crew.watch(*made.buffers)
+        return made
 
     @property
     def read_frames(self) -> int:
@@ -238,6 +277,31 @@ class Lane:
 
     def submit(self, ticket: Ticket) -> None:
         """Take a frame back from the engine; never waits, since there is room for every slot."""
+        if ticket.epoch.propagation is None:
+            self._label(ticket)
+        elif ticket.key is not None:
+            ticket.epoch.propagation.arrive(ticket.key)
+
+    def end(self) -> None:
+        """The engine has given back all that it was given."""
+        if not self.propagates:
+            self.scored.close()
+
+    def propagate(self) -> None:
+        """Thread: give each frame the scores that it is labelled by."""
+        try:
+            while True:
+                ticket = self.looked.get()
+                propagation = ticket.epoch.propagation
+                assert propagation is not None
+                with failing_as("propagate", ticket.frame.source, ticket.frame.index), self.meters.propagate:
+                    scores = propagation.scores(ticket.frame, ticket.motion, ticket.key)
+                    np.copyto(ticket.epoch.ring[ticket.slot].scores, scores)
+                self._label(ticket)
+        except Closed:
+            self.scored.close()
+
+    def _label(self, ticket: Ticket) -> None:
         if ticket.epoch.refining is not None:
             deadline = self._deadlines.next() if self._deadlines is not None else None
             ticket.epoch.refining.submit(ticket.slot, ticket.frame.index, deadline)

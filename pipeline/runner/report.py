@@ -100,6 +100,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         "decode": (meters.decode, None),
         "prepare": (meters.prepare, lane.decoded),
         "infer": (meters.infer, lane.ready),
+        "propagate": (meters.propagate, lane.looked),
         "upsample": (meters.upsample, lane.scored),
         "refine": (meters.refine, None),
         "render": (meters.render, None),
@@ -122,6 +123,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         sinks=tuple(map(_sink, lane.outlets)),
         latency_ms=latency.percentiles(),
         crf=meters.crf.report(),
+        propagation=meters.propagation.report(),
         stages={name: stage for name, stage in stages.items() if stage.frames},
     )
 
@@ -155,12 +157,15 @@ def _awaited(lane: Lane, seconds: float, pool: PoolStats | None) -> dict[str, fl
     reading = meters.decode.busy_ns / 1e9 if live else lane.reading_s
     # One thread labels and renders.  Where workers refine, what lies before it may still be with them.
     labelling = lane.scored.stats().waited_s - meters.for_refined.busy_ns / 1e9
+    # Followers of a key frame wait behind it for the engine, which may have nothing else to do by then.
+    for_scores = meters.propagation.waiting.busy_ns / 1e9
     sinks = {outlet.sink.name: outlet.buffer.stats().waited_s for outlet in lane.outlets}
     slowest = max(sinks, key=lambda name: sinks[name], default="")
     line = [
         ("decode", reading),
         ("prepare", lane.decoded.stats().waited_s),
-        ("infer", lane.ready.stats().waited_s),
+        ("infer", max(lane.ready.stats().waited_s, for_scores)),
+        ("propagate", lane.looked.stats().waited_s - for_scores),
         ("refine", pool.waited_s if pool is not None else 0.0),
         ("upsample" if meters.upsample.busy_ns > meters.render.busy_ns else "render", labelling),
         (slowest, sinks.get(slowest, 0.0)),

@@ -28,6 +28,7 @@ from pipeline.sinks.base import Sink
 from pipeline.sources import open_source
 from pipeline.sources.base import Source
 from pipeline.sources.places import images_of
+from pipeline.stages.keyframes import LONGEST
 from pipeline.stages.prepare import geometry_for
 from pipeline.stages.refine import worker_pool
 from pipeline.stages.render import Renderer
@@ -153,6 +154,7 @@ class Runner:
                 slots=self._slots(live),
                 live=live,
                 workers=self.plan.crf_workers / len(options.inputs),
+                propagate=options.propagate,
                 plain=opened.plain,
             ),
             crew=self._crew,
@@ -165,7 +167,15 @@ class Runner:
         One in each request and refining worker, and some on either side of them: as few as keep
         everybody busy where frames may be dropped, since those that wait in a slot grow old.
         """
-        return self.engine.info.requests + (2 if live else 4) + (self.plan.crf_workers + 1 if self._pool else 0)
+        refined = self.plan.crf_workers + 1 if self._pool else 0
+        return self.engine.info.requests + (2 if live else 4) + refined + self._followers(live)
+
+    def _followers(self, live: bool) -> int:
+        """Frames that wait for a key frame's scores while the engine may begin with the next key frame."""
+        every = self._options.propagate.infer_every
+        if every == 1:
+            return 0
+        return 2 if live else LONGEST if every == "auto" else min(every, LONGEST)
 
     @property
     def engine(self) -> Engine:
@@ -191,6 +201,8 @@ class Runner:
             for outlet in lane.outlets:
                 self._crew.start(f"{name} → {outlet.sink.name}", outlet.run)
             self._crew.start(f"{name} label", lane.finish)
+            if lane.propagates:
+                self._crew.start(f"{name} propagate", lane.propagate)
         self._crew.start("collect", self._inference.collect)
         self._crew.start("infer", self._inference.start)
         for lane in self.lanes:

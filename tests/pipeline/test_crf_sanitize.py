@@ -1,4 +1,4 @@
-"""The native CRF's sources under AddressSanitizer and UBSan: its own tests, against an extension built for that."""
+"""The native kernels (CRF, motion) under AddressSanitizer and UBSan: their own tests, on a build for that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 from tests.conftest import absent, need_program
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = "threads or classes or instruction or sums_over or remember or overflow or refuses or arrays or odd_sizes"
+TESTS = (
+    "test_motion or threads or classes or instruction or sums_over or remember or overflow or refuses or arrays "
+    "or odd_sizes"
+)
 
 
 @pytest.mark.slow
@@ -61,10 +64,12 @@ def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
         "DEEPLAB_STREAM_DATA": str(tmp_path / "none"),
         "CI": "",
     }
-    tests = [str(ROOT / "tests" / "pipeline" / name) for name in ("test_crf_native.py", "test_crf.py")]
+    tests = [
+        str(ROOT / "tests" / "pipeline" / name) for name in ("test_crf_native.py", "test_crf.py", "test_motion.py")
+    ]
     run = [
         sys.executable, "-m", "pytest", "-s", "-p", "sanitized", "-m", "not slow",
-        "-k", f"({TESTS}) and not pydensecrf", "-o", "timeout=0", *tests,
+        "-k", f"({TESTS}) and not pydensecrf and not opencvs", "-o", "timeout=0", *tests,
     ]  # fmt: skip
     done = subprocess.run(run, capture_output=True, text=True, timeout=800, env=environment, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]

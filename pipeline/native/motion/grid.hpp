@@ -1,0 +1,29 @@
+// Motion on the grid of the scores, and scores that follow it.  A path says for each cell where what it shows
+// lay in an earlier frame, relative to itself: height × width × (rows, columns), in cells.
+#pragma once
+
+#include "../upsample.hpp"
+#include "guide.hpp"
+
+namespace motion {
+
+struct Grid {
+    int height, width;
+    upsample::Map y, x;  // from cells to pixels of the guide
+};
+
+// The path from `now` to `before`, and how far it can be trusted, 0 to 1 a cell.
+void measure(const Guide &now, const Guide &before, const Grid &grid, float *path, float *trust);
+
+// The path through `first` and then on through `second`; trust is the product.
+void compose(int height, int width, const float *first, const float *first_trust, const float *second,
+             const float *second_trust, float *path, float *trust);
+
+// Scores that lay at the path's other end: out(cell) = scores(cell + path(cell)).
+void carry(const upsample::Scores &scores, const float *path, float *out);
+
+// As `carry`, and mixed with fresh scores: both count by how many frames they have seen.
+void mix(const upsample::Scores &scores, const float *seen, const float *path, const float *trust, const float *fresh,
+         float *out, float *out_seen);
+
+}  // namespace motion

@@ -1,0 +1,118 @@
+"""Scores that follow the motion of the picture from frame to frame.
+
+Two uses of one memory.  **Smoothing**: a frame's fresh scores are mixed with those of the frames before it, each
+cell's by how many frames it has been seen in and by how far its motion is trusted.  **Propagation**: a frame that
+did not pass the network takes the scores of the last one that did, along the motion between them (as X. Zhu et al.,
+"Deep Feature Flow for Video Recognition", CVPR 2017, do with features).
+
+`step` is a pure function of the state before a frame, the frame and its scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline import _native
+from pipeline.frame import Float32
+from pipeline.stages.motion import CUT, Motion
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """The scores of one frame.
+
+    Attributes:
+        scores: C×h×w float32.
+        seen: h×w float32, how many frames' scores are in each cell's: 1 where the frame's own are alone.
+    """
+
+    scores: Float32
+    seen: Float32
+
+    @classmethod
+    def fresh(cls, scores: Float32) -> Memory:
+        """Of a frame whose scores are the network's own."""
+        return cls(scores, np.ones(scores.shape[1:], np.float32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What is known after a frame.
+
+    Attributes:
+        memory: of the last frame that passed the network.
+        motion: from the last frame to that one; None where they are the same.
+    """
+
+    memory: Memory
+    motion: Motion | None = None
+
+
+def step(state: State | None, motion: Motion | None, fresh: Float32 | None, *, smooth: bool) -> tuple[State, Float32]:
+    """One frame.
+
+    Args:
+        state: after the frame before, None at the beginning.
+        motion: from this frame to the one before; None where they have nothing to do with one another.
+        fresh: C×h×w float32, the network's scores of this frame; None if it did not pass the network.
+        smooth: mix fresh scores with the memory.
+
+    Returns:
+        The state after this frame, and the frame's scores; ``fresh`` itself where nothing is mixed in.
+
+    Raises:
+        ValueError: there are neither fresh scores nor any to follow.
+    """
+    followed = follow(state, motion)
+    if fresh is not None:
+        observed = observe(followed, fresh, smooth=smooth)
+        return observed, observed.memory.scores
+    if followed is None:
+        raise ValueError("a frame without scores of its own follows nothing")
+    return followed, carry(followed)
+
+
+def follow(state: State | None, motion: Motion | None) -> State | None:
+    """The state seen from the next frame; None where it shows another scene."""
+    if state is None or motion is None or motion.confidence < CUT:
+        return None
+    return State(state.memory, motion if state.motion is None else motion.after(state.motion))
+
+
+def observe(followed: State | None, fresh: Float32, *, smooth: bool) -> State:
+    """The state after a frame that passed the network.
+
+    Args:
+        followed: the state seen from this frame.
+        fresh, smooth: as `step`'s.
+    """
+    return State(mix(followed, fresh) if smooth and followed is not None else Memory.fresh(fresh))
+
+
+def carry(state: State) -> Float32:
+    """The remembered scores where the motion has taken them: C×h×w float32."""
+    if state.motion is None:
+        return state.memory.scores
+    out = np.empty_like(state.memory.scores)
+    _native.carry_scores(state.memory.scores, state.motion.path, out)
+    return out
+
+
+def mix(state: State, fresh: Float32) -> Memory:
+    """The mean of a frame's fresh scores and the remembered ones, all frames seen counting alike.
+
+    Where the picture moves or is not trusted, what was seen before counts less, so that the mean forgets; where it
+    stands still it is the mean of all frames since it does.
+
+    Args:
+        state: seen from this frame.
+        fresh: C×h×w float32, contiguous.
+    """
+    memory, motion = state.memory, state.motion
+    if motion is None:
+        raise ValueError("this frame's scores are in the memory already")
+    out, seen = np.empty_like(memory.scores), np.empty_like(memory.seen)
+    _native.mix_scores(memory.scores, memory.seen, motion.path, motion.trust, fresh, out, seen)
+    return Memory(out, seen)
