@@ -42,6 +42,12 @@ class StreamOptions(TypedDict, total=False):
     max_frames: int
     loop: int
     realtime: bool
+    video_size: str
+    framerate: float
+    pixel_format: str
+    rtsp_transport: Literal["auto", "tcp", "udp"]
+    reconnect: int
+    max_latency: float
 
 
 def stream(uri: str | os.PathLike[str], **options: Unpack[StreamOptions]) -> Generator[Result]:

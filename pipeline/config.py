@@ -1,8 +1,8 @@
 """From YAML presets and flags to `RunOptions`; the defaults stand in the dataclasses alone.
 
-A preset is a mapping shaped as `RunOptions`: ``{mode, source: {…}, model: {…}, …}``.
-``${NAME}`` in a value is an environment variable.  Unknown keys and wrong types
-are errors that name the file and the path of the key.
+A preset is a mapping shaped as `RunOptions`: ``{mode, source: {…}, model: {…}, …}``, its inputs by name.
+``${NAME}`` in a value is an environment variable, ``${file:PATH}`` what a file holds.  Unknown keys
+and wrong types are errors that name the file and the path of the key.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from pipeline.errors import ConfigError
-from pipeline.options import RunOptions
+from pipeline.options import InputOptions, RunOptions
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "start": ("source", "start"),
@@ -30,6 +31,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "max_frames": ("source", "max_frames"),
     "loop": ("source", "loop"),
     "realtime": ("source", "realtime"),
+    "video_size": ("source", "video_size"),
+    "framerate": ("source", "framerate"),
+    "pixel_format": ("source", "pixel_format"),
+    "rtsp_transport": ("source", "rtsp_transport"),
+    "reconnect": ("source", "reconnect"),
     "model": ("model", "name"),
     "size": ("model", "size"),
     "engine": ("engine", "name"),
@@ -44,10 +50,15 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "quality": ("video", "quality"),
     "codec": ("video", "codec"),
     "mode": ("mode",),
+    "max_latency": ("max_latency",),
 }
 """Where the value of a flag, or of a keyword of `pipeline.stream`, goes in the tree of options."""
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_FROM_FILE = "file:"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
+_BEFORE_SECRET = re.compile(r"://[^/?#@]*$")
+_AFTER_SECRET = re.compile(r"[^/?#]*@")
+"""What stands before and after user and password of an address."""
 
 
 def load_options(preset: str | None, overrides: Mapping[tuple[str, ...], Any]) -> RunOptions:
@@ -61,9 +72,13 @@ def load_options(preset: str | None, overrides: Mapping[tuple[str, ...], Any]) -
         ConfigError: unknown preset, unknown key, wrong type, value out of range.
     """
     where, tree = ("command line", {}) if preset is None else _read(preset)
+    inputs = tree.pop("inputs", {})
+    common = tree.get("source", {})
     for path, value in overrides.items():
         _put(tree, path, value)
-    tree.setdefault("inputs", [])
+    if "inputs" not in tree:
+        flags = {path[1]: value for path, value in overrides.items() if path[0] == "source"}
+        tree["inputs"] = _inputs(inputs, common, flags, where)
     built = _build(RunOptions, tree, where, ())
     assert isinstance(built, RunOptions)
     return built
@@ -93,6 +108,25 @@ def _read(preset: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(tree, dict | None):
         raise ConfigError(f"config {preset!r} must be a mapping of sections, not a {type(tree).__name__}")
     return preset, tree or {}
+
+
+def _inputs(tree: Any, common: Any, flags: Mapping[str, Any], where: str) -> tuple[InputOptions, ...]:
+    """The inputs of a preset; what one says of its source wins over ``common``, ``flags`` over both."""
+    if not isinstance(tree, dict):
+        raise _error(where, ("inputs",), f"expected a mapping such as {{door: {{uri: …}}}}, got {tree!r}")
+    built = []
+    for name, given in tree.items():
+        path = ("inputs", str(name))
+        if not isinstance(given, dict):
+            raise _error(where, path, f"expected a mapping such as {{uri: …}}, got {given!r}")
+        if "name" in given:
+            raise _error(where, (*path, "name"), "unknown key; an input's name is what it stands under")
+        own = given.get("source")
+        source = {"source": {**common, **own, **flags}} if isinstance(own, dict) and isinstance(common, dict) else {}
+        one = _build(InputOptions, {**given, **source, "name": str(name)}, where, path)
+        assert isinstance(one, InputOptions)
+        built.append(one)
+    return tuple(built)
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -178,14 +212,42 @@ def _plain(hint: Any, value: Any, where: str, path: tuple[str, ...]) -> Any:
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
 
 
-def _substitute(text: str, where: str, path: tuple[str, ...]) -> str:
-    def variable(match: re.Match[str]) -> str:
-        value = os.environ.get(match[1])
-        if value is None:
-            raise _error(where, path, f"the environment variable {match[1]} is not set")
-        return value
+def substitute(text: str, where: str) -> str:
+    """The text with ``${NAME}`` and ``${file:PATH}`` put in.
 
-    return _VARIABLE.sub(variable, text)
+    What stands where an address has its user and password is percent-encoded, so that it may hold any character.
+
+    Args:
+        text: a value of a preset or of a flag.
+        where: it stands, for the message.
+
+    Raises:
+        ConfigError: no such variable, or the file cannot be read.
+    """
+    return _substitute(text, where, ())
+
+
+def _substitute(text: str, where: str, path: tuple[str, ...]) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name.startswith(_FROM_FILE):
+            found = _content(Path(name.removeprefix(_FROM_FILE)).expanduser(), where, path)
+        elif name in os.environ:
+            found = os.environ[name]
+        else:
+            raise _error(where, path, f"the environment variable {name} is not set")
+        secret = _BEFORE_SECRET.search(text[: match.start()]) and _AFTER_SECRET.match(text[match.end() :])
+        return quote(found, safe="") if secret else found
+
+    return _VARIABLE.sub(value, text)
+
+
+def _content(file: Path, where: str, path: tuple[str, ...]) -> str:
+    try:
+        return file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise _error(where, path, f"the file {file} cannot be read: {reason}") from None
 
 
 def _error(where: str, path: tuple[str, ...], message: str) -> ConfigError:

@@ -27,12 +27,14 @@ class InputOptions:
         name: short name, fit for a file name; made from the URI where None.
         outputs: overlays to write: see `pipeline.sinks.open_output`.
         masks: label masks to write: see `pipeline.sinks.open_masks`.
+        source: how this input is read; as all of the run are where None.
     """
 
     uri: str
     name: str | None = None
     outputs: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+    source: SourceOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +107,14 @@ class RunOptions:
         inputs: what to read and where the results go.
         mode: ``"lossless"`` waits for the slowest part, ``"live"`` drops the oldest frame instead,
             ``"auto"`` is live for cameras and network streams.
+        max_latency: milliseconds after its arrival at which a live picture is too old for the engine.
         source, video, render: options of those parts, the same for every input.
         model, engine, refine: see there.
     """
 
     inputs: tuple[InputOptions, ...]
     mode: str = "auto"
+    max_latency: float = 200.0
     source: SourceOptions = field(default_factory=SourceOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     engine: EngineChoice = field(default_factory=EngineChoice)
@@ -121,3 +125,5 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode {self.mode!r} is unknown: choose from {', '.join(MODES)}")
+        if not self.max_latency > 0:
+            raise ConfigError(f"max_latency is in milliseconds and must be above 0, not {self.max_latency}")

@@ -25,7 +25,9 @@ examples:
   %(prog)s --input street.mp4 --output overlay.mp4
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
   %(prog)s --input street.mp4 --output null --masks labels/ --start 1:30 --duration 10
-  %(prog)s --input cam0 --output - | ffplay -
+  %(prog)s --input cam0 --video-size 1280x720 --pixel-format mjpeg --output - | ffplay -
+  %(prog)s --input 'rtsp://me:${CAMERA_PASSWORD}@10.0.0.7/ch1' --output door.mkv --mode live
+  %(prog)s --config site.yaml --report site.json
   %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
   %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
   %(prog)s --input frames/%%05d.png --output overlay.mp4 --model mine.onnx --classes person,car
@@ -66,10 +68,11 @@ def _complain(program: str, error: Exception, *, verbose: bool) -> int:
     """Say on one line what went wrong; the exit status."""
     from engines.base import EngineError
     from pipeline.errors import ConfigError, PipelineError
+    from pipeline.sources.uri import mask_uri
 
     if verbose:
         log.error("failed", exc_info=error)
-    message = str(error)
+    message = mask_uri(str(error))
     if not isinstance(error, PipelineError | EngineError):
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
@@ -96,6 +99,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(places=None)
     _add_places(parser.add_argument_group("what goes in and out"))
+    _add_live(parser.add_argument_group("cameras and network streams"))
     _add_network(parser.add_argument_group("network"))
     _add_picture(parser.add_argument_group("picture"))
     _add_running(parser.add_argument_group("running"))
@@ -106,7 +110,11 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     def place(flag: str, text: str) -> None:
         group.add_argument(flag, action=_Ordered, metavar=flag[2:].upper(), help=text)
 
-    place("--input", "video, glob, directory or pattern of images, '-', camN, /dev/videoN, URL, lavfi:GRAPH, 'sample'")
+    place(
+        "--input",
+        "video, glob, directory or pattern of images, '-', camN, /dev/videoN, cam:NAME, URL, lavfi:GRAPH, 'sample'; "
+        "${VARIABLE} and ${file:PATH} in it are put in",
+    )
     place("--output", "overlay: .mp4 .mkv .webm .mov, directory or pattern of images, '-', 'null'; takes {name}")
     place("--masks", "labels, lossless: .mkv (FFV1), directory of indexed PNG, .jsonl (COCO RLE), '-', 'null'")
     group.add_argument("--config", metavar="PRESET|FILE", help="a preset by name, or a YAML file; flags win over it")
@@ -115,6 +123,19 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after this many frames")
     group.add_argument("--loop", type=int, metavar="N", help="play a file this many times")
     group.add_argument("--realtime", action="store_true", default=None, help="play a file at its own pace, as a camera")
+
+
+def _add_live(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--video-size", metavar="WxH", help="asked of a camera, such as 1280x720")
+    group.add_argument("--framerate", type=float, metavar="FPS", help="asked of a camera")
+    group.add_argument("--pixel-format", metavar="NAME", help="asked of a camera: mjpeg, yuyv422 …; see --list-inputs")
+    group.add_argument(
+        "--rtsp-transport", choices=("auto", "tcp", "udp"), help="default auto: TCP where the server has it"
+    )
+    group.add_argument("--reconnect", type=int, metavar="N", help="tries in a row after a loss; default: for ever")
+    group.add_argument(
+        "--max-latency", type=float, metavar="MS", help="live pictures that are older never reach the engine; 200"
+    )
 
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
@@ -219,8 +240,19 @@ def _refuse_outputs_beside_explain(flags: argparse.Namespace) -> None:
         raise ConfigError(f"--explain writes pictures of one frame and nothing else: leave {given[0]} out")
 
 
+class _Masking(logging.Formatter):
+    """Lets no password of an address out: a traceback names the libraries' own errors, and these the address."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from pipeline.sources.uri import mask_uri
+
+        return mask_uri(super().format(record))
+
+
 def _set_up_logging(verbose: int, quiet: bool) -> None:
     level = logging.ERROR if quiet else (logging.INFO, logging.DEBUG)[min(verbose, 1)]
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
+    logging.basicConfig(level=logging.WARNING, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Masking("%(levelname)s: %(message)s"))
     for name in ("pipeline", "engines"):
         logging.getLogger(name).setLevel(level)

@@ -63,6 +63,9 @@ class Inference:
                 self._permits.put(None)
                 self._started.put(_Started(self._lanes[index]))
                 continue
+            if not self._lanes[index].admit(ticket):
+                self._permits.put(None)
+                continue
             slot = ticket.epoch.ring[ticket.slot]
             began = time.perf_counter_ns()
             with failing_as("infer", ticket.frame.source, ticket.frame.index):

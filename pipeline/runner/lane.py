@@ -50,12 +50,14 @@ class LaneOptions:
         size: short side of the network's input, in pixels.
         slots: frames in flight between prepare and render.
         live: drop the oldest frame where something is slow, instead of waiting.
+        max_latency_ns: since its arrival, at which a live frame is too old for the engine.
         workers: refining workers that this input has for itself, less than one where several share them.
     """
 
     size: int
     slots: int
     live: bool
+    max_latency_ns: int
     workers: float
 
 
@@ -118,7 +120,7 @@ class Lane:
         self.meters = LaneMeters.new()
         self.lost: SourceError | None = None
         self.unrefined = 0
-        self.dropped = 0
+        self.overtaken = self.late_unprepared = self.late_prepared = 0
         self.reading_s = 0.0
         self._engine = engine
         self._pool = pool
@@ -127,6 +129,8 @@ class Lane:
         self._crew = crew
         self._stopping = stopping
         self._epoch: Epoch | None = None
+        self._expected = 0
+        self._max_age_ns = options.max_latency_ns if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None
         self._decoding = 0.0
         # A live source spends its time waiting for the world, which is no work.
@@ -134,12 +138,17 @@ class Lane:
         live = options.live
         self.decoded: Buffer[Decoded] = Buffer(1 if live else AHEAD, "oldest" if live else "never", self._count_drop)
         # None is the end: the engine serves all lanes and learns from it that this one is done.
-        self.ready: Buffer[Ticket | None] = Buffer(options.slots + 1)
+        self.ready: Buffer[Ticket | None] = Buffer(1 if live else options.slots + 1)
         self.scored: Buffer[Ticket] = Buffer(options.slots + 1)
         crew.watch(self.decoded, self.ready, self.scored, *(outlet.buffer for outlet in outlets))
 
     def _count_drop(self, _: Decoded) -> None:
-        self.dropped += 1
+        self.overtaken += 1
+
+    @property
+    def dropped(self) -> int:
+        """Pictures dropped between decoder and engine (live mode only)."""
+        return self.overtaken + self.late_unprepared + self.late_prepared
 
     def read(self) -> None:
         """Thread: decode until the end, a stop, or the loss of the stream.
@@ -179,7 +188,6 @@ class Lane:
 
     def prepare(self) -> None:
         """Thread: give each picture a slot, and make the network's input in it."""
-        expected = 0
         try:
             while True:
                 decoded = self.decoded.get()
@@ -193,16 +201,32 @@ class Lane:
                     with failing_as("prepare", frame.source, frame.index):
                         epoch = self._epoch = self._open_epoch(frame)
                 number = epoch.free.get()
+                if self._too_old(frame):
+                    self.late_unprepared += 1
+                    epoch.free.put(number)
+                    continue
                 with self._stage("prepare", frame, self.meters.prepare):
                     loaded = epoch.load(number, decoded)
-                if frame.index != expected:
-                    loaded = replace(loaded, discontinuity=True)
-                expected = frame.index + 1
                 self.ready.put(Ticket(epoch, number, loaded))
         except Closed:
             self.ready.put(None)
             if self._epoch is not None:
                 self._epoch.drain()
+
+    def _too_old(self, frame: Frame) -> bool:
+        """Whether the frame has waited too long to be worth the engine's time."""
+        return self._max_age_ns is not None and time.monotonic_ns() - frame.captured_ns > self._max_age_ns
+
+    def admit(self, ticket: Ticket) -> bool:
+        """Whether the engine, which is free now, should take a frame; one that is too old gives its slot back."""
+        if self._too_old(ticket.frame):
+            self.late_prepared += 1
+            ticket.epoch.free.put(ticket.slot)
+            return False
+        if ticket.frame.index != self._expected:
+            ticket.frame = replace(ticket.frame, discontinuity=True)
+        self._expected = ticket.frame.index + 1
+        return True
 
     def close(self) -> None:
         """Give back what a run that ended early has left; only after its threads have ended."""

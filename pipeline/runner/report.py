@@ -12,10 +12,12 @@ from pipeline.cpu import CpuPlan
 from pipeline.flow import Buffer, PoolStats
 from pipeline.runner.lane import Lane
 from pipeline.telemetry import (
+    DropReport,
     EngineReport,
     InputReport,
     LatencyHistogram,
     ModelReport,
+    OutageReport,
     Report,
     SinkReport,
     StageMeter,
@@ -118,11 +120,30 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         repaired=lane.source.repaired,
         unrefined=lane.unrefined,
         dropped=lane.dropped,
+        drops=_drops(lane),
+        outages=_outages(lane),
         sinks=tuple(SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped) for outlet in lane.outlets),
         latency_ms=latency.percentiles(),
         crf=meters.crf.report(),
         stages={name: stage for name, stage in stages.items() if stage.frames},
     )
+
+
+def _drops(lane: Lane) -> tuple[DropReport, ...]:
+    drops = [
+        DropReport("prepare", "overtaken", lane.overtaken),
+        DropReport("prepare", "late", lane.late_unprepared),
+        DropReport("infer", "late", lane.late_prepared),
+        *(DropReport(outlet.sink.name, "slow", outlet.dropped) for outlet in lane.outlets),
+    ]
+    return tuple(drop for drop in drops if drop.frames)
+
+
+def _outages(lane: Lane) -> OutageReport | None:
+    if not lane.source.info.live:
+        return None
+    away = lane.source.outages
+    return OutageReport(away.count, away.seconds, dict(away.causes))
 
 
 def _stage(meter: StageMeter, seconds: float, awaited: float, queue: Buffer[Any] | None) -> StageReport:

@@ -25,7 +25,7 @@ from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
 from pipeline.sinks import check_writable, open_masks, open_output
 from pipeline.sinks.base import Sink
-from pipeline.sources import open_source
+from pipeline.sources import open_sources
 from pipeline.sources.base import Source
 from pipeline.sources.places import images_of
 from pipeline.stages.prepare import geometry_for
@@ -93,9 +93,11 @@ class Runner:
         sinks = [_sinks(one, options) for one in options.inputs]
         for uri, path in _written(options):
             check_writable(uri, path)
+        sinks[0] += extra
+        self._sources = open_sources([(one.uri, one.source or options.source, one.name) for one in options.inputs])
         opened = [
-            self._open_input(one, some + (extra if number == 0 else ()), options)
-            for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
+            _Opened(source, some, bool(one.outputs) or len(some) > len(one.masks))
+            for source, one, some in zip(self._sources, options.inputs, sinks, strict=True)
         ]
         model = zoo.load_model(options.model.name)
         workers = None if options.refine.kind == "none" else options.refine.workers
@@ -110,7 +112,8 @@ class Runner:
         self._engine = open_engine(model, options.engine.name, engine_options)
         if self._pool is not None:
             self._crew.watch(self._pool)
-        geometries = [geometry_for(each.source.info, model, self.size) for each in opened]
+        there = [info for each in opened if (info := each.source.info).height]
+        geometries = [geometry_for(info, model, self.size) for info in there]
         if model.fixed_size is None:
             requests, slots = self._engine.info.requests, self._slots(any(map(self._is_live, opened)))
             refuse_too_large(geometries, self.size, requests=requests, slots=slots)
@@ -120,11 +123,6 @@ class Runner:
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info.requests)
         self._crew.watch(*self._inference.buffers)
-
-    def _open_input(self, one: InputOptions, sinks: tuple[Sink, ...], options: RunOptions) -> _Opened:
-        source = open_source(one.uri, options.source, one.name)
-        self._sources.append(source)
-        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks))
 
     def _is_live(self, opened: _Opened) -> bool:
         """Whether this input's frames are dropped rather than waited for."""
@@ -147,6 +145,7 @@ class Runner:
                 size=self.size,
                 slots=self._slots(live),
                 live=live,
+                max_latency_ns=int(options.max_latency * 1e6),
                 workers=self.plan.crf_workers / len(options.inputs),
             ),
             crew=self._crew,

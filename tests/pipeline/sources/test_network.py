@@ -28,7 +28,7 @@ from tests.pipeline.sources.served import rtsp_camera, standard_input, talker, w
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
 
-SHORT = SourceOptions(open_timeout=1, read_timeout=1)
+SHORT = SourceOptions(open_timeout=1, read_timeout=1, reconnect=0)
 
 
 def silent(connection: socket.socket, over: threading.Event) -> None:

@@ -1,0 +1,71 @@
+"""What a live stream is held to: it begins at a keyframe, and packets become pictures in time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import av
+
+from pipeline.errors import SourceLostError
+
+MAX_BROKEN = 10
+"""Packets that may fail to decode one after the other: less than half a second; the codec may have changed."""
+
+_REORDERED = 64
+"""Packets whose arrival is remembered: more than any decoder holds back."""
+
+
+class Watch:
+    """Looks after the packets of one connection of a live stream.
+
+    Args:
+        shown: the input as people may see it.
+        timeout: seconds that may pass without a picture, None without end.
+        from_keyframe: leave out what comes before the first keyframe.
+    """
+
+    def __init__(self, shown: str, timeout: float | None, *, from_keyframe: bool) -> None:
+        self._shown = shown
+        self._timeout = timeout
+        self._since: int | None = None
+        self._begun = not from_keyframe
+        self._arrivals: OrderedDict[int, int] = OrderedDict()
+
+    def wants(self, packet: av.Packet[Any], arrived: int) -> bool:
+        """Whether the decoder can make something of it: nothing before the first keyframe is worth its time.
+
+        Raises:
+            SourceLostError: no picture has come for too long, though packets do.
+        """
+        self._since = arrived if self._since is None else self._since
+        waited = (arrived - self._since) / 1e9
+        if self._timeout is not None and waited > self._timeout:
+            raise SourceLostError(f"{self._shown}: lost, no picture came for {waited:.1f} s", cause="undecodable")
+        self._begun |= packet.is_keyframe
+        if self._begun and packet.pts is not None:
+            self._arrivals[packet.pts] = arrived
+            if len(self._arrivals) > _REORDERED:
+                self._arrivals.popitem(last=False)
+        return self._begun
+
+    def arrival(self, pts: int | None, otherwise: int) -> int:
+        """A picture came: when its own packet arrived, in monotonic nanoseconds, which a decoder may have held back.
+
+        Args:
+            pts: of the picture.
+            otherwise: what to take where no packet had that time.
+        """
+        self._since = None
+        return otherwise if pts is None else self._arrivals.pop(pts, otherwise)
+
+    def check(self, broken: int) -> None:
+        """See that not too many packets have failed in a row.
+
+        Raises:
+            SourceLostError: they have.
+        """
+        if broken >= MAX_BROKEN:
+            raise SourceLostError(
+                f"{self._shown}: lost, {broken} packets in a row could not be decoded", cause="undecodable"
+            )
