@@ -262,7 +262,10 @@ class AvSource:
             self._broken = 0
             if frame.is_corrupt:
                 self._harm(packet)
-            captured = arrived if self._watch is None else self._watch.arrival(frame.pts, arrived)
+            captured = arrived
+            if self._watch is not None:
+                captured = self._watch.arrival(frame.pts, arrived)
+                self._gap |= self._watch.paused(captured)
             arrival = _Arrival(captured, time.time_ns() - (time.monotonic_ns() - captured), self._gap)
             self._gap = False
             yield from self._settled(self._stamps.push((frame, arrival), *self._times(frame)))

@@ -12,6 +12,9 @@ from pipeline.errors import SourceLostError
 MAX_BROKEN = 10
 """Packets that may fail to decode one after the other: less than half a second; the codec may have changed."""
 
+_GAP_NS = 300_000_000
+"""From which on a pause between two pictures counts as a gap, where it is several times what is usual."""
+
 _REORDERED = 64
 """Packets whose arrival is remembered: more than any decoder holds back."""
 
@@ -30,6 +33,8 @@ class Watch:
         self._timeout = timeout
         self._since: int | None = None
         self._begun = not from_keyframe
+        self._last: int | None = None
+        self._usual: float | None = None
         self._arrivals: OrderedDict[int, int] = OrderedDict()
 
     def wants(self, packet: av.Packet[Any], arrived: int) -> bool:
@@ -58,6 +63,15 @@ class Watch:
         """
         self._since = None
         return otherwise if pts is None else self._arrivals.pop(pts, otherwise)
+
+    def paused(self, captured: int) -> bool:
+        """Whether pictures are missing before this one, by when it came: senders that start anew do not tell."""
+        last, self._last = self._last, captured
+        if last is None:
+            return False
+        interval, usual = captured - last, self._usual
+        self._usual = interval if usual is None else usual + 0.1 * (min(interval, 4 * usual) - usual)
+        return usual is not None and interval > max(_GAP_NS, 4 * usual)
 
     def check(self, broken: int) -> None:
         """See that not too many packets have failed in a row.

@@ -10,9 +10,10 @@ _SECRET_KEYS = (
     r"pass(?:w(?:or)?d|phrase)?|pwd|pw|psw|secret|token|auth|authorization|api_?key|key|sig|signature|credential"
 )
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
-_QUERY = re.compile(rf"([?&;#](?:[\w.\-]*[_\-.])?(?:{_SECRET_KEYS})=)[^&;#\s'\"]*", re.IGNORECASE)
+_VALUE = r"(?:(?!:$)[^&;#\s'\"])*"  # without the colon of a message in which the address comes first
+_QUERY = re.compile(rf"([?&;#](?:[\w.\-]*[_\-.])?(?:{_SECRET_KEYS})=){_VALUE}", re.IGNORECASE)
 # Recorders take it in the path: rtsp://host/user=me_password=secret_channel=1_stream=0.sdp
-_PATH = re.compile(r"([/_](?:password|passwd|pwd)=)[^&;#/_?\s'\"]*", re.IGNORECASE)
+_PATH = re.compile(r"([/_](?:password|passwd|pwd)=)(?:(?!:$)[^&;#/_?\s'\"])*", re.IGNORECASE)
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#:@]*):([^/?#]*)@")
 _RAW_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#:@]*):(?!\d+[/?#])(.*)@")
 

@@ -25,6 +25,7 @@ from pipeline.sources import expand_inputs, input_name, mask_uri
         ("rtsp://h:554/user=me_password=s3c_channel=1.sdp", "rtsp://h:554/user=me_password=***_channel=1.sdp"),
         ("http://h/x?PWD=p#access_token=t", "http://h/x?PWD=***#access_token=***"),
         ("http://h/x?monkey=1&compass=2", "http://h/x?monkey=1&compass=2"),
+        ("http://h/x?token=a:b: no answer", "http://h/x?token=***: no answer"),
         ("lavfi:testsrc2=size=64x48", "lavfi:testsrc2=size=64x48"),
         ("clip.mp4", "clip.mp4"),
         ("failed: 'rtsp://u:p@h/x' twice http://v:q@i", "failed: 'rtsp://u:***@h/x' twice http://v:***@i"),
