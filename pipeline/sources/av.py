@@ -101,6 +101,11 @@ class AvSource:
         return self._info
 
     @property
+    def in_segments(self) -> bool:
+        """A live source whose pictures come many at once, and then none for a while."""
+        return self._info.live and self._demuxer.in_segments
+
+    @property
     def damaged(self) -> int:
         """Packets and frames that were lost, broken or only concealed so far."""
         return self._damaged + self._demuxer.damaged

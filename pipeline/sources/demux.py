@@ -72,8 +72,14 @@ class Demuxer:
     def live(self) -> bool:
         """Does not wait for its reader; a network stream without size or duration counts as such."""
         if self.target.live is None:
-            return self.container.duration is None and self.container.size <= 0
+            # The size of a playlist tells nothing.
+            return self.container.duration is None and (self.in_segments or self.container.size <= 0)
         return self.target.live
+
+    @property
+    def in_segments(self) -> bool:
+        """Many pictures come at once, and then none for a while: HLS, DASH."""
+        return not {"hls", "dash"}.isdisjoint(self.container.format.name.split(","))
 
     @property
     def start(self) -> Fraction:

@@ -64,7 +64,7 @@ def network_target(uri: str, options: SourceOptions) -> Target:
         settings |= {"timeout": microseconds, "analyzeduration": "0", "probesize": "32"}
         settings |= _TRANSPORTS[options.rtsp_transport]
     else:
-        settings |= {"analyzeduration": "1000000", "fpsprobesize": "0"}
+        settings |= {"analyzeduration": "100000", "fpsprobesize": "0"}
     if scheme == "udp":
         settings |= {"timeout": microseconds, "overrun_nonfatal": "1"}
     return Target(

@@ -28,6 +28,9 @@ from pipeline.sources.uri import input_name, mask_uri
 
 _DEFAULTS = SourceOptions()
 _PACED_GRAPH = re.compile(r"(?:^|[,;\]\s])realtime\b")
+_LEAP = Fraction(3)
+"""Seconds between two pictures from which on segments have been left out."""
+
 _FILE = "file:"
 _LAVFI = "lavfi:"
 
@@ -135,7 +138,8 @@ def _connection(uri: str, options: SourceOptions, name: str) -> Reconnecting | N
         start = Fraction(0) if live_by_nature(uri) else _start(options)
 
         def connect() -> Source:
-            return _av_source(target, options, name, start)
+            source = _av_source(target, options, name, start)
+            return Pace(source, leap=_LEAP) if source.in_segments else source
 
     else:
         return None

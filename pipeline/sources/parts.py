@@ -230,9 +230,15 @@ class Pace(_Around):
     The clock starts with the first picture that is asked for.
     """
 
-    def __init__(self, source: Source) -> None:
-        """Pace ``source``, which `close` closes."""
+    def __init__(self, source: Source, *, leap: Fraction | None = None) -> None:
+        """Pace.
+
+        Args:
+            source: closed by this one's `close`.
+            leap: seconds between two pictures from which on the clock starts anew, None for never.
+        """
         super().__init__(source)
+        self._leap = leap
         self._closing = threading.Event()
 
     @property
@@ -251,13 +257,15 @@ class Pace(_Around):
         super().close()
 
     def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
-        zero: Fraction | None = None
+        zero = last = None
         for item in items:
             if isinstance(item, AudioPacket):
                 yield item
                 continue
             pts = item.frame.pts
-            if zero is None:
+            leapt = self._leap is not None and last is not None and pts - last > self._leap
+            last = pts
+            if zero is None or leapt:
                 zero = Fraction(time.monotonic_ns(), 1_000_000_000) - pts
             wait = float(zero + pts) - time.monotonic()
             if wait > 0 and self._closing.wait(wait):

@@ -16,12 +16,13 @@ from typing import Literal
 from pipeline.errors import SourceError
 from pipeline.sources import Decoded, Source
 from tests.conftest import absent, need_program
+from tests.pipeline.sources.served import web_server
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 """The one that Debian's python3-gi is for."""
 
 _GST = Path(__file__).with_name("gst_source.py")
-_FFMPEG = {"h264": ("libx264", "mpegts"), "h265": ("libx265", "mpegts"), "mpeg4": ("mpeg4", "mpegts")}
+_ENCODERS = {"h264": "libx264", "h265": "libx265", "mpeg4": "mpeg4"}
 
 Codec = Literal["h264", "h265", "mpeg4"]
 
@@ -133,21 +134,40 @@ def gst_udp() -> Iterator[Peer]:
 
 
 @contextmanager
-def ffmpeg_server(scheme: Literal["http", "tcp"]) -> Iterator[Peer]:
-    """ffmpeg as a server for one client, of a transport stream."""
+def ffmpeg_server(scheme: Literal["http", "tcp", "rtmp"]) -> Iterator[Peer]:
+    """ffmpeg as a server for one client."""
     ffmpeg, port = need_program("ffmpeg"), free_port()
-    addresses = {"http": f"http://127.0.0.1:{port}/live.ts", "tcp": f"tcp://127.0.0.1:{port}"}
-    listening = ["-listen", "1"] if scheme == "http" else []
-    target = addresses[scheme] + ("?listen=1" if scheme == "tcp" else "")
+    uri = f"{scheme}://127.0.0.1:{port}" + {"http": "/live.ts", "tcp": "", "rtmp": "/live/cam"}[scheme]
+    listening = [uri + "?listen=1"] if scheme == "tcp" else ["-listen", "1", uri]
+    container = "flv" if scheme == "rtmp" else "mpegts"
+    yield from _until_killed(
+        Peer(
+            uri,
+            lambda codec, *size: [ffmpeg, *_ffmpeg_picture(codec, *size), "-f", container, *listening],
+            one_client=True,
+        )
+    )
 
-    def command(codec: Codec, width: int, height: int) -> list[str]:
-        encoder, container = _FFMPEG[codec]
-        source = ["-re", "-f", "lavfi", "-i", f"testsrc2=size={width}x{height}:rate=25"]
-        coding = ["-c:v", encoder, "-g", "12", "-pix_fmt", "yuv420p"]
-        fast = [] if codec == "mpeg4" else ["-preset", "ultrafast", "-tune", "zerolatency"]
-        return [ffmpeg, "-v", "error", *source, *coding, *fast, "-f", container, *listening, target]
 
-    yield from _until_killed(Peer(addresses[scheme], command, one_client=True))
+def _ffmpeg_picture(codec: Codec, width: int, height: int) -> list[str]:
+    source = ["-re", "-f", "lavfi", "-i", f"testsrc2=size={width}x{height}:rate=25"]
+    fast = [] if codec == "mpeg4" else ["-preset", "ultrafast", "-tune", "zerolatency"]
+    return [*source, "-c:v", _ENCODERS[codec], *fast, "-g", "12", "-pix_fmt", "yuv420p"]
+
+
+@contextmanager
+def ffmpeg_hls(folder: Path) -> Iterator[str]:
+    """A live playlist of segments of a second; its address."""
+    command = [need_program("ffmpeg"), "-v", "error", *_ffmpeg_picture("h264", 320, 240)]
+    segments = ["-f", "hls", "-hls_time", "1", "-hls_list_size", "4", "-hls_flags", "delete_segments"]
+    with (
+        web_server(folder) as address,
+        subprocess.Popen([*command, *segments, str(folder / "live.m3u8")], stderr=subprocess.DEVNULL) as writer,
+    ):
+        try:
+            yield f"{address}/live.m3u8"
+        finally:
+            writer.kill()
 
 
 def _until_killed(peer: Peer) -> Iterator[Peer]:

@@ -17,7 +17,17 @@ from pipeline.sources import SourceOptions, open_source, open_sources
 from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
 from tests.pipeline.running import until
 from tests.pipeline.sources.conftest import MakeClip
-from tests.pipeline.sources.peers import Codec, Peer, Reader, Seen, ffmpeg_server, free_port, gst_rtsp, gst_udp
+from tests.pipeline.sources.peers import (
+    Codec,
+    Peer,
+    Reader,
+    Seen,
+    ffmpeg_hls,
+    ffmpeg_server,
+    free_port,
+    gst_rtsp,
+    gst_udp,
+)
 from tests.pipeline.sources.served import rtsp_camera, talker
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
@@ -30,6 +40,7 @@ PEERS: dict[str, tuple[Callable[[], AbstractContextManager[Peer]], dict[str, obj
     "rtsp over udp": (lambda: gst_rtsp("tcp+udp"), {"rtsp_transport": "udp"}, "h265"),
     "ts over udp": (gst_udp, {}, "h265"),
     "ts over http": (lambda: ffmpeg_server("http"), {}, "mpeg4"),
+    "rtmp": (lambda: ffmpeg_server("rtmp"), {}, "h264"),
     "ts over tcp": (lambda: ffmpeg_server("tcp"), {}, "h265"),
 }
 SLOW = [pytest.param(name, marks=[] if name == "rtsp over tcp" else [pytest.mark.slow]) for name in PEERS]
@@ -123,6 +134,21 @@ def test_rtsp_transports(served: str, transport: str) -> None:
         reader = Reader(source)
         reader.more(10)
         reader.close()
+
+
+@pytest.mark.slow
+def test_a_live_playlist_is_played_at_its_own_pace(tmp_path: Path) -> None:
+    """Its segments come at once, and would be thrown away but for one picture."""
+    with ffmpeg_hls(tmp_path) as uri:
+        until(lambda: len(list(tmp_path.glob("*.ts"))) >= 3, 20, "three segments")
+        source = open_source(uri, SourceOptions(reconnect=0))
+        assert source.info.live
+        reader = Reader(source)
+        frames = reader.more(75)
+        reader.close()
+    steps = [float(after.taken_ns - before.taken_ns) / 1e9 for before, after in pairwise(frames)]
+    assert max(steps) < 0.3
+    assert sum(steps) == pytest.approx(len(steps) / 25, rel=0.1)
 
 
 def test_a_server_that_comes_late(clip: MakeClip) -> None:
