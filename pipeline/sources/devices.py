@@ -177,5 +177,6 @@ def _modes(url: str) -> tuple[str, ...]:
             av.open(url, format=system, options=_LISTING[system], timeout=5).close()
     finally:
         av.logging.set_level(level)
-    told = (" ".join(line.split()) for severity, _, line in lines if severity == av.logging.INFO or system != "v4l2")
-    return tuple(line for line in told if line)
+    # A line comes in pieces: the formats, then each of their sizes.
+    told = "".join(line for _, _, line in lines).splitlines()
+    return tuple(" ".join(line.split()) for line in told if line.strip())
