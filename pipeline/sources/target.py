@@ -17,6 +17,9 @@ from av.container import InputContainer
 from pipeline.errors import SourceDeniedError, SourceError, SourceLostError
 from pipeline.sources.pictures import MAX_PIXELS
 
+CAMERAS = ("v4l2", "avfoundation", "dshow")
+"""libav's formats for cameras."""
+
 
 class Waiting:
     """Waits for a descriptor in one thread, until something comes, time is up, or another thread says `wake`."""
@@ -174,6 +177,11 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
 )
 """The first type that fits tells the message."""
 
+_CAMERA_REASONS = {
+    errno.EBUSY: "another program uses it",
+    errno.EINVAL: "cannot give what is asked of it; --list-inputs shows its sizes and formats",
+}
+
 _FINAL = (FileNotFoundError, av.HTTPClientError, av.ProtocolNotFoundError, PermissionError, ValueError)
 """What a network stream fails at for good: asking again will not help."""
 
@@ -194,6 +202,8 @@ def _why_not(target: Target, error: Exception) -> str:
             return message.format(timeout=target.open_timeout or 0, reason=_reason(error))
     if isinstance(error, av.InvalidDataError | EOFError):
         return _not_a_video(target)
+    if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
+        return _CAMERA_REASONS[error.errno]
     unreachable = isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
     if unreachable and target.network:
         return f"cannot be reached ({_reason(error)}); check the address"
