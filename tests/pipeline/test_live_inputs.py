@@ -30,7 +30,7 @@ MakeClip = Callable[[str], Clip]
 PACED = "lavfi:testsrc2=size=96x80:rate=50,realtime"
 
 
-@pytest.mark.parametrize("server", ["silent", "absent", "stalled"])
+@pytest.mark.parametrize("server", ["silent", pytest.param("absent", marks=pytest.mark.slow), "stalled"])
 def test_one_signal_ends_a_run_at_once_whatever_the_network_does(
     server: str, clip: MakeClip, tiny: str, tmp_path: Path
 ) -> None:
@@ -102,12 +102,12 @@ def test_pictures_that_are_too_old_never_reach_the_engine(tiny: str, monkeypatch
             super().write(result)
 
     inputs = [InputOptions(PACED, name, masks=("null",)) for name in ("a", "b", "c")]
-    report = run(inputs, tiny, extra=[Aged()], duration=3.0, max_latency=100.0)
+    report = run(inputs, tiny, extra=[Aged()], duration=2.0, max_latency=100.0)
     for one in report.inputs:
         drops = {(drop.place, drop.cause): drop.frames for drop in one.drops}
-        assert one.read > 120
+        assert one.read > 70
         assert one.read == one.written + sum(drops.values())
-        assert drops["prepare", "overtaken"] > 30
+        assert drops["prepare", "overtaken"] > 20
         assert one.written > 3, "none may starve"
     assert sum(d.frames for one in report.inputs for d in one.drops if d.cause == "late") > 10
     assert max(ages[3:]) < 100 + 2 * 60 + 150

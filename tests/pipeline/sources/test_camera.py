@@ -19,6 +19,7 @@ from tests.conftest import absent
 from tests.pipeline.running import arguments, masks_of, program, started, until
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(60),
     pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is for Linux"),
 ]
@@ -70,14 +71,12 @@ def test_cameras_are_listed_with_their_modes(shim: Shim) -> None:
         (("--input", "/dev/video97", "--pixel-format", "yuyv422"), "/dev/video97: 320×240 yuv422p, 30 FPS"),
     ],
 )
-@pytest.mark.slow
 def test_names_and_wishes(flags: tuple[str, ...], said: str, shim: Shim, tiny: str) -> None:
     more = ["--model", tiny, "--output", "null", "--dry-run"]
     done = program(*flags, *more, env=shim.environment)
     assert said in done.stdout, done.stderr
 
 
-@pytest.mark.slow
 def test_a_camera_is_pulled_out_and_falls_silent(shim: Shim, tiny: str, tmp_path: Path) -> None:
     masks, report, log, preset = (tmp_path / name for name in ("masks.mkv", "report.json", "log", "preset.yaml"))
     preset.write_text("source: {read_timeout: 0.7}\n")
