@@ -131,6 +131,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
 
 def _drops(lane: Lane) -> tuple[DropReport, ...]:
     drops = [
+        DropReport("decode", "late", lane.source.skipped),
         DropReport("prepare", "overtaken", lane.overtaken),
         DropReport("prepare", "late", lane.late_unprepared),
         DropReport("infer", "late", lane.late_prepared),

@@ -25,7 +25,7 @@ from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
 from pipeline.sinks import check_writable, open_masks, open_output
 from pipeline.sinks.base import Sink
-from pipeline.sources import open_sources
+from pipeline.sources import SourceOptions, open_sources
 from pipeline.sources.base import Source
 from pipeline.sources.places import images_of
 from pipeline.stages.prepare import geometry_for
@@ -94,7 +94,7 @@ class Runner:
         for uri, path in _written(options):
             check_writable(uri, path)
         sinks[0] += extra
-        self._sources = open_sources([(one.uri, one.source or options.source, one.name) for one in options.inputs])
+        self._sources = open_sources([(one.uri, self._reading(one), one.name) for one in options.inputs])
         opened = [
             _Opened(source, some, bool(one.outputs) or len(some) > len(one.masks))
             for source, one, some in zip(self._sources, options.inputs, sinks, strict=True)
@@ -123,6 +123,10 @@ class Runner:
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info.requests)
         self._crew.watch(*self._inference.buffers)
+
+    def _reading(self, one: InputOptions) -> SourceOptions:
+        options = one.source or self._options.source
+        return replace(options, keep_up=False) if self._options.mode == "lossless" else options
 
     def _is_live(self, opened: _Opened) -> bool:
         """Whether this input's frames are dropped rather than waited for."""

@@ -63,6 +63,7 @@ class AvSource:
         audio: bool = True,
         threads: int = 0,
         deinterlace: bool = True,
+        keep_up: bool = True,
     ) -> None:
         """Open and decode the first picture.
 
@@ -74,6 +75,7 @@ class AvSource:
             threads: decoder threads, 0 to choose.  More than one decode whole frames side by side,
                 which may lose the last few of a damaged file.
             deinterlace: deinterlace pictures that are flagged interlaced.
+            keep_up: leave out parts of a live stream that comes faster than it can be decoded.
 
         Raises:
             SourceError: cannot be opened, holds no video, or nothing in it can be decoded.
@@ -85,6 +87,7 @@ class AvSource:
         self._audio = audio
         self._threads = threads
         self._deinterlace = deinterlace
+        self._keep_up = keep_up
         self._cut: Fraction | None = None
         self._size: tuple[int, int] | None = None
         self._open()
@@ -109,6 +112,11 @@ class AvSource:
     def damaged(self) -> int:
         """Packets and frames that were lost, broken or only concealed so far."""
         return self._damaged + self._demuxer.damaged
+
+    @property
+    def skipped(self) -> int:
+        """As `Source`."""
+        return 0 if self._watch is None else self._watch.skipped
 
     @property
     def repaired(self) -> int:
@@ -167,7 +175,8 @@ class AvSource:
         self._upright: Upright[tuple[_Arrival, Fraction]] = Upright(deinterlace=self._deinterlace)
         live, target = self._demuxer.live, self._target
         # What a filter graph gives is not told to be keyframes.
-        watch = Watch(target.shown, target.read_timeout, from_keyframe=target.endless)
+        keep_up = self._keep_up and target.endless and not self._demuxer.in_segments
+        watch = Watch(target.shown, target.read_timeout, from_keyframe=target.endless, keep_up=keep_up)
         self._watch = watch if live else None
         self._stamps: Timestamps[tuple[av.VideoFrame, _Arrival]] = Timestamps(
             self._demuxer.tick, rate=self._demuxer.rate, patient=not live
@@ -233,8 +242,10 @@ class AvSource:
         shown = self._target.shown
         for packet, arrived in self._demuxer.packets():
             if packet.stream_index == self._demuxer.video.index:
-                if self._watch is None or self._watch.wants(packet, arrived):
+                if self._watch is None or self._watch.wants(packet, arrived, self._demuxer.drained_ns):
                     yield from self._decode(packet, arrived)  # type: ignore[arg-type]
+                else:
+                    self._gap = True
             elif packet.dts is not None:
                 audio = AudioPacket(packet)  # type: ignore[arg-type]
                 if self._counts(audio):

@@ -32,6 +32,7 @@ class SourceOptions:
         realtime: give the pictures out at the pace of their own times, as a live source does.
         rate: pictures a second of an image sequence, which has no times of its own.
         threads: decoder threads; 0 chooses (one up to 1080p, a few above).
+        keep_up: leave out parts of a live stream that comes faster than it can be decoded, instead of falling behind.
         open_timeout: seconds that opening a pipe, camera or network stream may take.
         read_timeout: seconds of silence after which a pipe, camera or network stream counts as lost.
         reconnect: how often in a row a lost camera or network stream is tried again, None for ever, 0 never.
@@ -54,6 +55,7 @@ class SourceOptions:
     realtime: bool = False
     rate: float | Fraction = 25
     threads: int = 0
+    keep_up: bool = True
     open_timeout: float = 10.0
     read_timeout: float = 10.0
     reconnect: int | None = None
@@ -192,6 +194,10 @@ class Source(Protocol):
     @property
     def repaired(self) -> int:
         """Pictures so far whose missing or backward time was put right."""
+
+    @property
+    def skipped(self) -> int:
+        """Packets of a live source so far that were not decoded, since the decoder could not keep up."""
 
     @property
     def outages(self) -> Outages:

@@ -26,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 _NOMINAL_RATE = Fraction(25)
 
+_WAITED_NS = 1_000_000
+"""What is there already takes less."""
+
 MAX_FAILURES = 100
 """Reads that may fail one after the other before a file counts as ended."""
 
@@ -46,6 +49,7 @@ class Demuxer:
         self.damaged = 0
         self.woken = False
         self._read = 0
+        self.drained_ns = time.monotonic_ns()
         self._waiting: Waiting | None = None
         self.container: InputContainer = open_container(target)
         try:
@@ -109,6 +113,8 @@ class Demuxer:
     def packets(self) -> Iterator[tuple[av.Packet[av.VideoStream] | av.Packet[av.AudioStream], int]]:
         """Packets in file order, each with the monotonic nanoseconds of its arrival.
 
+        Sets `drained_ns`, when the input was empty last: whether packets come faster than they are taken.
+
         Raises:
             SourceLostError: a camera or network stream fell silent, was cut, or ended though it is live.
             SourceError: a pipe fell silent.
@@ -118,13 +124,17 @@ class Demuxer:
         while failures < MAX_FAILURES:
             reader = self.container.demux(*streams)
             try:
+                asked = time.monotonic_ns()
                 while self._ready() and (packet := next(reader, None)) is not None:
                     arrived = time.monotonic_ns()
+                    if arrived - asked > _WAITED_NS:
+                        self.drained_ns = arrived
                     failures = 0
                     self._read += 1
                     libav_log.relay()
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
                         yield packet, arrived  # type: ignore[misc]
+                    asked = time.monotonic_ns()
                 break
             except av.FFmpegError as error:
                 if self.woken:

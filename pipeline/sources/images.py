@@ -73,6 +73,7 @@ class ImageSource:
         """
         self.damaged = 0
         self.repaired = 0
+        self.skipped = 0
         self.outages = Outages()
         self._shown = shown
         self._name = name

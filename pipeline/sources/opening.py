@@ -175,6 +175,7 @@ def _av_source(target: Target, options: SourceOptions, name: str, start: Fractio
             audio=options.audio,
             threads=options.threads,
             deinterlace=options.deinterlace == "auto",
+            keep_up=options.keep_up,
         )
     finally:
         if isinstance(target.url, DeadlinePipe):

@@ -39,6 +39,11 @@ class _Around(ABC):
         return self._source.repaired
 
     @property
+    def skipped(self) -> int:
+        """As `Source`."""
+        return self._source.skipped
+
+    @property
     def outages(self) -> Outages:
         """As `Source`."""
         return self._source.outages

@@ -24,7 +24,10 @@ from pipeline.sources.parts import Pace
 _log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.1
-"""Between the starts of the first two attempts of a row; it doubles from there."""
+"""Between the starts of the first two attempts of a row."""
+
+_GROWTH = 1.5
+"""From one wait to the next: at any time about a third of how long the source has been away."""
 
 LONGEST_WAIT_S = 2.0
 """A source that has come back waits no longer than this to be found."""
@@ -41,7 +44,7 @@ _BACKLOG = 8
 
 
 class Backoff:
-    """How long to wait between the attempts of a row: doubling, with jitter so that many do not come at once."""
+    """How long to wait between the attempts of a row: ever longer, with jitter so that many do not come at once."""
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         """``jitter`` gives numbers from 0 to 1."""
@@ -50,7 +53,7 @@ class Backoff:
 
     def next(self, *, denied: bool = False) -> float:
         """Seconds from the start of one attempt to that of the next; at most `LONGEST_WAIT_S`, unless ``denied``."""
-        wait = DENIED_WAIT_S if denied else min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self.tries, 16))
+        wait = DENIED_WAIT_S if denied else min(LONGEST_WAIT_S, FIRST_WAIT_S * _GROWTH ** min(self.tries, 16))
         self.tries += 1
         return wait * (0.5 + 0.5 * self._jitter())
 
@@ -83,7 +86,7 @@ class Reconnecting:
         self._known = threading.Event()
         self._used = self._closed = self._given_up = False
         self._source: Source | None = None
-        self._damaged = self._repaired = 0
+        self._damaged = self._repaired = self._skipped = 0
         self._causes: Counter[str] = Counter()
         self._down_s = 0.0
         self._down_since: float | None = None  # of an outage that goes on
@@ -120,6 +123,12 @@ class Reconnecting:
         """As `Source`, over all connections."""
         source = self._source
         return self._repaired + (source.repaired if source is not None else 0)
+
+    @property
+    def skipped(self) -> int:
+        """As `Source`, over all connections."""
+        source = self._source
+        return self._skipped + (source.skipped if source is not None else 0)
 
     @property
     def outages(self) -> Outages:
@@ -200,10 +209,11 @@ class Reconnecting:
 
     def _let_go(self, source: Source) -> None:
         source.close()
-        damaged, repaired = source.damaged, source.repaired
+        damaged, repaired, skipped = source.damaged, source.repaired, source.skipped
         self._source = None
         self._damaged += damaged
         self._repaired += repaired
+        self._skipped += skipped
 
     def _found(self, info: StreamInfo) -> None:
         self._found_at = time.monotonic()

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import SourceOptions, open_source, open_sources
+from pipeline.sources.av import AvSource
 from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
 from tests.pipeline.running import until
 from tests.pipeline.sources.conftest import MakeClip
@@ -63,9 +65,9 @@ def test_every_cut_is_survived(name: str) -> None:
             held = holdings()
             for cut in (killed, changed(other), frozen):
                 reader.more(5)
-                begun = len(reader.frames)
+                begun, cut_ns = len(reader.frames), time.monotonic_ns()
                 cut(peer)
-                check_return(reader, begun, peer)
+                check_return(reader, begun, cut_ns, peer)
             assert source.info.live
             assert source.outages.count >= 2
             assert 0 < source.outages.seconds < 25
@@ -101,9 +103,8 @@ def frozen(peer: Peer) -> None:
         peer.thaw()
 
 
-def check_return(reader: Reader, begun: int, peer: Peer) -> None:
+def check_return(reader: Reader, begun: int, cut_ns: int, peer: Peer) -> None:
     """Pictures come again, the first of them soon after the keyframe that it is, and fresh."""
-    cut_ns = time.monotonic_ns()
     until(lambda: any(seen.captured_ns > cut_ns and seen.gap for seen in reader.frames[begun:]), 20, "a new picture")
     first = next(seen for seen in reader.frames[begun:] if seen.captured_ns > cut_ns and seen.gap)
     assert first.taken_ns - first.captured_ns < FIRST_FRAME_NS
@@ -149,6 +150,34 @@ def test_a_live_playlist_is_played_at_its_own_pace(tmp_path: Path) -> None:
     steps = [float(after.taken_ns - before.taken_ns) / 1e9 for before, after in pairwise(frames)]
     assert max(steps) < 0.3
     assert sum(steps) == pytest.approx(len(steps) / 25, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_up", [True, False])
+def test_a_stream_that_comes_faster_than_it_can_be_decoded(keep_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of it are left out, counted and marked; else the pictures would be ever older."""
+    decode = AvSource._decode
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.07)
+        return decode(*arguments)
+
+    monkeypatch.setattr(AvSource, "_decode", slowly)
+    with ffmpeg_server("tcp") as peer:
+        peer.start()
+        source = open_source(peer.uri, SourceOptions(keep_up=keep_up))
+        reader = Reader(source)
+        reader.more(90)
+        reader.close()
+    first, last = reader.frames[0], reader.frames[-1]
+    lag = (last.taken_ns - first.taken_ns) / 1e9 - float(last.pts - first.pts)
+    if keep_up:
+        assert lag < 1.6
+        assert source.skipped > 20
+        assert sum(seen.gap for seen in reader.frames) > 1
+    else:
+        assert lag > 2
+        assert source.skipped == 0
 
 
 def test_a_server_that_comes_late(clip: MakeClip) -> None:
@@ -218,10 +247,10 @@ def test_what_is_wrong_for_good_is_told_at_once(clip: MakeClip) -> None:
         open_source("rtsp://127.0.0.1/x", SourceOptions(loop=2))
 
 
-def test_waits_double_to_a_limit_and_differ() -> None:
+def test_waits_grow_to_a_limit_and_differ() -> None:
     backoff = Backoff(lambda: 1.0)
-    waits = [backoff.next() for _ in range(8)]
-    assert waits[:4] == [0.1, 0.2, 0.4, 0.8]
+    waits = [backoff.next() for _ in range(9)]
+    assert waits[:4] == pytest.approx([0.1, 0.15, 0.225, 0.3375])
     assert max(waits) == waits[-1] == LONGEST_WAIT_S
     assert backoff.next(denied=True) == DENIED_WAIT_S
     backoff.reset()
