@@ -134,7 +134,7 @@ class Lane:
         self._deadlines = Deadlines(options.workers) if options.live else None
         self._decoding = 0.0
         # A live source spends its time waiting for the world, which is no work.
-        self._clock = time.thread_time if source.info.live else time.perf_counter
+        self._clock = self._worked_s if source.info.live else time.perf_counter
         live = options.live
         self.decoded: Buffer[Decoded] = Buffer(1 if live else AHEAD, "oldest" if live else "never", self._count_drop)
         # None is the end: the engine serves all lanes and learns from it that this one is done.
@@ -169,8 +169,12 @@ class Lane:
                 self.lost = error
         finally:
             self.reading_s = time.monotonic() - began
-            self.source.close()
             self.decoded.close()
+            self.source.close()
+
+    def _worked_s(self) -> float:
+        """Processor seconds spent on reading and decoding so far."""
+        return time.thread_time() + self.source.own_thread_s
 
     def _wanted(self) -> bool:
         return not self._stopping() and not all(outlet.gone for outlet in self.outlets)

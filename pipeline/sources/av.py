@@ -81,6 +81,7 @@ class AvSource:
             SourceError: cannot be opened, holds no video, or nothing in it can be decoded.
         """
         self.outages = Outages()
+        self.own_thread_s = 0.0
         self._name = name
         self._target = target
         self._used = self._closed = self._told = False

@@ -200,6 +200,10 @@ class Source(Protocol):
         """Packets of a live source so far that were not decoded, since the decoder could not keep up."""
 
     @property
+    def own_thread_s(self) -> float:
+        """Processor seconds so far of a thread of its own; what it does in its reader's thread does not count."""
+
+    @property
     def outages(self) -> Outages:
         """When a live source was away so far; none where it does not come back."""
 

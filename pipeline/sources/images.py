@@ -75,6 +75,7 @@ class ImageSource:
         self.repaired = 0
         self.skipped = 0
         self.outages = Outages()
+        self.own_thread_s = 0.0
         self._shown = shown
         self._name = name
         self._rate = rate

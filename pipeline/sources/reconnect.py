@@ -82,6 +82,7 @@ class Reconnecting:
         self._connect = connect
         self._shown = shown
         self._tries = tries
+        self.own_thread_s = 0.0
         self._info = _unknown(name, shown)
         self._known = threading.Event()
         self._used = self._closed = self._given_up = False
@@ -194,6 +195,7 @@ class Reconnecting:
             self._source = source
             self._found(source.info)
             for item in source.read():
+                self.own_thread_s = time.thread_time()
                 joined = self._seam.join(item)
                 if joined is not None:
                     drain.put(joined)

@@ -132,6 +132,7 @@ def test_a_run_outlives_its_camera(tiny: str, tmp_path: Path) -> None:
     assert one.outages is not None
     assert one.outages.count == 1
     assert one.outages.seconds > 0
+    assert one.stages["decode"].milliseconds > 0.1, "which is done in the source's own thread"
     assert report.error is None
     assert {result.labels.shape for result in recorder.results} == {(240, 320), (360, 480)}
 
