@@ -38,7 +38,10 @@ DENIED_WAIT_S = 30.0
 STEADY_S = 5.0
 """A connection that lasted as long begins a new row of attempts."""
 
+_TOLD_IN_A_ROW = 5
 _TOLD_EVERY_S = 60.0
+"""A source that comes and goes all the time is not told of each time, but so often."""
+
 _GRACE_S = 0.5
 _BACKLOG = 8
 
@@ -92,6 +95,7 @@ class Reconnecting:
         self._down_s = 0.0
         self._down_since: float | None = None  # of an outage that goes on
         self._began = self._found_at = self._told = -_TOLD_EVERY_S
+        self._tells = False  # of this outage
         self._seam = _Seam()
         self._backoff = Backoff()
         self._drain: Drain[Decoded | AudioPacket] = Drain(f"{name} connection", self._serve, _BACKLOG)
@@ -223,8 +227,8 @@ class Reconnecting:
             away = self._found_at - self._down_since
             self._down_s += away
             self._down_since = None
-            _log.warning("%s: there again after %.1f s", self._shown, away)
-        self._told = -_TOLD_EVERY_S
+            level = logging.WARNING if self._tells else logging.DEBUG
+            _log.log(level, "%s: there again after %.1f s", self._shown, away)
         if not self._info.height:
             self._info = replace(info, live=True) if self._causes else info
         self._seam.begin(info, first=self._info)
@@ -235,13 +239,17 @@ class Reconnecting:
         if self._down_since is None:
             self._causes[error.cause if isinstance(error, SourceLostError) else "refused"] += 1
             self._down_since = now
+            self._tells = False
             if now - self._found_at > STEADY_S:
                 self._backoff.reset()
+            if self._backoff.tries < _TOLD_IN_A_ROW:
+                self._told = -_TOLD_EVERY_S
+        message = str(error)  # whoever keeps the error keeps the pictures that its traceback mentions
         if now - self._told >= _TOLD_EVERY_S and self._comes_back(error):
-            self._told = now
-            _log.warning("%s (trying again until it is there)", error)
+            self._told, self._tells = now, True
+            _log.warning("%s (trying again until it is there)", message)
         else:
-            _log.debug("%s", error)
+            _log.debug("%s", message)
 
     def _comes_back(self, error: SourceError) -> bool:
         if not self._info.live or (self._tries is not None and self._backoff.tries >= self._tries):

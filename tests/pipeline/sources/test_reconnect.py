@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import socket
 import threading
 import time
@@ -150,6 +152,33 @@ def test_a_live_playlist_is_played_at_its_own_pace(tmp_path: Path) -> None:
     steps = [float(after.taken_ns - before.taken_ns) / 1e9 for before, after in pairwise(frames)]
     assert max(steps) < 0.3
     assert sum(steps) == pytest.approx(len(steps) / 25, rel=0.1)
+
+
+@pytest.mark.slow
+def test_nothing_grows_with_the_number_of_connections(clip: MakeClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = clip("late ts").path.read_bytes()
+
+    def answer(connection: socket.socket, _: threading.Event) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\nConnection: close\r\n\r\n" + content)
+
+    monkeypatch.setattr("pipeline.sources.reconnect.LONGEST_WAIT_S", 0.02)
+    with talker(answer) as port:
+        source = open_source(f"http://127.0.0.1:{port}/live.ts", SourceOptions(**HASTY))  # type: ignore[arg-type]
+        reader = Reader(source)
+        until(lambda: source.outages.count > 30, 20, "thirty connections")
+        held, resident = holdings()[1], resident_mib()
+        until(lambda: source.outages.count > 230, 30, "two hundred more")
+        # The server's own threads come and go, one a connection.
+        until(lambda: holdings()[1] <= held, 5, "so many threads as before")
+        assert resident_mib() - resident < 4
+        reader.close()
+    assert len(reader.frames) > 230 * 20
+
+
+def resident_mib() -> float:
+    gc.collect()  # a connection leaves a picture in a cycle, see `pipeline.sources.pictures`
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.mark.slow
