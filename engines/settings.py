@@ -1,6 +1,7 @@
 """From YAML to frozen dataclasses, strictly: what is unknown or of a wrong type is named by file and key.
 
-The defaults stand in the dataclasses alone.  ``${NAME}`` in a value is an environment variable.
+The defaults stand in the dataclasses alone.  ``${NAME}`` in a value is an environment variable,
+``${file:PATH}`` what a file holds.
 """
 
 from __future__ import annotations
@@ -15,13 +16,19 @@ from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from engines.base import EngineError
 from engines.yaml_text import parse_yaml
 
 T = typing.TypeVar("T")
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_FROM_FILE = "file:"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
+_BEFORE_SECRET = re.compile(r"://[^/?#@]*$")
+_AFTER_SECRET = re.compile(r"[^/?#]*@")
+"""What stands before and after user and password of an address."""
+
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
 
 
@@ -112,7 +119,7 @@ class _Builder:
     def value(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
         """A value as its type hint wants it."""
         if isinstance(value, str):
-            value = self.substitute(value, path)
+            value = substitute(value, self.where, path)
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin in (types.UnionType, typing.Union):
             return self.union(arguments, value, path)
@@ -161,21 +168,50 @@ class _Builder:
             raise self.error(path, f"expected {_NAMES.get(hint, 'a list')}, got {value!r}")
         return value
 
-    def substitute(self, text: str, path: tuple[str, ...]) -> str:
-        """The text with the values of environment variables put in."""
-
-        def variable(match: re.Match[str]) -> str:
-            value = os.environ.get(match[1])
-            if value is None:
-                raise self.error(path, f"the environment variable {match[1]} is not set")
-            return value
-
-        return _VARIABLE.sub(variable, text)
-
     def error(self, path: tuple[str, ...], message: str) -> SettingsError:
         """The error at a key."""
-        place = f"{self.where}: {'.'.join(path)}" if path else self.where
-        return SettingsError(f"{place}: {message}")
+        return _error(self.where, path, message)
+
+
+def substitute(text: str, where: str, path: tuple[str, ...] = ()) -> str:
+    """The text with ``${NAME}`` and ``${file:PATH}`` put in.
+
+    What stands where an address has its user and password is percent-encoded, so that it may hold any character.
+
+    Args:
+        text: a value of a file of settings, or of a flag.
+        where: it stands, for messages.
+        path: keys that lead to it, for messages.
+
+    Raises:
+        SettingsError: no such variable, or the file cannot be read.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name.startswith(_FROM_FILE):
+            found = _content(Path(name.removeprefix(_FROM_FILE)).expanduser(), where, path)
+        elif name in os.environ:
+            found = os.environ[name]
+        else:
+            raise _error(where, path, f"the environment variable {name} is not set")
+        secret = _BEFORE_SECRET.search(text[: match.start()]) and _AFTER_SECRET.match(text[match.end() :])
+        return quote(found, safe="") if secret else found
+
+    return _VARIABLE.sub(value, text)
+
+
+def _content(file: Path, where: str, path: tuple[str, ...]) -> str:
+    try:
+        return file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise _error(where, path, f"the file {file} cannot be read: {reason}") from None
+
+
+def _error(where: str, path: tuple[str, ...], message: str) -> SettingsError:
+    place = f"{where}: {'.'.join(path)}" if path else where
+    return SettingsError(f"{place}: {message}")
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -34,7 +34,6 @@ class StreamOptions(TypedDict, total=False):
     crf_iterations: int
     temporal: bool
     infer_every: int | Literal["auto"]
-    max_latency: float
     target_fps: float
     mode: Literal["auto", "live", "lossless"]
     render: Literal["overlay", "mask", "side-by-side"]
@@ -46,6 +45,12 @@ class StreamOptions(TypedDict, total=False):
     max_frames: int
     loop: int
     realtime: bool
+    video_size: str
+    framerate: float
+    pixel_format: str
+    rtsp_transport: Literal["auto", "tcp", "udp"]
+    reconnect: int
+    max_latency: float
 
 
 def stream(uri: str | os.PathLike[str], **options: Unpack[StreamOptions]) -> Generator[Result]:

@@ -1,8 +1,8 @@
 """From YAML presets and flags to `RunOptions`; the defaults stand in the dataclasses alone.
 
-A preset is a mapping shaped as `RunOptions`: ``{mode, source: {…}, model: {…}, …}``.
-``${NAME}`` in a value is an environment variable.  Unknown keys and wrong types
-are errors that name the file and the path of the key.
+A preset is a mapping shaped as `RunOptions`: ``{mode, source: {…}, model: {…}, …}``, its inputs by name.
+``${NAME}`` in a value is an environment variable, ``${file:PATH}`` what a file holds.  Unknown keys
+and wrong types are errors that name the file and the path of the key.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engines import settings
 from engines.settings import SettingsError, build, read_settings
 from pipeline.errors import ConfigError
-from pipeline.options import RunOptions
+from pipeline.options import InputOptions, RunOptions
 
 FLAGS: dict[str, tuple[str, ...]] = {
     "start": ("source", "start"),
@@ -20,6 +21,11 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "max_frames": ("source", "max_frames"),
     "loop": ("source", "loop"),
     "realtime": ("source", "realtime"),
+    "video_size": ("source", "video_size"),
+    "framerate": ("source", "framerate"),
+    "pixel_format": ("source", "pixel_format"),
+    "rtsp_transport": ("source", "rtsp_transport"),
+    "reconnect": ("source", "reconnect"),
     "model": ("model", "name"),
     "size": ("model", "size"),
     "engine": ("engine", "name"),
@@ -29,7 +35,6 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "crf_iterations": ("refine", "crf", "iterations"),
     "temporal": ("propagate", "temporal"),
     "infer_every": ("propagate", "infer_every"),
-    "max_latency": ("propagate", "max_latency"),
     "target_fps": ("propagate", "target_fps"),
     "render": ("render", "mode"),
     "alpha": ("render", "alpha"),
@@ -38,6 +43,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "quality": ("video", "quality"),
     "codec": ("video", "codec"),
     "mode": ("mode",),
+    "max_latency": ("max_latency",),
     "segment_time": ("record", "segment_time"),
     "segment_size": ("record", "segment_size"),
     "keep_time": ("record", "keep_time"),
@@ -52,6 +58,9 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 """Where the value of a flag, or of a keyword of `pipeline.stream`, goes in the tree of options."""
 
+REFUSALS = (ValueError, ConfigError)
+"""What the options raise where a value makes no sense."""
+
 
 def load_options(preset: str | None, overrides: Mapping[tuple[str, ...], Any]) -> RunOptions:
     """The options of a run.
@@ -64,13 +73,46 @@ def load_options(preset: str | None, overrides: Mapping[tuple[str, ...], Any]) -
         ConfigError: unknown preset, unknown key, wrong type, value out of range.
     """
     try:
-        tree = {} if preset is None else read_settings(preset)
+        where, tree = ("command line", {}) if preset is None else (preset, read_settings(preset))
+        inputs = tree.pop("inputs", {})
+        common = tree.get("source", {})
         for path, value in overrides.items():
             _put(tree, path, value)
-        tree.setdefault("inputs", [])
-        return build(RunOptions, tree, preset or "command line", refusals=(ValueError, ConfigError))
+        if "inputs" not in tree:
+            flags = {path[1]: value for path, value in overrides.items() if path[0] == "source"}
+            tree["inputs"] = _inputs(inputs, common, flags, where)
+        return build(RunOptions, tree, where, refusals=REFUSALS)
     except SettingsError as error:
         raise ConfigError(str(error)) from error
+
+
+def substitute(text: str, where: str) -> str:
+    """The text with ``${NAME}`` and ``${file:PATH}`` put in; see `engines.settings.substitute`.
+
+    Raises:
+        ConfigError: no such variable, or the file cannot be read.
+    """
+    try:
+        return settings.substitute(text, where)
+    except SettingsError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _inputs(tree: Any, common: Any, flags: Mapping[str, Any], where: str) -> tuple[InputOptions, ...]:
+    """The inputs of a preset; what one says of its source wins over ``common``, ``flags`` over both."""
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{where}: inputs: expected a mapping such as {{door: {{uri: …}}}}, got {tree!r}")
+    built = []
+    for name, given in tree.items():
+        if not isinstance(given, dict):
+            raise SettingsError(f"{where}: inputs.{name}: expected a mapping such as {{uri: …}}, got {given!r}")
+        if "name" in given:
+            raise SettingsError(f"{where}: inputs.{name}.name: unknown key; an input's name is what it stands under")
+        own = given.get("source")
+        source = {"source": {**common, **own, **flags}} if isinstance(own, dict) and isinstance(common, dict) else {}
+        told = {**given, **source, "name": str(name)}
+        built.append(build(InputOptions, told, where, ("inputs", str(name)), refusals=REFUSALS))
+    return tuple(built)
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

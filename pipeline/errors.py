@@ -19,6 +19,23 @@ class SourceError(PipelineError):
     """An input that cannot be opened or read."""
 
 
+class SourceLostError(SourceError):
+    """An input that cannot be reached, or went away; it may come back by itself.
+
+    Attributes:
+        cause: ``"unreachable"`` (no connection came about), ``"silent"`` (nothing came in time), ``"ended"``,
+            ``"cut"`` (reading failed) or ``"undecodable"`` (what came gave no pictures).
+    """
+
+    def __init__(self, message: str, *, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class SourceDeniedError(SourceError):
+    """A server that wants other credentials; asking it often may lock them."""
+
+
 class StageError(PipelineError):
     """A stage failed on a frame.
 

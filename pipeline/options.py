@@ -26,12 +26,14 @@ class InputOptions:
         name: short name, fit for a file name; made from the URI where None.
         outputs: overlays to write: see `pipeline.sinks.open_output`.
         masks: label masks to write: see `pipeline.sinks.open_masks`.
+        source: how this input is read; as all of the run are where None.
     """
 
     uri: str
     name: str | None = None
     outputs: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
+    source: SourceOptions | None = None
 
     def __post_init__(self) -> None:
         if not self.uri:
@@ -76,27 +78,20 @@ class PropagateOptions:
         temporal: mix each frame's scores with the earlier ones, moved to where the picture has moved.
         infer_every: N: only every Nth frame passes the network, the others follow the motion; ``"auto"``: as many as
             the motion needs or, for live inputs and with ``target_fps``, as the pace allows.
-        max_latency: of live inputs: a frame's age, in milliseconds, beyond which it is labelled by the motion rather
-            than wait for the network; None: two of the input's intervals.
         target_fps: frames a second that ``"auto"`` makes possible; None: the pace of the input, if it is live.
     """
 
     temporal: bool = False
     infer_every: int | Literal["auto"] = 1
-    max_latency: float | None = None
     target_fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.infer_every != "auto" and not 1 <= self.infer_every <= 1000:
             raise ConfigError(f"infer_every {self.infer_every!r} is out of range: auto, or 1 to 1000 frames")
-        if self.max_latency is not None and not 0 < self.max_latency <= 60_000:
-            raise ConfigError(f"max_latency {self.max_latency:g} is out of range: above 0, to 60000 ms")
         if self.target_fps is not None and not 0 < self.target_fps <= 1000:
             raise ConfigError(f"target_fps {self.target_fps:g} is out of range: above 0, to 1000")
         if self.target_fps is not None and self.infer_every != "auto":
             raise ConfigError("target_fps chooses the frames that pass the network: it needs infer_every auto")
-        if self.max_latency is not None and self.infer_every == 1:
-            raise ConfigError("max_latency has no effect where every frame passes the network: set infer_every")
 
     @property
     def active(self) -> bool:
@@ -112,6 +107,9 @@ class RunOptions:
         inputs: what to read and where the results go.
         mode: ``"lossless"`` waits for the slowest part, ``"live"`` drops the oldest frame instead,
             ``"auto"`` is live for cameras and network streams.
+        max_latency: milliseconds after its arrival at which a live picture is too old for the engine, or, with
+            ``infer_every``, is labelled by the motion rather than wait for it; None: 200, and two of the input's
+            intervals.
         source, video, render: options of those parts, the same for every input.
         model, engine, refine, propagate: see there.
         serve: who may reach what the run serves.
@@ -120,6 +118,7 @@ class RunOptions:
 
     inputs: tuple[InputOptions, ...]
     mode: str = "auto"
+    max_latency: float | None = None
     source: SourceOptions = field(default_factory=SourceOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     engine: EngineChoice = field(default_factory=EngineChoice)
@@ -133,3 +132,5 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode {self.mode!r} is unknown: choose from {', '.join(MODES)}")
+        if self.max_latency is not None and not 0 < self.max_latency <= 60_000:
+            raise ConfigError(f"max_latency {self.max_latency:g} is out of range: above 0, to 60000 ms")

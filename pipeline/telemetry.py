@@ -293,6 +293,38 @@ class SinkReport:
 
 
 @dataclass(frozen=True, slots=True)
+class DropReport:
+    """Frames of a live input that were lost at one place for one cause.
+
+    Attributes:
+        place: the stage in front of which they waited, or the output.
+        cause: ``"overtaken"`` (a newer one came), ``"late"`` (older than the latency that is allowed) or
+            ``"slow"`` (the output could not keep up).
+        frames: how many.
+    """
+
+    place: str
+    cause: str
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutageReport:
+    """When a live input was away.
+
+    Attributes:
+        count: how often.
+        seconds: how long, all in all.
+        causes: how often by cause: ``"unreachable"``, ``"silent"``, ``"ended"``, ``"cut"``, ``"undecodable"``,
+            ``"refused"``.
+    """
+
+    count: int
+    seconds: float
+    causes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class InputReport:
     """One input in the report.
 
@@ -303,7 +335,9 @@ class InputReport:
         damaged: packets and frames that could not be decoded.
         repaired: pictures whose missing or backward time was put right.
         unrefined: frames that passed the refinement unrefined.
-        dropped: pictures dropped after decoding because the engine was busy (live mode only).
+        dropped: pictures dropped between decoder and engine (live mode only).
+        drops: every picture that was dropped on purpose, by place and cause; without those that are 0.
+        outages: when it was away; None where it is not live.
         sinks: by output.
         latency_ms: arrival to written.
         crf: what the CRF did; None without it.
@@ -319,6 +353,8 @@ class InputReport:
     repaired: int
     unrefined: int
     dropped: int
+    drops: tuple[DropReport, ...]
+    outages: OutageReport | None
     sinks: tuple[SinkReport, ...]
     latency_ms: Percentiles | None
     crf: CRFReport | None
@@ -383,6 +419,8 @@ class Report:
             lines.append(f"{self.worker_deaths} refining workers died and were replaced")
         for one in self.inputs:
             lines.append(_input_line(one))
+            if one.outages is not None and one.outages.count:
+                lines.append(f"  {_outage_line(one.outages)}")
             if one.latency_ms is not None:
                 times = one.latency_ms
                 lines.append(f"  latency p50 {times.p50:.0f}, p95 {times.p95:.0f}, p99 {times.p99:.0f} ms")
@@ -401,7 +439,8 @@ def _short(name: str) -> str:
 def _input_line(one: InputReport) -> str:
     parts = [f"{one.name}: {one.read} read", f"{one.written} written"]
     if one.dropped:
-        parts.append(f"{one.dropped} dropped")
+        late = sum(drop.frames for drop in one.drops if drop.cause == "late")
+        parts.append(f"{one.dropped} dropped" + (f" ({late} as too old)" if late else ""))
     parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
     parts += [f"{sink.undelivered} not delivered by {sink.name}" for sink in one.sinks if sink.undelivered]
     if one.damaged:
@@ -411,6 +450,11 @@ def _input_line(one: InputReport) -> str:
     if one.unrefined:
         parts.append(f"{one.unrefined} unrefined")
     return ", ".join(parts)
+
+
+def _outage_line(away: OutageReport) -> str:
+    causes = ", ".join(f"{count} {cause}" for cause, count in away.causes.items())
+    return f"away {away.count} times, {away.seconds:.1f} s in all: {causes}"
 
 
 def _crf_line(crf: CRFReport) -> str:

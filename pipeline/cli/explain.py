@@ -73,7 +73,8 @@ def explain(options: RunOptions, folder: Path) -> str:
 
 
 def _first_picture(options: RunOptions) -> Decoded:
-    source = open_source(options.inputs[0].uri, replace(options.source, audio=False))
+    first = options.inputs[0]
+    source = open_source(first.uri, replace(first.source or options.source, audio=False, reconnect=0))
     try:
         for item in source.read():
             if isinstance(item, Decoded):

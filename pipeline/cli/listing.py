@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engines import zoo
@@ -13,8 +14,11 @@ from pipeline.sources import list_inputs
 
 
 def inputs() -> str:
-    """Cameras and other inputs that this machine has, a line each."""
-    return _table([(each.uri, each.description) for each in list_inputs()])
+    """Cameras with their modes, and other inputs that this machine has."""
+    rows: list[tuple[str, ...]] = []
+    for each in list_inputs():
+        rows += [(each.uri, each.description), *(("", mode) for mode in each.modes)]
+    return _table(rows)
 
 
 def models() -> str:
@@ -38,8 +42,16 @@ def plan(options: RunOptions, report: str | None) -> str:
     """
     if report is not None:
         check_place(Path(report), f"report {report}")
-    with Runner(options) as runner:
+    with Runner(_at_once(options)) as runner:
         return _table(list(_rows(runner)))
+
+
+def _at_once(options: RunOptions) -> RunOptions:
+    """The same run, which does not wait for inputs that are not there."""
+    inputs = tuple(
+        one if one.source is None else replace(one, source=replace(one.source, reconnect=0)) for one in options.inputs
+    )
+    return replace(options, inputs=inputs, source=replace(options.source, reconnect=0))
 
 
 def _rows(runner: Runner) -> Iterator[tuple[str, str]]:

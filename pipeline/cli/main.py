@@ -27,9 +27,11 @@ examples:
   %(prog)s --input street.mp4 --output overlay.mp4
   %(prog)s --input street.mp4 --output overlay.mp4 --masks labels.mkv --report report.json
   %(prog)s --input street.mp4 --output null --masks labels/ --start 1:30 --duration 10
-  %(prog)s --input cam0 --output - | ffplay -
+  %(prog)s --input cam0 --video-size 1280x720 --pixel-format mjpeg --output - | ffplay -
   %(prog)s --input cam0 --output 'rec/{name}-%%Y%%m%%d-%%H%%M%%S.mkv' --keep-time 72:00:00 --keep-size 200G
   %(prog)s --input rtsp://camera/1 --output rtsp://@:8554/street --output http://@:8080/
+  %(prog)s --input 'rtsp://me:${CAMERA_PASSWORD}@10.0.0.7/ch1' --output door.mkv --mode live
+  %(prog)s --config site.yaml --report site.json
   %(prog)s --input 'clips/*.mp4' --output 'out/{name}.mp4' --model street --dense-crf
   %(prog)s --input cam0 --output - --infer-every auto --temporal | ffplay -
   %(prog)s --input a.mp4 --output a-seen.mp4 --input b.mp4 --output b-seen.mp4
@@ -73,10 +75,11 @@ def _complain(program: str, error: Exception, flags: argparse.Namespace) -> int:
     """Say on one line what went wrong; the exit status."""
     from engines.base import EngineError
     from pipeline.errors import ConfigError, PipelineError
+    from pipeline.sources.uri import mask_uri
 
     if flags.verbose:
         log.error("failed", exc_info=error)
-    message = str(error)
+    message = mask_uri(str(error))
     if not isinstance(error, PipelineError | EngineError):
         told = " ".join(message.split())
         message = f"unexpected {type(error).__name__}: {told} (-v shows where; please report it)"
@@ -106,6 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(places=None)
     _add_places(parser.add_argument_group("what goes in and out"))
+    _add_live(parser.add_argument_group("cameras and network streams"))
     _add_network(parser.add_argument_group("network"))
     _add_time(parser.add_argument_group("from frame to frame"))
     _add_picture(parser.add_argument_group("picture"))
@@ -119,7 +123,11 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     def place(flag: str, text: str) -> None:
         group.add_argument(flag, action=_Ordered, metavar=flag[2:].upper(), help=text)
 
-    place("--input", "video, glob, directory or pattern of images, '-', camN, /dev/videoN, URL, lavfi:GRAPH, 'sample'")
+    place(
+        "--input",
+        "video, glob, directory or pattern of images, '-', camN, /dev/videoN, cam:NAME, URL, lavfi:GRAPH, 'sample'; "
+        "${VARIABLE} and ${file:PATH} in it are put in",
+    )
     place(
         "--output",
         "overlay: .mp4 .mkv .webm .mov (with %%Y%%m%%d-%%H%%M%%S in the name: in segments), directory or pattern of "
@@ -136,6 +144,24 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after this many frames")
     group.add_argument("--loop", type=int, metavar="N", help="play a file this many times")
     group.add_argument("--realtime", action="store_true", default=None, help="play a file at its own pace, as a camera")
+
+
+def _add_live(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--video-size", metavar="WxH", help="asked of a camera, such as 1280x720")
+    group.add_argument("--framerate", type=float, metavar="FPS", help="asked of a camera")
+    group.add_argument("--pixel-format", metavar="NAME", help="asked of a camera: mjpeg, yuyv422 …; see --list-inputs")
+    group.add_argument(
+        "--rtsp-transport",
+        choices=("auto", "tcp", "udp"),
+        help="of RTSP inputs; auto, the default, is TCP where the server has it",
+    )
+    group.add_argument("--reconnect", type=int, metavar="N", help="tries in a row after a loss; default: for ever")
+    group.add_argument(
+        "--max-latency",
+        type=float,
+        metavar="MS",
+        help="live pictures that are older never reach the engine (200), or follow the motion, see --infer-every",
+    )
 
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
@@ -162,7 +188,6 @@ def _frames(text: str) -> int | str:
 def _add_time(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--temporal", action="store_true", default=None, help="mix scores along the motion")
     group.add_argument("--infer-every", type=_frames, metavar="N|auto", help="network on every Nth, others follow")
-    group.add_argument("--max-latency", type=float, metavar="MS", help="live: follow the motion rather than be late")
     group.add_argument("--target-fps", type=float, metavar="F", help="with auto: as many to the network as this allows")
 
 

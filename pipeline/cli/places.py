@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+from pipeline.config import substitute
 from pipeline.errors import ConfigError
 from pipeline.options import InputOptions
-from pipeline.sources import expand_inputs, input_name
-from pipeline.sources.uri import mask_uri
+from pipeline.sources import expand_inputs, input_name, mask_uri
 
 _TIME = re.compile(r"(?:[0-9]{1,9}:){0,2}(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})")
 
@@ -39,17 +39,21 @@ def pair_up(places: Iterable[tuple[str, str]], *, may_write_nothing: bool = Fals
         may_write_nothing: inputs without outputs are welcome.
 
     Raises:
-        ConfigError: an output before any input, or several inputs that would write one file.
+        ConfigError: an output before any input, an unknown ``${VARIABLE}``, or several inputs that would
+            write one file.
     """
     given: list[InputOptions] = []
     common: list[tuple[str, str]] = []
-    for kind, uri in places:
+    for kind, typed in places:
+        uri = substitute(typed, f"--{kind}") if "${" in typed else typed
         if kind == "input":
             given += [InputOptions(one) for one in expand_inputs([uri])]
         elif "{name}" in uri:
             common.append((kind, uri))
         elif not given:
-            raise ConfigError(f"--{kind} {uri} comes before any --input: an output belongs to the input before it")
+            raise ConfigError(
+                f"--{kind} {mask_uri(uri)} comes before any --input: an output belongs to the input before it"
+            )
         else:
             given[-1] = _with(given[-1], kind, uri)
     return settle([_with_common(one, common) for one in given], may_write_nothing=may_write_nothing)
@@ -65,7 +69,10 @@ def settle(given: Iterable[InputOptions], *, may_write_nothing: bool = False) ->
     Raises:
         ConfigError: no output, or several that would write one file.
     """
-    expanded = [replace(one, uri=uri) for one in given for uri in expand_inputs([one.uri])]
+    expanded: list[InputOptions] = []
+    for one in given:
+        files = expand_inputs([one.uri])  # several are called as they themselves are
+        expanded += [replace(one, uri=uri, name=one.name if len(files) == 1 else None) for uri in files]
     return _checked([_filled_in(one) for one in _named(expanded)], may_write_nothing)
 
 
@@ -105,7 +112,7 @@ def _checked(inputs: Sequence[InputOptions], may_write_nothing: bool) -> tuple[I
     for one in inputs:
         if not (one.outputs or one.masks or may_write_nothing):
             several = "; {name} in --output serves all inputs" if len(inputs) > 1 else ""
-            raise ConfigError(f"--input {one.uri} has no output: name one with --output or --masks{several}")
+            raise ConfigError(f"--input {mask_uri(one.uri)} has no output: name one with --output or --masks{several}")
         for uri in (*one.outputs, *one.masks):
             if uri in seen and uri != "null":
                 raise ConfigError(

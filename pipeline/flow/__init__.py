@@ -2,6 +2,7 @@
 
 from pipeline.flow.buffer import Buffer, BufferStats, Closed, FairReader
 from pipeline.flow.crew import Crew
+from pipeline.flow.drain import Drain
 from pipeline.flow.lane import Outcome, PoolLane
 from pipeline.flow.pool import PoolStats, WorkerPool, WorkerSpec
 
@@ -10,6 +11,7 @@ __all__ = [
     "BufferStats",
     "Closed",
     "Crew",
+    "Drain",
     "FairReader",
     "Outcome",
     "PoolLane",

@@ -64,6 +64,9 @@ class Inference:
                 self._permits.put(None)
                 self._started.put(_Started(self._lanes[index]))
                 continue
+            if not self._lanes[index].admit(ticket):
+                self._permits.put(None)
+                continue
             began = time.perf_counter_ns()
             with failing_as("infer", ticket.frame.source, ticket.frame.index):
                 request = ticket.epoch.session.start(ticket.image, ticket.scores)

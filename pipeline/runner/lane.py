@@ -33,6 +33,9 @@ from pipeline.telemetry import CRFMeter, PropagationMeter, StageMeter
 AHEAD = 2
 """Decoded pictures that wait for a slot; in live mode a single one, the newest."""
 
+MAX_AGE_NS = 200_000_000
+"""Age at which a live frame is too old for the engine, where nothing else is said."""
+
 REFINE_TIMEOUT_S = 180.0
 """Longer than the two tries that the pool gives a frame before it passes unrefined."""
 
@@ -45,6 +48,8 @@ class LaneOptions:
         size: short side of the network's input, in pixels.
         slots: frames in flight between prepare and render.
         live: drop the oldest frame where something is slow, instead of waiting.
+        max_latency_ns: since its arrival, at which a live frame is too old for the engine, or is labelled by the
+            motion rather than wait for it; None for what is usual.
         workers: refining workers that this input has for itself, less than one where several share them.
         plain: results also carry the picture without paint.
         propagate: what frames take over from those before them.
@@ -53,6 +58,7 @@ class LaneOptions:
     size: int
     slots: int
     live: bool
+    max_latency_ns: int | None
     workers: float
     propagate: PropagateOptions
     plain: bool = False
@@ -121,7 +127,7 @@ class Lane:
         self.meters = LaneMeters.new()
         self.lost: SourceError | None = None
         self.unrefined = 0
-        self.dropped = 0
+        self.overtaken = self.late_unprepared = self.late_prepared = 0
         self.reading_s = 0.0
         self._engine = engine
         self._pool = pool
@@ -130,21 +136,29 @@ class Lane:
         self._crew = crew
         self._stopping = stopping
         self._epoch: Epoch | None = None
+        self._expected = 0
+        self._max_age_ns = (options.max_latency_ns or MAX_AGE_NS) if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None
         self._decoding = 0.0
         # A live source spends its time waiting for the world, which is no work.
-        self._clock = time.thread_time if source.info.live else time.perf_counter
+        self._clock = self._worked_s if source.info.live else time.perf_counter
         live = options.live
         self.decoded: Buffer[Decoded] = Buffer(1 if live else AHEAD, "oldest" if live else "never", self._count_drop)
         # None is the end: the engine serves all lanes and learns from it that this one is done.
-        self.ready: Buffer[Ticket | None] = Buffer(options.slots + 1)
+        # As few live frames as can be wait where they grow old; a key frame may not hold up those that follow it.
+        self.ready: Buffer[Ticket | None] = Buffer(1 if live and not self.propagates else options.slots + 1)
         # Where frames take over something: all of them, in their order, whether they pass the engine or not.
         self.looked: Buffer[Ticket] = Buffer(options.slots + 1)
         self.scored: Buffer[Ticket] = Buffer(options.slots + 1)
         crew.watch(self.decoded, self.ready, self.looked, self.scored, *(outlet.buffer for outlet in outlets))
 
     def _count_drop(self, _: Decoded) -> None:
-        self.dropped += 1
+        self.overtaken += 1
+
+    @property
+    def dropped(self) -> int:
+        """Pictures dropped between decoder and engine (live mode only)."""
+        return self.overtaken + self.late_unprepared + self.late_prepared
 
     def read(self) -> None:
         """Thread: decode until the end, a stop, or the loss of the stream.
@@ -165,8 +179,12 @@ class Lane:
                 self.lost = error
         finally:
             self.reading_s = time.monotonic() - began
-            self.source.close()
             self.decoded.close()
+            self.source.close()
+
+    def _worked_s(self) -> float:
+        """Processor seconds spent on reading and decoding so far."""
+        return time.thread_time() + self.source.own_thread_s
 
     def _wanted(self) -> bool:
         return not self._stopping() and not all(outlet.gone for outlet in self.outlets)
@@ -184,7 +202,6 @@ class Lane:
 
     def prepare(self) -> None:
         """Thread: give each picture a slot, and make the network's input in it."""
-        expected = 0
         try:
             while True:
                 decoded = self.decoded.get()
@@ -198,12 +215,14 @@ class Lane:
                     with failing_as("prepare", frame.source, frame.index):
                         epoch = self._epoch = self._open_epoch(frame)
                 number = epoch.free.get()
+                if self._too_old(frame):
+                    self.late_unprepared += 1
+                    epoch.free.put(number)
+                    continue
                 with self._stage("prepare", frame, self.meters.prepare):
                     ticket = epoch.load(number, decoded)
-                if frame.index != expected:
-                    ticket.frame = replace(ticket.frame, discontinuity=True)
-                expected = frame.index + 1
                 if epoch.propagation is not None:
+                    self._mark(ticket)
                     self.looked.put(ticket)
                 if ticket.scored:
                     self.ready.put(ticket)
@@ -212,6 +231,27 @@ class Lane:
             self.ready.put(None)
             if self._epoch is not None:
                 self._epoch.drain()
+
+    def _too_old(self, frame: Frame) -> bool:
+        """Whether the frame has waited too long to be worth the engine's time."""
+        return self._max_age_ns is not None and time.monotonic_ns() - frame.captured_ns > self._max_age_ns
+
+    def admit(self, ticket: Ticket) -> bool:
+        """Whether the engine, which is free now, should take a frame; one that is too old gives its slot back."""
+        if ticket.key is not None:
+            return True  # frames that follow wait for it
+        if self._too_old(ticket.frame):
+            self.late_prepared += 1
+            ticket.epoch.free.put(ticket.slot)
+            return False
+        self._mark(ticket)
+        return True
+
+    def _mark(self, ticket: Ticket) -> None:
+        """Say of the frame that goes on whether it is the next one."""
+        if ticket.frame.index != self._expected:
+            ticket.frame = replace(ticket.frame, discontinuity=True)
+        self._expected = ticket.frame.index + 1
 
     def close(self) -> None:
         """Give back what a run that ended early has left; only after its threads have ended."""
@@ -264,6 +304,7 @@ class Lane:
                 interval=lambda: self._deadlines.interval if self._deadlines is not None else None,
                 network=lambda: infer.busy_ns / 1e9 / infer.frames / requests if infer.frames else 0.0,
                 live=self._options.live,
+                max_latency_ns=self._options.max_latency_ns,
             ),
             meter=self.meters.propagation,
         )

@@ -67,11 +67,13 @@ class Pace:
         interval: seconds from one frame to the next, None while it is not known.
         network: seconds that the network takes for one frame.
         live: never wait for it longer than the latency allows.
+        max_latency_ns: a frame's age beyond which it is not waited for; None: two of the intervals.
     """
 
     interval: Callable[[], float | None]
     network: Callable[[], float]
     live: bool
+    max_latency_ns: int | None = None
 
 
 class Propagation:
@@ -205,8 +207,8 @@ class Propagation:
     def _deadline(self, frame: Frame) -> float:
         if not (self._pace.live and self._paced):
             return inf
-        latency = self._options.max_latency
+        latency = self._pace.max_latency_ns
         if latency is not None:
-            return frame.captured_ns / 1e9 + latency / 1e3
+            return (frame.captured_ns + latency) / 1e9
         interval = self._pace.interval()
         return frame.captured_ns / 1e9 + 2 * interval if interval is not None else inf

@@ -14,9 +14,11 @@ from pipeline.runner.lane import Lane
 from pipeline.runner.outlet import Outlet
 from pipeline.sinks import Live
 from pipeline.telemetry import (
+    DropReport,
     InputReport,
     LatencyHistogram,
     ModelReport,
+    OutageReport,
     Report,
     SinkReport,
     StageMeter,
@@ -120,6 +122,8 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         repaired=lane.source.repaired,
         unrefined=lane.unrefined,
         dropped=lane.dropped,
+        drops=_drops(lane),
+        outages=_outages(lane),
         sinks=tuple(map(_sink, lane.outlets)),
         latency_ms=latency.percentiles(),
         crf=meters.crf.report(),
@@ -131,6 +135,24 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
 def _sink(outlet: Outlet) -> SinkReport:
     lost = outlet.sink.lost if isinstance(outlet.sink, Live) else 0
     return SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped, lost)
+
+
+def _drops(lane: Lane) -> tuple[DropReport, ...]:
+    drops = [
+        DropReport("decode", "late", lane.source.skipped),
+        DropReport("prepare", "overtaken", lane.overtaken),
+        DropReport("prepare", "late", lane.late_unprepared),
+        DropReport("infer", "late", lane.late_prepared),
+        *(DropReport(outlet.sink.name, "slow", outlet.dropped) for outlet in lane.outlets),
+    ]
+    return tuple(drop for drop in drops if drop.frames)
+
+
+def _outages(lane: Lane) -> OutageReport | None:
+    if not lane.source.info.live:
+        return None
+    away = lane.source.outages
+    return OutageReport(away.count, away.seconds, dict(away.causes))
 
 
 def _stage(meter: StageMeter, seconds: float, awaited: float, queue: Buffer[Any] | None) -> StageReport:

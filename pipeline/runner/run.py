@@ -25,7 +25,7 @@ from pipeline.runner.outlet import Outlet
 from pipeline.runner.report import make_report
 from pipeline.sinks import check_writable, is_watched, open_masks, open_output, wants_plain
 from pipeline.sinks.base import Sink
-from pipeline.sources import open_source
+from pipeline.sources import SourceOptions, open_sources
 from pipeline.sources.base import Source
 from pipeline.sources.places import images_of
 from pipeline.stages.keyframes import LONGEST
@@ -95,9 +95,11 @@ class Runner:
         sinks = [_sinks(one, options) for one in options.inputs]
         for uri, path in _written(options):
             check_writable(uri, path)
+        sinks[0] += extra
+        self._sources = open_sources([(one.uri, self._reading(one), one.name) for one in options.inputs])
         opened = [
-            self._open_input(one, some + (extra if number == 0 else ()), options)
-            for number, (one, some) in enumerate(zip(options.inputs, sinks, strict=True))
+            _Opened(source, some, bool(one.outputs) or len(some) > len(one.masks), any(map(wants_plain, one.outputs)))
+            for source, one, some in zip(self._sources, options.inputs, sinks, strict=True)
         ]
         model = zoo.load_model(options.model.name)
         workers = None if options.refine.kind == "none" else options.refine.workers
@@ -112,7 +114,8 @@ class Runner:
         self._engine = open_engine(model, options.engine.name, engine_options)
         if self._pool is not None:
             self._crew.watch(self._pool)
-        geometries = [geometry_for(each.source.info, model, self.size) for each in opened]
+        there = [info for each in opened if (info := each.source.info).height]
+        geometries = [geometry_for(info, model, self.size) for info in there]
         if model.fixed_size is None:
             requests, slots = self._engine.info.requests, self._slots(any(map(self._is_live, opened)))
             refuse_too_large(geometries, self.size, requests=requests, slots=slots)
@@ -123,14 +126,11 @@ class Runner:
         self._inference = Inference(self.lanes, self._engine.info.requests)
         self._crew.watch(*self._inference.buffers)
 
-    def _open_input(self, one: InputOptions, sinks: tuple[Sink, ...], options: RunOptions) -> _Opened:
-        # Whoever looks on wants to see a file at its own pace.
-        watched = any(is_watched(uri) for uri in (*one.outputs, *one.masks))
-        given = replace(options.source, realtime=True) if watched else options.source
-        source = open_source(one.uri, given, one.name)
-        self._sources.append(source)
-        plain = any(map(wants_plain, one.outputs))
-        return _Opened(source, sinks, bool(one.outputs) or len(sinks) > len(one.masks), plain)
+    def _reading(self, one: InputOptions) -> SourceOptions:
+        options = one.source or self._options.source
+        if any(is_watched(uri) for uri in (*one.outputs, *one.masks)):
+            options = replace(options, realtime=True)  # whoever looks on wants to see a file at its own pace
+        return replace(options, keep_up=False) if self._options.mode == "lossless" else options
 
     def _is_live(self, opened: _Opened) -> bool:
         """Whether this input's frames are dropped rather than waited for."""
@@ -153,6 +153,7 @@ class Runner:
                 size=self.size,
                 slots=self._slots(live),
                 live=live,
+                max_latency_ns=None if options.max_latency is None else int(options.max_latency * 1e6),
                 workers=self.plan.crf_workers / len(options.inputs),
                 propagate=options.propagate,
                 plain=opened.plain,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.sources.base import AudioPacket, Decoded, Source, SourceOptions, StreamInfo
+from pipeline.sources.base import AudioPacket, Decoded, Outages, Source, SourceOptions, StreamInfo
 from pipeline.sources.devices import InputDevice, list_inputs
-from pipeline.sources.opening import open_source
+from pipeline.sources.opening import open_source, open_sources
 from pipeline.sources.places import expand_inputs
 from pipeline.sources.uri import input_name, mask_uri
 
@@ -12,6 +12,7 @@ __all__ = [
     "AudioPacket",
     "Decoded",
     "InputDevice",
+    "Outages",
     "Source",
     "SourceOptions",
     "StreamInfo",
@@ -20,4 +21,5 @@ __all__ = [
     "list_inputs",
     "mask_uri",
     "open_source",
+    "open_sources",
 ]

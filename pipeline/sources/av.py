@@ -14,16 +14,17 @@ import av
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from pipeline.sources.base import AudioPacket, Decoded, StreamInfo
+from pipeline.sources.base import AudioPacket, Decoded, Outages, StreamInfo
 from pipeline.sources.demux import Demuxer, muxer_template
-from pipeline.sources.pictures import MAX_PIXELS, Picture, Upright, pixel_aspect, plane_views
+from pipeline.sources.live import Watch
+from pipeline.sources.pictures import Picture, Upright, pixel_aspect, plane_views
 from pipeline.sources.target import Target
 from pipeline.sources.timestamps import Timestamps
 
 _log = logging.getLogger(__name__)
 
 MAX_BROKEN = 1000
-"""Packets that may fail to decode one after the other before the stream is given up."""
+"""Packets of a file that may fail to decode one after the other before it is given up."""
 
 _FULL_HD = 1920 * 1088
 _SLACK = Fraction(1, 2)
@@ -62,6 +63,7 @@ class AvSource:
         audio: bool = True,
         threads: int = 0,
         deinterlace: bool = True,
+        keep_up: bool = True,
     ) -> None:
         """Open and decode the first picture.
 
@@ -73,16 +75,20 @@ class AvSource:
             threads: decoder threads, 0 to choose.  More than one decode whole frames side by side,
                 which may lose the last few of a damaged file.
             deinterlace: deinterlace pictures that are flagged interlaced.
+            keep_up: leave out parts of a live stream that comes faster than it can be decoded.
 
         Raises:
             SourceError: cannot be opened, holds no video, or nothing in it can be decoded.
         """
+        self.outages = Outages()
+        self.own_thread_s = 0.0
         self._name = name
         self._target = target
         self._used = self._closed = self._told = False
         self._audio = audio
         self._threads = threads
         self._deinterlace = deinterlace
+        self._keep_up = keep_up
         self._cut: Fraction | None = None
         self._size: tuple[int, int] | None = None
         self._open()
@@ -99,9 +105,19 @@ class AvSource:
         return self._info
 
     @property
+    def in_segments(self) -> bool:
+        """A live source whose pictures come many at once, and then none for a while."""
+        return self._info.live and self._demuxer.in_segments
+
+    @property
     def damaged(self) -> int:
         """Packets and frames that were lost, broken or only concealed so far."""
         return self._damaged + self._demuxer.damaged
+
+    @property
+    def skipped(self) -> int:
+        """As `Source`."""
+        return 0 if self._watch is None else self._watch.skipped
 
     @property
     def repaired(self) -> int:
@@ -140,7 +156,7 @@ class AvSource:
             threads = min(4, os.cpu_count() or 1) if large else 1
         self._codec.thread_count = threads
         self._codec.thread_type = "SLICE" if self._demuxer.live or threads == 1 else "FRAME"
-        self._codec.options = {"max_pixels": str(MAX_PIXELS)}
+        self._codec.options = {"max_pixels": str(self._target.max_pixels)}
         self._sample_aspect_ratio = pixel_aspect(self._demuxer.video.sample_aspect_ratio)
         self._restart()
 
@@ -158,8 +174,13 @@ class AvSource:
         self._landed: _Landing | None = None
         self._last: Fraction | None = None
         self._upright: Upright[tuple[_Arrival, Fraction]] = Upright(deinterlace=self._deinterlace)
+        live, target = self._demuxer.live, self._target
+        # What a filter graph gives is not told to be keyframes.
+        keep_up = self._keep_up and target.endless and not self._demuxer.in_segments
+        watch = Watch(target.shown, target.read_timeout, from_keyframe=target.endless, keep_up=keep_up)
+        self._watch = watch if live else None
         self._stamps: Timestamps[tuple[av.VideoFrame, _Arrival]] = Timestamps(
-            self._demuxer.tick, rate=self._demuxer.rate, patient=not self._demuxer.live
+            self._demuxer.tick, rate=self._demuxer.rate, patient=not live
         )
         self._items: Generator[Decoded | AudioPacket] = self._play()
         self._primed: list[Decoded | AudioPacket] = []
@@ -219,15 +240,21 @@ class AvSource:
         return self._cut is None or moment >= self._cut
 
     def _play(self) -> Generator[Decoded | AudioPacket]:
+        shown = self._target.shown
         for packet, arrived in self._demuxer.packets():
             if packet.stream_index == self._demuxer.video.index:
-                yield from self._decode(packet, arrived)  # type: ignore[arg-type]
+                if self._watch is None or self._watch.wants(packet, arrived, self._demuxer.drained_ns):
+                    yield from self._decode(packet, arrived)  # type: ignore[arg-type]
+                else:
+                    self._gap = True
             elif packet.dts is not None:
                 audio = AudioPacket(packet)  # type: ignore[arg-type]
                 if self._counts(audio):
                     yield audio
-            if self._broken >= MAX_BROKEN:
-                self._give_up()
+            if self._watch is not None:
+                self._watch.check(self._broken)
+            elif self._broken >= MAX_BROKEN:
+                _log.warning("%s: %d packets in a row could not be decoded; taken as the end", shown, self._broken)
                 break
         yield from self._decode(None, time.monotonic_ns())
         yield from self._settled(self._stamps.flush())
@@ -248,12 +275,15 @@ class AvSource:
             return self._harm(packet)
         if packet is not None and packet.is_corrupt:
             self._harm(packet)
-        wall = time.time_ns() - (time.monotonic_ns() - arrived)
         for frame in frames:
             self._broken = 0
             if frame.is_corrupt:
                 self._harm(packet)
-            arrival = _Arrival(arrived, wall, self._gap)
+            captured = arrived
+            if self._watch is not None:
+                captured = self._watch.arrival(frame.pts, arrived)
+                self._gap |= self._watch.paused(captured)
+            arrival = _Arrival(captured, time.time_ns() - (time.monotonic_ns() - captured), self._gap)
             self._gap = False
             yield from self._settled(self._stamps.push((frame, arrival), *self._times(frame)))
 
@@ -308,12 +338,6 @@ class AvSource:
             ticks = None if packet is None else packet.pts
             where = "" if ticks is None else f" at {float(ticks * self._demuxer.tick):.3f} s"
             _log.warning("%s: damaged%s; going on with what can be decoded", self._target.shown, where)
-
-    def _give_up(self) -> None:
-        message = f"{self._target.shown}: {self._broken} packets in a row could not be decoded"
-        if self._demuxer.live:
-            raise SourceError(f"{message}; lost")
-        _log.warning("%s; taken as the end", message)
 
     def _look_for_cut(self) -> None:
         """Warn of a file that ends well before the end that it announces."""

@@ -1,12 +1,14 @@
 """What every source promises.
 
 A source is opened by constructing it, read from one thread by iterating `read`, and closed
-once.  It retries nothing and owns no thread: deadlines are the media library's, reconnection
-is a wrapper's.  Opening decodes the first picture, so that `StreamInfo` tells what really comes.
+once.  It retries nothing and owns no thread: deadlines are the media library's, and `reconnect`
+alone makes one source of several connections.  Opening decodes the first picture, so that
+`StreamInfo` tells what really comes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,10 +35,15 @@ class SourceOptions:
         realtime: give the pictures out at the pace of their own times, as a live source does.
         rate: pictures a second of an image sequence, which has no times of its own.
         threads: decoder threads; 0 chooses (one up to 1080p, a few above).
+        keep_up: leave out parts of a live stream that comes faster than it can be decoded, instead of falling behind.
         open_timeout: seconds that opening a pipe, camera or network stream may take.
         read_timeout: seconds of silence after which a pipe, camera or network stream counts as lost.
-        size: (width, height) asked of a camera, None for its own choice.
-        fps: pictures a second asked of a camera, None for its own choice.
+        reconnect: how often in a row a lost camera or network stream is tried again, None for ever, 0 never.
+        rtsp_transport: how RTSP carries pictures: "tcp", "udp", or "auto" for TCP where the server has it.
+        video_size: width and height asked of a camera, as ``"1280x720"``; None for its own choice.
+        framerate: pictures a second asked of a camera, None for its own choice.
+        pixel_format: what a camera is asked to send, by libav's name (``"mjpeg"``, ``"yuyv422"`` …), None for its own
+            choice.
         audio: also yield the packets of the first audio stream.
         deinterlace: "auto" deinterlaces pictures that are flagged interlaced, "off" leaves them.
 
@@ -51,27 +58,33 @@ class SourceOptions:
     realtime: bool = False
     rate: float | Fraction = 25
     threads: int = 0
+    keep_up: bool = True
     open_timeout: float = 10.0
     read_timeout: float = 10.0
-    size: tuple[int, int] | None = None
-    fps: float | None = None
+    reconnect: int | None = None
+    rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
+    video_size: str | None = None
+    framerate: float | None = None
+    pixel_format: str | None = None
     audio: bool = True
     deinterlace: Literal["auto", "off"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("start", "loop", "threads"):
-            if not getattr(self, name) >= 0:
+        for name in ("start", "loop", "threads", "reconnect"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("duration", "max_frames", "rate", "open_timeout", "read_timeout", "fps"):
+        for name in ("duration", "max_frames", "rate", "open_timeout", "read_timeout", "framerate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{name} must be above 0, not {value}")
-        for name in ("start", "duration", "rate", "open_timeout", "read_timeout", "fps"):
+        for name in ("start", "duration", "rate", "open_timeout", "read_timeout", "framerate"):
             value = getattr(self, name)
             if value is not None and value > _MOST:
                 raise ConfigError(f"{name} must be at most {_MOST:g}")
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"size must be width and height in pixels, not {self.size}")
+        if self.video_size is not None and not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", self.video_size):
+            raise ConfigError(f"video_size is width and height in pixels, such as 1280x720, not {self.video_size!r}")
+        if self.rtsp_transport not in ("auto", "tcp", "udp"):
+            raise ConfigError(f"rtsp_transport is auto, tcp or udp, not {self.rtsp_transport!r}")
         if self.deinterlace not in ("auto", "off"):
             raise ConfigError(f"deinterlace is auto or off, not {self.deinterlace!r}")
 
@@ -83,7 +96,7 @@ class StreamInfo:
     Attributes:
         name: short name of the input, unique in a run, fit for a file name.
         uri: where it comes from, credentials masked.
-        height, width: picture size after rotation, in pixels.
+        height, width: picture size after rotation, in pixels; 0 where a live source is not there yet.
         format: layout of the planes that will come.
         colour: meaning of the samples, as tagged.
         sample_aspect_ratio: width : height of one pixel.
@@ -112,6 +125,24 @@ class StreamInfo:
     live: bool
     audio: av.AudioStream | None = None
     skipped: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Outages:
+    """How often and how long a live source was away.
+
+    Attributes:
+        seconds: without a connection, all in all; an outage that goes on is counted up to now.
+        causes: (`pipeline.errors.SourceLostError.cause`, or ``"refused"``, outages that began so).
+    """
+
+    seconds: float = 0.0
+    causes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Outages, whatever their cause."""
+        return sum(count for _, count in self.causes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +202,18 @@ class Source(Protocol):
     def repaired(self) -> int:
         """Pictures so far whose missing or backward time was put right."""
 
+    @property
+    def skipped(self) -> int:
+        """Packets of a live source so far that were not decoded, since the decoder could not keep up."""
+
+    @property
+    def own_thread_s(self) -> float:
+        """Processor seconds so far of a thread of its own; what it does in its reader's thread does not count."""
+
+    @property
+    def outages(self) -> Outages:
+        """When a live source was away so far; none where it does not come back."""
+
     def read(self) -> Iterator[Decoded | AudioPacket]:
         """Pictures in presentation order with the audio packets between them; one use.
 
@@ -183,7 +226,7 @@ class Source(Protocol):
     def wake(self) -> None:
         """Nobody wants more: `read` ends soon, and where it waits for time, a pipe or a camera, now.
 
-        For any thread, at any time; what a network stream waits for ends with its deadline.
+        For any thread, at any time.
         """
 
     def close(self) -> None:

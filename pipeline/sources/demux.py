@@ -17,14 +17,17 @@ from av.container.core import Flags as ContainerFlags
 from av.format import Flags
 from av.stream import Discard, Disposition
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, SourceLostError
 from pipeline.sources import libav_log
-from pipeline.sources.pictures import MAX_PIXELS, MAX_SIDE
+from pipeline.sources.pictures import MAX_SIDE
 from pipeline.sources.target import DeadlinePipe, Target, Waiting, open_container
 
 _log = logging.getLogger(__name__)
 
 _NOMINAL_RATE = Fraction(25)
+
+_WAITED_NS = 1_000_000
+"""What is there already takes less."""
 
 MAX_FAILURES = 100
 """Reads that may fail one after the other before a file counts as ended."""
@@ -46,10 +49,11 @@ class Demuxer:
         self.damaged = 0
         self.woken = False
         self._read = 0
+        self.drained_ns = time.monotonic_ns()
         self._waiting: Waiting | None = None
         self.container: InputContainer = open_container(target)
         try:
-            self.video = _video_stream(self.container, target.shown)
+            self.video = _video_stream(self.container, target)
         except BaseException:
             self.close()
             raise
@@ -72,8 +76,14 @@ class Demuxer:
     def live(self) -> bool:
         """Does not wait for its reader; a network stream without size or duration counts as such."""
         if self.target.live is None:
-            return self.container.duration is None and self.container.size <= 0
+            # The size of a playlist tells nothing.
+            return self.container.duration is None and (self.in_segments or self.container.size <= 0)
         return self.target.live
+
+    @property
+    def in_segments(self) -> bool:
+        """Many pictures come at once, and then none for a while: HLS, DASH."""
+        return not {"hls", "dash"}.isdisjoint(self.container.format.name.split(","))
 
     @property
     def start(self) -> Fraction:
@@ -103,47 +113,55 @@ class Demuxer:
     def packets(self) -> Iterator[tuple[av.Packet[av.VideoStream] | av.Packet[av.AudioStream], int]]:
         """Packets in file order, each with the monotonic nanoseconds of its arrival.
 
+        Sets `drained_ns`, when the input was empty last: whether packets come faster than they are taken.
+
         Raises:
-            SourceError: a network stream or pipe fell silent or was cut.
+            SourceLostError: a camera or network stream fell silent, was cut, or ended though it is live.
+            SourceError: a pipe fell silent.
         """
         failures = 0
         streams = (self.video, self.audio) if self.audio is not None else (self.video,)
         while failures < MAX_FAILURES:
             reader = self.container.demux(*streams)
             try:
+                asked = time.monotonic_ns()
                 while self._ready() and (packet := next(reader, None)) is not None:
                     arrived = time.monotonic_ns()
+                    if arrived - asked > _WAITED_NS:
+                        self.drained_ns = arrived
                     failures = 0
                     self._read += 1
                     libav_log.relay()
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
                         yield packet, arrived  # type: ignore[misc]
+                    asked = time.monotonic_ns()
                 break
             except av.FFmpegError as error:
                 if self.woken:
                     break
                 if self.live or self.target.network or isinstance(error, av.ExitError):
-                    raise SourceError(self._lost(error)) from error
+                    raise self._lost(error) from error
                 failures += 1
                 self.damaged += 1
             finally:
                 reader.close()  # type: ignore[attr-defined]
         if failures >= MAX_FAILURES:
             _log.warning("%s: %d reads failed one after the other; taken as the end", self.target.shown, failures)
-        if self.live and self.target.network and not self.woken:
-            raise SourceError(f"{self.target.shown}: lost, the stream ended")
+        if self.live and self.target.endless and not self.woken:
+            raise SourceLostError(f"{self.target.shown}: lost, the stream ended", cause="ended")
 
     def _ready(self) -> bool:
         """Wait until a camera has a picture: libav would wait for it without end; False after `wake`.
 
         Raises:
-            SourceError: it gave nothing in time.
+            SourceLostError: it gave nothing in time.
         """
         if self._camera is None or self._waiting is None:
             return not self.woken
         timeout = self.target.read_timeout
         if not self._waiting.until_ready(self._camera, timeout) and not self.woken:
-            raise SourceError(f"{self.target.shown}: lost, the camera gave no picture for {timeout or 0:g} s")
+            message = f"{self.target.shown}: lost, the camera gave no picture for {timeout or 0:g} s"
+            raise SourceLostError(message, cause="silent")
         return not self.woken
 
     def wake(self) -> None:
@@ -153,10 +171,11 @@ class Demuxer:
             if isinstance(each, Waiting | DeadlinePipe):
                 each.wake()
 
-    def _lost(self, error: av.FFmpegError) -> str:
+    def _lost(self, error: av.FFmpegError) -> SourceLostError:
         if isinstance(error, av.ExitError | av.TimeoutError):
-            return f"{self.target.shown}: lost, nothing came for {self.target.read_timeout or 0:g} s"
-        return f"{self.target.shown}: lost ({error.strerror})"
+            message = f"{self.target.shown}: lost, nothing came for {self.target.read_timeout or 0:g} s"
+            return SourceLostError(message, cause="silent")
+        return SourceLostError(f"{self.target.shown}: lost ({error.strerror})", cause="cut")
 
     def seek(self, moment: Fraction) -> bool:
         """Go to a keyframe at or before ``moment`` seconds; False where the input cannot."""
@@ -206,7 +225,8 @@ def _audio_stream(container: InputContainer, shown: str) -> av.AudioStream | Non
     return stream
 
 
-def _video_stream(container: InputContainer, shown: str) -> av.VideoStream:
+def _video_stream(container: InputContainer, target: Target) -> av.VideoStream:
+    shown = target.shown
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
         kinds = sorted({s.type for s in container.streams})
@@ -214,8 +234,7 @@ def _video_stream(container: InputContainer, shown: str) -> av.VideoStream:
     if stream.codec_context is None:
         raise SourceError(f"{shown}: its video codec is unknown to this build of libav; convert it first (ffmpeg -i …)")
     width, height = stream.codec_context.width, stream.codec_context.height
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise SourceError(
-            f"{shown}: pictures of {width}×{height} are above the bound of {MAX_SIDE} a side and {MAX_PIXELS:,} pixels"
-        )
+    if max(width, height) > MAX_SIDE or width * height > target.max_pixels:
+        bound = f"{MAX_SIDE} a side and {target.max_pixels:,} pixels"
+        raise SourceError(f"{shown}: pictures of {width}×{height} are above the bound of {bound}")
     return stream

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.errors import SourceError
 from pipeline.frame import Frame
-from pipeline.sources.base import AudioPacket, Decoded, StreamInfo
+from pipeline.sources.base import AudioPacket, Decoded, Outages, StreamInfo
 from pipeline.sources.pictures import MAX_PIXELS, MAX_SIDE, Picture, Upright, pixel_aspect, plane_views
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,9 @@ class ImageSource:
         """
         self.damaged = 0
         self.repaired = 0
+        self.skipped = 0
+        self.outages = Outages()
+        self.own_thread_s = 0.0
         self._shown = shown
         self._name = name
         self._rate = rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pipeline.errors import SourceError
 from pipeline.sources.base import SourceOptions
+from pipeline.sources.pictures import MAX_LIVE_PIXELS
 from pipeline.sources.target import Target
 from pipeline.sources.uri import SCHEME, mask_uri
 
@@ -24,8 +25,23 @@ _PROTOCOLS = {
     "tcp": _PACKETS,
 }
 
+_MAX_STREAMS = 64
+"""What one input may hold: others decide what is sent, and each stream takes memory."""
+
+_TRANSPORTS = {
+    "auto": {"rtsp_transport": "udp+tcp", "rtsp_flags": "prefer_tcp"},
+    "tcp": {"rtsp_transport": "tcp"},
+    "udp": {"rtsp_transport": "udp"},
+}
+
 SCHEMES = tuple(_PROTOCOLS)
 """Schemes of network inputs."""
+
+
+def live_by_nature(uri: str) -> bool:
+    """An address that can hold nothing but a live stream; behind others there may be files."""
+    match = SCHEME.match(uri)
+    return match is not None and match[1].lower() in _PROTOCOLS and match[1].lower() not in ("http", "https")
 
 
 def network_target(uri: str, options: SourceOptions) -> Target:
@@ -39,15 +55,18 @@ def network_target(uri: str, options: SourceOptions) -> Target:
     if scheme not in _PROTOCOLS:
         raise SourceError(f"{mask_uri(uri)}: unknown kind of address; known are {', '.join(SCHEMES)}, lavfi and file")
     microseconds = str(int(options.read_timeout * 1e6))
-    settings = {"protocol_whitelist": _PROTOCOLS[scheme]}
+    settings = {"protocol_whitelist": _PROTOCOLS[scheme], "max_streams": str(_MAX_STREAMS)}
     if scheme in ("http", "https"):
         settings["rw_timeout"] = microseconds
     elif scheme in ("rtsp", "rtsps"):
         # The session's description tells what probing would have to wait a second for.  No "nobuffer":
         # it throws away what was read while probing, which is the first keyframe.
-        settings |= {"rtsp_transport": "tcp", "timeout": microseconds, "analyzeduration": "0", "probesize": "32"}
+        settings |= {"timeout": microseconds, "analyzeduration": "0", "probesize": "32"}
+        settings |= _TRANSPORTS[options.rtsp_transport]
     else:
-        settings["analyzeduration"] = "1000000"
+        settings |= {"analyzeduration": "100000", "fpsprobesize": "0"}
+    if scheme == "udp":
+        settings |= {"timeout": microseconds, "overrun_nonfatal": "1"}
     return Target(
         uri,
         mask_uri(uri),
@@ -57,4 +76,6 @@ def network_target(uri: str, options: SourceOptions) -> Target:
         seekable=scheme in ("http", "https"),
         live=None if scheme in ("http", "https") else True,
         network=True,
+        endless=True,
+        max_pixels=MAX_LIVE_PIXELS,
     )

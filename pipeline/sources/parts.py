@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from pipeline.sources.base import AudioPacket, Decoded, Source, StreamInfo, shift_times
+from pipeline.sources.base import AudioPacket, Decoded, Outages, Source, StreamInfo, shift_times
 
 _AUDIO_LAG = Fraction(1)
 """Seconds past the end to look for the last audio packets: muxers interleave no worse."""
@@ -20,9 +20,13 @@ _NOMINAL_STEP = Fraction(1, 25)
 class _Around(ABC):
     """A source over another one, which it closes; what a part does not change is passed on."""
 
-    def __init__(self, source: Source, info: StreamInfo) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self.info = info
+
+    @property
+    def info(self) -> StreamInfo:
+        """What was known at opening, as far as it holds of this part."""
+        return self._source.info
 
     @property
     def damaged(self) -> int:
@@ -33,6 +37,21 @@ class _Around(ABC):
     def repaired(self) -> int:
         """As `Source`."""
         return self._source.repaired
+
+    @property
+    def skipped(self) -> int:
+        """As `Source`."""
+        return self._source.skipped
+
+    @property
+    def own_thread_s(self) -> float:
+        """As `Source`."""
+        return self._source.own_thread_s
+
+    @property
+    def outages(self) -> Outages:
+        """As `Source`."""
+        return self._source.outages
 
     def read(self) -> Iterator[Decoded | AudioPacket]:
         """As `Source`."""
@@ -70,19 +89,28 @@ class Trim(_Around):
             duration: seconds to keep, None to the end.
             max_frames: pictures to keep at most.
         """
-        super().__init__(source, _trimmed(source.info, start, duration, max_frames))
-        # Sound may begin a little before the first picture: nothing is cut there unless asked for.
-        self._begin = source.info.start + start if start else None
-        self._end = None if duration is None else source.info.start + start + duration
+        super().__init__(source)
+        self._start = start
+        self._duration = duration
         self._max_frames = max_frames
 
+    @property
+    def info(self) -> StreamInfo:
+        """As `Source`, of the part alone."""
+        return _trimmed(self._source.info, self._start, self._duration, self._max_frames)
+
     def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
-        count, end = 0, self._end
-        pictures_over = False
-        audio_over = self.info.audio is None or self.info.live
+        count, begin, end = 0, None, None
+        pictures_over = audio_over = whole_known = False
         for item in items:
+            if not whole_known:  # a live source may not have been there before
+                whole_known, whole = True, self._source.info
+                # Sound may begin a little before the first picture: nothing is cut there unless asked for.
+                begin = whole.start + self._start if self._start else None
+                end = None if self._duration is None else whole.start + self._start + self._duration
+                audio_over = whole.audio is None or whole.live
             moment = item.time if isinstance(item, AudioPacket) else item.frame.pts
-            if self._begin is not None and moment < self._begin:
+            if begin is not None and moment < begin:
                 continue
             is_picture = isinstance(item, Decoded)
             if is_picture and count == self._max_frames:
@@ -137,18 +165,22 @@ class Loop(_Around):
             reopen: opens the source anew.
             times: passes, 0 for endless ones.
         """
-        source = reopen()
-        duration, frames = source.info.duration, source.info.frames
-        looped = replace(
-            source.info,
-            duration=duration * times if duration and times else None,
-            frames=frames * times if frames and times else None,
-        )
-        super().__init__(source, looped)
+        super().__init__(reopen())
+        self._first = self._source.info
         self._reopen = reopen
         self._times = times
         self._damaged = self._repaired = 0
         self._closed = False
+
+    @property
+    def info(self) -> StreamInfo:
+        """As `Source`, of all passes."""
+        first, times = self._first, self._times
+        return replace(
+            first,
+            duration=first.duration * times if first.duration and times else None,
+            frames=first.frames * times if first.frames and times else None,
+        )
 
     @property
     def damaged(self) -> int:
@@ -208,10 +240,21 @@ class Pace(_Around):
     The clock starts with the first picture that is asked for.
     """
 
-    def __init__(self, source: Source) -> None:
-        """Pace ``source``, which `close` closes."""
-        super().__init__(source, replace(source.info, live=True))
+    def __init__(self, source: Source, *, leap: Fraction | None = None) -> None:
+        """Pace.
+
+        Args:
+            source: closed by this one's `close`.
+            leap: seconds between two pictures from which on the clock starts anew, None for never.
+        """
+        super().__init__(source)
+        self._leap = leap
         self._closing = threading.Event()
+
+    @property
+    def info(self) -> StreamInfo:
+        """As `Source`; live."""
+        return replace(self._source.info, live=True)
 
     def wake(self) -> None:
         """As `Source`; ends a wait for the next picture's time."""
@@ -224,13 +267,15 @@ class Pace(_Around):
         super().close()
 
     def _play(self, items: Iterator[Decoded | AudioPacket]) -> Iterator[Decoded | AudioPacket]:
-        zero: Fraction | None = None
+        zero = last = None
         for item in items:
             if isinstance(item, AudioPacket):
                 yield item
                 continue
             pts = item.frame.pts
-            if zero is None:
+            leapt = self._leap is not None and last is not None and pts - last > self._leap
+            last = pts
+            if zero is None or leapt:
                 zero = Fraction(time.monotonic_ns(), 1_000_000_000) - pts
             wait = float(zero + pts) - time.monotonic()
             if wait > 0 and self._closing.wait(wait):

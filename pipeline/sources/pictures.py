@@ -23,6 +23,9 @@ MAX_SIDE = 16384
 MAX_PIXELS = 100_000_000
 """Largest picture that is taken; what lies above is a broken header or an attack on memory."""
 
+MAX_LIVE_PIXELS = 40_000_000
+"""The same for what comes from a network, where others decide what is sent: 8K (7680×4320) fits."""
+
 _MPEG, _JPEG = 1, 2  # libav's AVColorRange
 
 

@@ -14,7 +14,11 @@ from typing import BinaryIO
 import av
 from av.container import InputContainer
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceDeniedError, SourceError, SourceLostError
+from pipeline.sources.pictures import MAX_PIXELS
+
+CAMERAS = ("v4l2", "avfoundation", "dshow")
+"""libav's formats for cameras."""
 
 
 class Waiting:
@@ -108,6 +112,8 @@ class Target:
         seekable: going back and forth is worth trying.
         live: does not wait for its reader; None to decide by what opening tells.
         network: comes from another machine: a failing read means lost.
+        endless: has no end of its own: where it is live, an end means lost.
+        max_pixels: larger pictures are refused.
     """
 
     url: str | DeadlinePipe
@@ -119,13 +125,17 @@ class Target:
     seekable: bool = True
     live: bool | None = False
     network: bool = False
+    endless: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 def open_container(target: Target) -> InputContainer:
     """Open and probe.
 
     Raises:
-        SourceError: one line that names the input and the way out.
+        SourceLostError: it cannot be reached, or does not answer in time.
+        SourceDeniedError: it wants other credentials.
+        SourceError: it cannot be opened; one line that names the input and the way out.
     """
     file: str | BinaryIO = target.url  # type: ignore[assignment]  # PyAV takes anything that has read()
     with ExitStack() as undo:
@@ -147,9 +157,10 @@ def _open(file: str | BinaryIO, target: Target) -> InputContainer:
             metadata_errors="replace",
         )
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise SourceError(_why_not(target, error)) from error
+        raise _refusal(target, error) from error
 
 
+_DENIED = "the server wants another user name or password ({reason})"
 _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (
         (av.ExitError, av.TimeoutError),
@@ -157,7 +168,7 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
     ),
     (FileNotFoundError, "no such file or device"),
     (IsADirectoryError, "is a directory"),
-    (av.HTTPUnauthorizedError, "the server wants another user name or password ({reason})"),
+    (av.HTTPUnauthorizedError, _DENIED),
     (av.HTTPForbiddenError, "refused by the server ({reason}); check user name and password"),
     ((av.HTTPClientError, av.HTTPError), "{reason}"),
     (PermissionError, "no permission to read it"),
@@ -166,27 +177,45 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
 )
 """The first type that fits tells the message."""
 
+_CAMERA_REASONS = {
+    errno.EBUSY: "another program uses it",
+    errno.EINVAL: "cannot give what is asked of it; --list-inputs shows its sizes and formats",
+}
+
+_FINAL = (FileNotFoundError, av.HTTPClientError, av.ProtocolNotFoundError, PermissionError, ValueError)
+"""What a network stream fails at for good: asking again will not help."""
+
+
+def _refusal(target: Target, error: Exception) -> SourceError:
+    message = f"{target.shown}: {_why_not(target, error)}"
+    if isinstance(error, av.HTTPUnauthorizedError | av.HTTPForbiddenError):
+        return SourceDeniedError(message)
+    page = isinstance(error, av.InvalidDataError) and target.seekable  # a web server's answer that is no video
+    if target.network and not page and (isinstance(error, av.InvalidDataError) or not isinstance(error, _FINAL)):
+        return SourceLostError(message, cause="unreachable")
+    return SourceError(message)
+
 
 def _why_not(target: Target, error: Exception) -> str:
     for types, message in _REASONS:
         if isinstance(error, types):
-            said = message.format(timeout=target.open_timeout or 0, reason=_reason(error))
-            return f"{target.shown}: {said}"
+            return message.format(timeout=target.open_timeout or 0, reason=_reason(error))
     if isinstance(error, av.InvalidDataError | EOFError):
         return _not_a_video(target)
+    if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
+        return _CAMERA_REASONS[error.errno]
     unreachable = isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
     if unreachable and target.network:
-        return f"{target.shown}: cannot be reached ({_reason(error)}); check the address"
-    return f"{target.shown}: cannot be opened ({_reason(error)})"
+        return f"cannot be reached ({_reason(error)}); check the address"
+    return f"cannot be opened ({_reason(error)})"
 
 
 def _not_a_video(target: Target) -> str:
     if target.network:
-        return f"{target.shown}: the server sends no video that libav knows"
-    size = _size(target)
-    if size == 0:
-        return f"{target.shown}: the file is empty"
-    return f"{target.shown}: not a video, or one that was cut off before its index was written"
+        return "the server sends no video that libav knows"
+    if _size(target) == 0:
+        return "the file is empty"
+    return "not a video, or one that was cut off before its index was written"
 
 
 def _size(target: Target) -> int | None:

@@ -10,7 +10,10 @@ _SECRET_KEYS = (
     r"pass(?:w(?:or)?d|phrase)?|pwd|pw|psw|secret|token|auth|authorization|api_?key|key|sig|signature|credential"
 )
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
-_QUERY = re.compile(rf"([?&;#](?:[\w.\-]*[_\-.])?(?:{_SECRET_KEYS})=)[^&;#\s'\"]*", re.IGNORECASE)
+_VALUE = r"(?:(?!:$)[^&;#\s'\"])*"  # without the colon of a message in which the address comes first
+_QUERY = re.compile(rf"([?&;#](?:[\w.\-]*[_\-.])?(?:{_SECRET_KEYS})=){_VALUE}", re.IGNORECASE)
+# Recorders take it in the path: rtsp://host/user=me_password=secret_channel=1_stream=0.sdp
+_PATH = re.compile(r"([/_](?:password|passwd|pwd)=)(?:(?!:$)[^&;#/_?\s'\"])*", re.IGNORECASE)
 _USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#:@]*):([^/?#]*)@")
 _RAW_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#:@]*):(?!\d+[/?#])(.*)@")
 
@@ -22,7 +25,7 @@ def mask_uri(text: str) -> str:
     """The text with the credentials of every URI in it replaced by ``***``; the user's name stays.
 
     Masks ``scheme://user:password@host`` and query values whose key speaks of a secret
-    (``?password=``, ``&api_key=``, ``&X-Amz-Signature=``).
+    (``?password=``, ``&api_key=``, ``&X-Amz-Signature=``; ``/user=me_password=`` as recorders have it).
     """
     return _URI.sub(lambda match: _mask_one(match[0]), text)
 
@@ -31,7 +34,7 @@ def _mask_one(uri: str) -> str:
     masked = _USERINFO.sub(r"\1\2:***@", uri)
     if masked == uri:
         masked = _RAW_USERINFO.sub(r"\1\2:***@", uri)  # a password with an unescaped / ? or #
-    return _QUERY.sub(r"\1***", masked)
+    return _PATH.sub(r"\1***", _QUERY.sub(r"\1***", masked))
 
 
 def input_name(uri: str) -> str:
@@ -40,8 +43,9 @@ def input_name(uri: str) -> str:
         return "stdin"
     if re.fullmatch(r"\d+", uri):
         return f"cam{uri}"
-    if uri.startswith("lavfi:"):
-        return _fit(re.split(r"[=,\[:@]", uri.removeprefix("lavfi:"))[0]) or "lavfi"
+    kind, _, rest = uri.partition(":")
+    if kind in ("cam", "lavfi"):
+        return _fit(rest if kind == "cam" else re.split(r"[=,\[:@]", rest)[0]) or kind
     if "://" in uri and not uri.startswith("file:"):
         try:
             parts = urlsplit(mask_uri(uri))

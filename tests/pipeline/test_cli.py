@@ -125,7 +125,7 @@ def test_inputs_of_a_preset_are_treated_as_flags_are(cli: Cli, clip: MakeClip, t
     for name in ("a.mp4", "b.mp4"):
         (folder / name).write_bytes(clip("h264").path.read_bytes())
     preset = tmp_path / "site.yaml"
-    preset.write_text(f"inputs:\n  - uri: '{folder}/*.mp4'\n    outputs: ['{tmp_path}/out/{{name}}.mkv']\n")
+    preset.write_text(f"inputs:\n  files:\n    uri: '{folder}/*.mp4'\n    outputs: ['{tmp_path}/out/{{name}}.mkv']\n")
     done = cli("--config", preset, "--model", tiny, "--max-frames", "3")
     assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "out") == ["a.mkv", "b.mkv"]

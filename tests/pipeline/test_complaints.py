@@ -68,7 +68,7 @@ def test_inputs_that_cannot_be_read(which: str, cli: Cli, tiny: str, tmp_path: P
     source, out = make(tmp_path), tmp_path / "out.mp4"
     before = tree(tmp_path)
     with nothing_left():
-        done = cli(*arguments(source, tiny, "--output", out))
+        done = cli(*arguments(source, tiny, "--output", out, "--reconnect", "0"))
     line = one_line_error(done, *said)
     assert "secret" not in line
     assert tree(tmp_path) == before

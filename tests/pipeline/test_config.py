@@ -44,11 +44,20 @@ def test_a_preset_is_read_and_flags_win(tmp_path: Path) -> None:
         ("refine: {backend: magic}", "refine: CRF backend 'magic' is unknown: choose from native, pydensecrf"),
         ("refine: {mode: fast}", "refine: CRF mode 'fast' is unknown: choose from auto, exact, pruned, live"),
         ("refine: {backend: pydensecrf, mode: live}", "refine: CRF mode 'live' needs the native backend"),
-        ("source: {size: [640]}", "source.size: expected 2 values, got 1"),
         ("source: {rate: .inf}", "source: rate must be at most 1e+09"),
-        ("inputs: [{uri: ''}]", "inputs.0: uri is empty: name what to read"),
+        ("inputs: {door: {uri: ''}}", "inputs.door: uri is empty: name what to read"),
         ("mode: 2024-99-99", "holds a value that cannot be"),
         ("mode: \u0007", "holds the character U+0007, which YAML does not allow"),
+        ("inputs: [{uri: a}]", "inputs: expected a mapping such as {door: {uri: …}}"),
+        ("inputs: {door: a.mp4}", "inputs.door: expected a mapping such as {uri: …}, got 'a.mp4'"),
+        ("inputs: {door: {url: a}}", "inputs.door.url: unknown key; did you mean 'uri'?"),
+        ("inputs: {door: {name: a}}", "inputs.door.name: unknown key"),
+        ("inputs: {door: {outputs: [a.mp4]}}", "inputs.door: missing: uri"),
+        ("inputs: {door: {uri: '${file:/nowhere/x}'}}", "inputs.door.uri: the file /nowhere/x cannot be read"),
+        ("inputs: {door: {uri: a, source: {reconnect: -1}}}", "inputs.door.source: reconnect must not be negative"),
+        ("source: {video_size: big}", "source: video_size is width and height in pixels, such as 1280x720"),
+        ("source: {rtsp_transport: pigeon}", "'pigeon' is not one of auto, tcp, udp"),
+        ("max_latency: 0", "max_latency 0 is out of range: above 0, to 60000 ms"),
         ("- a\n- b", "must be a mapping"),
         ("a: [", "is not YAML"),
         ("model: {name: '${NOT_SET_ANYWHERE}'}", "model.name: the environment variable NOT_SET_ANYWHERE is not set"),
@@ -73,6 +82,33 @@ def test_environment_variables_are_put_in(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WHICH_MODEL", "street")
     options = load_options(write(tmp_path, "model: {name: '${WHICH_MODEL}'}"), {})
     assert options.model.name == "street"
+
+
+SITE = """
+source: {read_timeout: 3, audio: false, framerate: 10}
+inputs:
+  door:
+    uri: rtsp://me:${DOOR_PASSWORD}@door/ch1?token=${DOOR_PASSWORD}
+    outputs: ["out/{name}.mkv"]
+    source: {framerate: 5, video_size: 640x480}
+  yard: {uri: "rtsp://me:${file:FOLDER/secret}@yard:554/", masks: [yard.mkv]}
+"""
+
+
+def test_a_whole_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets of any characters; what one input says of its source wins, and flags over both."""
+    monkeypatch.setenv("DOOR_PASSWORD", "a/b@c")
+    (tmp_path / "secret").write_text("p:w?\n")
+    preset = write(tmp_path, SITE.replace("FOLDER", str(tmp_path)))
+    options = load_options(preset, {("source", "reconnect"): 7, ("source", "framerate"): 20.0})
+    door, yard = options.inputs
+    assert (door.name, door.uri) == ("door", "rtsp://me:a%2Fb%40c@door/ch1?token=a/b@c")
+    assert (yard.name, yard.uri) == ("yard", "rtsp://me:p%3Aw%3F@yard:554/")
+    assert yard.source is None
+    assert door.source is not None
+    assert (door.source.framerate, door.source.video_size, door.source.read_timeout) == (20, "640x480", 3)
+    assert door.source.reconnect == options.source.reconnect == 7
+    assert not door.source.audio
 
 
 def test_an_unknown_preset_lists_the_known_ones() -> None:

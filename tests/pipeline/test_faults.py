@@ -288,7 +288,7 @@ def test_sigkill_to_the_host_is_told(clip: MakeClip, tiny: str, tmp_path: Path) 
         ("pipeline.runner.run.open_engine", EngineError),
         ("pipeline.runner.run.worker_pool", PipelineError),
         ("pipeline.runner.run.Inference", MemoryError),
-        ("pipeline.runner.run.open_source", PipelineError),
+        ("pipeline.runner.run.open_sources", PipelineError),
     ],
 )
 def test_an_opening_that_fails_gives_everything_back(

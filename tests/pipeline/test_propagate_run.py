@@ -235,11 +235,11 @@ def test_late_scores_join_where_the_picture_has_moved_since(smooth: bool) -> Non
     for live in (False, True):
         meter = PropagationMeter()
         memory = Propagation(
-            PropagateOptions(infer_every=4, temporal=smooth, max_latency=1.0),
+            PropagateOptions(infer_every=4, temporal=smooth),
             geometry=geometry,
             score_shape=shape,
             keys=2,
-            pace=Pace(interval=lambda: 0.04, network=lambda: 0.0, live=live),
+            pace=Pace(interval=lambda: 0.04, network=lambda: 0.0, live=live, max_latency_ns=1_000_000),
             meter=meter,
         )
         outs[live], waiting = [], None
@@ -303,7 +303,6 @@ def test_what_the_network_may_take() -> None:
         ({"infer_every": 0}, "out of range: auto, or 1 to 1000"),
         ({"infer_every": "always"}, "infer_every"),
         ({"infer_every": 2, "target_fps": 30.0}, "needs infer_every auto"),
-        ({"max_latency": 50.0}, "max_latency has no effect"),
         ({"infer_every": "auto", "target_fps": 0.0}, "target_fps 0 is out of range"),
         ({"infer_every": "auto", "max_latency": -1.0}, "max_latency -1 is out of range"),
     ],

@@ -13,9 +13,11 @@ from engines.base import EngineInfo
 from pipeline.telemetry import (
     CRFMeter,
     CRFReport,
+    DropReport,
     InputReport,
     LatencyHistogram,
     ModelReport,
+    OutageReport,
     Percentiles,
     Report,
     SinkReport,
@@ -103,7 +105,11 @@ def report() -> Report:
         "rtsp://somewhere/very/long": StageReport(99, 0.2, 0.1, 2.0, 0.5, 4, 4),
     }
     sinks = (SinkReport("out.mkv", 99, 1),)
-    one = InputReport("cam", "rtsp://cam", 105, 99, 2, 3, 1, 5, sinks, Percentiles(10, 20, 30), CRF, stages)
+    drops = (DropReport("prepare", "overtaken", 3), DropReport("infer", "late", 2), DropReport("out.mkv", "slow", 1))
+    away = OutageReport(3, 12.5, {"cut": 1, "silent": 2})
+    one = InputReport(
+        "cam", "rtsp://cam", 105, 99, 2, 3, 1, 5, drops, away, sinks, Percentiles(10, 20, 30), CRF, stages
+    )
     return Report(
         seconds=10.0,
         frames=99,
@@ -124,11 +130,12 @@ def test_the_text_names_all_that_was_lost() -> None:
     text = report().as_text()
     for said in (
         "99 frames in 10.0 s: 9.9 FPS; bottleneck: infer",
-        "cam: 105 read, 99 written, 5 dropped, 1 lost by out.mkv, 2 damaged, 3 restamped, 1 unrefined",
+        "cam: 105 read, 99 written, 5 dropped (2 as too old), 1 lost by out.mkv, 2 damaged, 3 restamped, 1 unrefined",
         "4 refining workers died and were replaced",
         "latency p50 10, p95 20, p99 30 ms",
         "CRF p50 40, p95 60 ms a frame; classes 4.2 (at most 7), iterations 4.9 (at least 3)",
         "model street on openvino 2026.1 (CPU, bf16 in place of fp16)",
+        "away 3 times, 12.5 s in all: 1 cut, 2 silent",
         "90% busy   80% awaited",
         "queue 1.5 of 7",
     ):
@@ -146,12 +153,14 @@ def test_the_text_keeps_quiet_about_what_did_not_happen() -> None:
         repaired=0,
         unrefined=0,
         dropped=0,
+        drops=(),
+        outages=OutageReport(0, 0.0, {}),
         sinks=(SinkReport("out.mkv", 99, 0),),
         latency_ms=None,
         crf=None,
     )
     text = replace(full, worker_deaths=0, inputs=(clean,)).as_text()
-    for word in ("dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency", "CRF"):
+    for word in ("dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency", "CRF", "away"):
         assert word not in text
 
 
@@ -160,5 +169,7 @@ def test_the_json_holds_everything() -> None:
     assert told["inputs"][0]["latency_ms"] == {"p50": 10, "p95": 20, "p99": 30}
     assert told["inputs"][0]["stages"]["infer"]["queue_size"] == 7
     assert told["inputs"][0]["crf"]["iterations"] == {"min": 3, "mean": 4.9, "max": 5}
+    assert told["inputs"][0]["drops"][1] == {"place": "infer", "cause": "late", "frames": 2}
+    assert told["inputs"][0]["outages"] == {"count": 3, "seconds": 12.5, "causes": {"cut": 1, "silent": 2}}
     assert told["model"]["classes"] == ["road", "car"]
     assert told["interrupted"] is False

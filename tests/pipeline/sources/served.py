@@ -64,9 +64,9 @@ def web_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def talker(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator[int]:
-    """A TCP server that treats each connection with ``answer``; gives its port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def talker(answer: Callable[[socket.socket, threading.Event], None], port: int = 0) -> Iterator[int]:
+    """A TCP server that treats each connection with ``answer``; gives its port, a free one for 0."""
+    listener = socket.create_server(("127.0.0.1", port))
     listener.settimeout(0.05)
     over = threading.Event()
 

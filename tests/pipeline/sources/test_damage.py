@@ -213,7 +213,7 @@ def test_bad_graph() -> None:
 
 def test_no_such_camera() -> None:
     assert "cam97: no such camera" in refused("cam97")
-    assert "cam97: no such camera" in refused("/dev/video97")
+    assert "/dev/video97: no such camera;" in refused("/dev/video97")
     assert "cam97: no such camera" in refused("97")
 
 

@@ -14,10 +14,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 
 from pipeline.errors import SourceError
 from pipeline.sources import Decoded, SourceOptions, open_source
+from pipeline.sources.demux import Demuxer
 from pipeline.sources.network import SCHEMES, network_target
 from pipeline.sources.target import Waiting
 from tests.pipeline.clips import RECIPES
@@ -28,7 +30,7 @@ from tests.pipeline.sources.served import rtsp_camera, standard_input, talker, w
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
 
-SHORT = SourceOptions(open_timeout=1, read_timeout=1)
+SHORT = SourceOptions(open_timeout=1, read_timeout=1, reconnect=0)
 
 
 def silent(connection: socket.socket, over: threading.Event) -> None:
@@ -311,3 +313,31 @@ def test_no_credentials_in_logs(caplog: pytest.LogCaptureFixture) -> None:
     with talker(lambda *_: None) as port, pytest.raises(SourceError) as caught:
         open_source(f"http://user:secret@127.0.0.1:{port}/x?password=secret", SHORT)
     assert "secret" not in caplog.text + str(caught.value) + repr(caught.value)
+
+
+def test_sizes_from_a_network_are_bounded(tmp_path: Path) -> None:
+    """A file of that size on this machine is the user's own affair."""
+    with av.open(str(tmp_path / "large.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 8192, 5120, "yuvj420p"
+        picture = av.VideoFrame(8192, 5120, "yuvj420p")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    with web_server(tmp_path) as address, pytest.raises(SourceError, match=r"8192×5120 are above the bound of .*40,0"):
+        open_source(f"{address}/large.mkv", SHORT)
+    with closing(open_source(str(tmp_path / "large.mkv"))) as source:
+        assert source.info.width == 8192
+
+
+def test_streams_from_a_network_are_bounded(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "many.mkv"), "w") as container:
+        streams = [container.add_stream("rawvideo", rate=25) for _ in range(70)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        for stream in streams:
+            container.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
+    with (
+        web_server(tmp_path) as address,
+        closing(Demuxer(network_target(f"{address}/many.mkv", SHORT), audio=False)) as demuxer,
+    ):
+        assert len(demuxer.container.streams) == 64

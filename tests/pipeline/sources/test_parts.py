@@ -268,7 +268,7 @@ def test_the_sound_can_be_muxed_when_the_source_is_closed(clip: MakeClip, tmp_pa
 
 @pytest.mark.parametrize(
     "options",
-    [{"start": -1}, {"duration": 0}, {"max_frames": 0}, {"loop": -1}, {"rate": 0}, {"size": (0, 5)}],
+    [{"start": -1}, {"duration": 0}, {"max_frames": 0}, {"loop": -1}, {"rate": 0}, {"video_size": "0x5"}],
 )
 def test_options_that_make_no_sense(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

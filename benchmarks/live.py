@@ -1,0 +1,289 @@
+"""A live input that is cut again and again: whether every cut is survived, how soon, and what has grown.
+
+    python -m benchmarks.live --minutes 10 --json out/live.json
+
+GStreamer's RTSP server (or ffmpeg, `--peer udp`: a transport stream to a port) sends 25 pictures a second
+and is cut every 20 seconds, in turn: killed and started anew, stopped and continued (SIGSTOP, SIGCONT),
+started anew with another size.  What runs is the whole stream in this process, `street` at a short side of
+96 pixels, its output thrown away.  The exit status is 1 where a cut was not survived, or something has grown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+from benchmarks.machine import describe
+from benchmarks.memory import Usage, usage, what_differs
+from pipeline.frame import Result
+from pipeline.options import InputOptions, ModelOptions, RunOptions
+from pipeline.runner import Runner
+from pipeline.sinks.base import OutputInfo
+from pipeline.sources import SourceOptions
+from pipeline.sources.base import AudioPacket
+from pipeline.telemetry import Percentiles
+
+SIZES = ((320, 240), (480, 360))
+FROZEN_S = 3.0
+READ_TIMEOUT_S = 1.0
+RETURN_TIMEOUT_S = 15.0
+
+_SERVER = """
+import sys, gi
+gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+port, width, height = sys.argv[1:]
+server = GstRtspServer.RTSPServer()
+server.set_address("127.0.0.1")
+server.set_service(port)
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch(f"( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={width},"
+    f"height={height},framerate=25/1 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 threads=1 "
+    "! rtph264pay name=pay0 pt=96 config-interval=-1 )")
+server.get_mount_points().add_factory("/cam", factory)
+server.attach(None)
+GLib.MainLoop().run()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One cut.
+
+    Attributes:
+        kind: what was done.
+        back_s: from the moment at which the source could send again to the first result; None where none came.
+        first_ms: from the first picture's arrival to its result.
+    """
+
+    kind: str
+    back_s: float | None
+    first_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run of this gave.
+
+    Attributes:
+        cuts: in order.
+        usage: after the first round of cuts of each kind, and at the end.
+        latency_ms: arrival to result, of the first and of the last quarter of the run.
+        outages: as the report counts them, by cause.
+        dropped: pictures dropped between decoder and engine.
+        results: pictures that came out.
+    """
+
+    cuts: tuple[Cut, ...]
+    usage: tuple[Usage, Usage]
+    latency_ms: tuple[Percentiles, Percentiles]
+    outages: dict[str, int]
+    dropped: int
+    results: int
+
+
+class Peer:
+    """The program that sends.
+
+    Args:
+        kind: ``"rtsp"`` or ``"udp"``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "rtsp" else socket.SOCK_DGRAM) as found:
+            found.bind(("127.0.0.1", 0))
+            self._port = int(found.getsockname()[1])
+        self.uri = f"rtsp://127.0.0.1:{self._port}/cam" if kind == "rtsp" else f"udp://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, width: int, height: int) -> None:
+        """Send pictures of this size."""
+        self._process = subprocess.Popen(
+            self._command(width, height),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def _command(self, width: int, height: int) -> list[str]:
+        if self._kind == "rtsp":
+            return ["/usr/bin/python3", "-c", _SERVER, str(self._port), str(width), str(height)]
+        ffmpeg = shutil.which("ffmpeg") or "ffmpeg"
+        source = ["-re", "-f", "lavfi", "-i", f"testsrc2=size={width}x{height}:rate=25"]
+        coding = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-pix_fmt", "yuv420p"]
+        return [ffmpeg, "-v", "error", *source, *coding, "-f", "mpegts", self.uri]
+
+    def kill(self) -> None:
+        """As a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def freeze(self, seconds: float) -> None:
+        """Alive and silent for a while."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._process.send_signal(signal.SIGCONT)
+
+
+class Tally:
+    """A sink that keeps when each picture arrived and when its result was here."""
+
+    name = "tally"
+
+    def __init__(self) -> None:
+        self.times: list[tuple[int, int]] = []
+
+    def open(self, info: OutputInfo) -> None:
+        """Nothing to make ready."""
+
+    def write(self, result: Result) -> None:
+        """Keep the times."""
+        self.times.append((result.frame.captured_ns, time.monotonic_ns()))
+
+    def write_audio(self, audio: AudioPacket) -> None:
+        """Ignored."""
+
+    def reconfigure(self, info: OutputInfo) -> None:
+        """Nothing to change."""
+
+    def close(self) -> None:
+        """Nothing to finish."""
+
+    def abort(self) -> None:
+        """Nothing to undo."""
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--every", type=float, default=20.0, help="seconds between cuts")
+    parser.add_argument("--peer", choices=("rtsp", "udp"), default="rtsp")
+    parser.add_argument("--transport", choices=("tcp", "udp"), default="tcp", help="of RTSP")
+    parser.add_argument("--model", default="street")
+    parser.add_argument("--size", type=int, default=96, help="short side of the network's input: small, to be quick")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    flags = parser.parse_args()
+    source = SourceOptions(read_timeout=READ_TIMEOUT_S, open_timeout=2.0, rtsp_transport=flags.transport)
+    options = RunOptions(inputs=(), source=source, model=ModelOptions(flags.model, flags.size))
+    figures = measure(flags.peer, options, flags.minutes * 60, flags.every)
+    for line in told(figures):
+        print(line)
+    if flags.json:
+        flags.json.parent.mkdir(parents=True, exist_ok=True)
+        asked = {"minutes": flags.minutes, "peer": flags.peer, "transport": flags.transport}
+        flags.json.write_text(json.dumps({"machine": describe(), **asked, **asdict(figures)}, indent=2) + "\n")
+    wrong = [f"{one.kind}: not survived" for one in figures.cuts if one.back_s is None]
+    wrong += [f"{what} not as before" for what in what_differs(*figures.usage)]
+    if wrong:
+        sys.exit("; ".join(wrong))
+
+
+def told(figures: Figures) -> Iterator[str]:
+    """The table."""
+    yield f"{'cut':<12}{'number':>8}{'back after s, median':>22}{'at most':>9}{'first picture ms, at most':>27}"
+    for kind in sorted({one.kind for one in figures.cuts}):
+        alike = [one for one in figures.cuts if one.kind == kind]
+        back = [one.back_s for one in alike if one.back_s is not None]
+        first = [one.first_ms for one in alike if one.first_ms is not None]
+        if back:
+            yield f"{kind:<12}{len(alike):>8}{median(back):>22.2f}{max(back):>9.2f}{max(first):>27.1f}"
+    early, late = figures.latency_ms
+    yield f"latency p50/p95 ms: first quarter {early.p50:.0f}/{early.p95:.0f}, last {late.p50:.0f}/{late.p95:.0f}"
+    for one in figures.usage:
+        yield f"{one.frames} frames: {one.resident_mib:.1f} MiB, {one.descriptors} descriptors, {one.threads} threads"
+    yield f"{figures.results} results, {figures.dropped} dropped; away: {figures.outages}"
+
+
+def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Figures:
+    """Run for so long, and cut."""
+    tally, cuts, usages = Tally(), list[Cut](), list[Usage]()
+    with sending(kind) as peer:
+        inputs = (InputOptions(peer.uri, "cam"),)
+        with Runner(replace(options, inputs=inputs), extra=[tally]) as runner:
+            runner.start()
+            began = time.monotonic()
+            ways = cycle(ways_to_cut(peer))
+            while time.monotonic() - began < seconds:
+                time.sleep(every)
+                cuts.append(cut(*next(ways), tally))
+                if len(cuts) % 3 == 0:
+                    usages.append(usage(len(tally.times)))
+            runner.stop()
+            report = runner.finish()
+    (one,) = report.inputs
+    quarter = max(1, len(tally.times) // 4)
+    return Figures(
+        cuts=tuple(cuts),
+        usage=(usages[0], usages[-1]) if usages else (usage(0), usage(0)),
+        latency_ms=(latency(tally.times[:quarter]), latency(tally.times[-quarter:])),
+        outages=one.outages.causes if one.outages is not None else {},
+        dropped=one.dropped,
+        results=len(tally.times),
+    )
+
+
+def latency(times: list[tuple[int, int]]) -> Percentiles:
+    """Of (arrival, result) in nanoseconds."""
+    ages = sorted((there - captured) / 1e6 for captured, there in times) or [0.0]
+    return Percentiles(*(round(ages[min(len(ages) - 1, int(share * len(ages)))], 2) for share in (0.5, 0.95, 0.99)))
+
+
+def ways_to_cut(peer: Peer) -> list[tuple[str, Callable[[], None]]]:
+    """What is done in turn."""
+    sizes = cycle((SIZES[1], SIZES[0]))
+    now = [SIZES[0]]
+
+    def again() -> None:
+        peer.kill()
+        peer.start(*now[0])
+
+    def other() -> None:
+        now[0] = next(sizes)
+        again()
+
+    return [("restarted", again), ("frozen", lambda: peer.freeze(FROZEN_S)), ("resized", other)]
+
+
+def cut(kind: str, do: Callable[[], None], tally: Tally) -> Cut:
+    """Cut, and wait for the first picture that was sent afterwards."""
+    do()
+    began, seen = time.monotonic_ns(), len(tally.times)
+    # Pictures of before may still be on their way: a new one comes after a pause, or long after the cut.
+    while time.monotonic_ns() - began < RETURN_TIMEOUT_S * 1e9:
+        for captured, there in tally.times[seen:]:
+            if captured > began:
+                return Cut(kind, round((there - began) / 1e9, 3), round((there - captured) / 1e6, 2))
+        time.sleep(0.005)
+    return Cut(kind, None, None)
+
+
+@contextmanager
+def sending(kind: str) -> Iterator[Peer]:
+    """A peer that sends."""
+    peer = Peer(kind)
+    peer.start(*SIZES[0])
+    try:
+        yield peer
+    finally:
+        peer.kill()
+
+
+if __name__ == "__main__":
+    main()
