@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +83,7 @@ def test_every_cut_is_survived(name: str) -> None:
 
 def killed(peer: Peer) -> None:
     peer.kill()
+    time.sleep(0.4)  # a shorter pause would be none that a sender of datagrams is to be told by
     peer.keys.clear()
     peer.start()
 
@@ -244,6 +247,29 @@ def test_closing_waits_for_no_network(waiting_for: str, clip: MakeClip, straggle
         reader.close()
         assert time.monotonic() - began < 1
     assert reader.error is None
+
+
+_LEAVING = """
+import atexit, sys, time
+atexit.register(lambda: print(len(stragglers())))  # after all others
+from pipeline.sources import SourceOptions, open_source
+source = open_source(sys.argv[1], SourceOptions(read_timeout=1))
+items = source.read()
+for _ in range(20):
+    next(items)
+time.sleep(0.3)  # by now its thread waits for more
+source.close()
+from pipeline.flow import stragglers
+print(len(stragglers()))
+"""
+
+
+def test_a_program_that_leaves_a_stalled_stream_ends_properly(clip: MakeClip) -> None:
+    """An interpreter that ends under a thread inside libav crashes."""
+    with talker(rtsp_camera(clip("late ts").path, lambda _, over: over.wait(20))) as port:
+        command = [sys.executable, "-c", _LEAVING, f"rtsp://127.0.0.1:{port}/cam"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "1\n0\n"), done.stderr
 
 
 @pytest.fixture
