@@ -29,11 +29,11 @@ from benchmarks.machine import describe
 from benchmarks.memory import Usage, usage, what_differs
 from pipeline.frame import Result
 from pipeline.options import InputOptions, ModelOptions, RunOptions
+from pipeline.reports import Percentiles
 from pipeline.runner import Runner
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources import SourceOptions
 from pipeline.sources.base import AudioPacket
-from pipeline.telemetry import Percentiles
 
 SIZES = ((320, 240), (480, 360))
 FROZEN_S = 3.0

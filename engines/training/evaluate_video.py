@@ -25,11 +25,11 @@ from pipeline.config import load_options
 from pipeline.errors import PipelineError
 from pipeline.frame import Result
 from pipeline.options import InputOptions, RunOptions
+from pipeline.reports import PropagationReport
 from pipeline.runner import Runner
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket
 from pipeline.stages.refine import KINDS
-from pipeline.telemetry import PropagationReport
 
 WINDOWS = (8, 16)
 """Frames of VC8 and VC16."""

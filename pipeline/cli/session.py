@@ -16,11 +16,11 @@ from pipeline.cli.progress import Progress
 from pipeline.cpu import available_cpus
 from pipeline.errors import SinkError
 from pipeline.options import RunOptions
+from pipeline.reports import Report
 from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.runner.report import failed_report
 from pipeline.sinks.files import PartFile, commit
-from pipeline.telemetry import Report
 
 log = logging.getLogger(__name__)
 

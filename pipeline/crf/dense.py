@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.crf.parameters import CRFParameters, check_iterations
+from pipeline.crf.stats import CRFStats
 from pipeline.errors import ConfigError
 from pipeline.frame import Float32, Geometry, UInt8
 
@@ -20,21 +20,6 @@ MODES = ("exact", "pruned", "live")
 Logits = NDArray[np.float32] | NDArray[np.float16]
 
 _MAX_CLASSES = 255
-
-
-@dataclass(frozen=True, slots=True)
-class CRFStats:
-    """What the last picture took.
-
-    Attributes:
-        classes: classes that took part in the inference.
-        vertices: of the lattice of places and colours.
-        bytes_per_iteration: memory that an iteration reads and writes if nothing stays in the caches.
-    """
-
-    classes: int
-    vertices: int
-    bytes_per_iteration: int
 
 
 class Backend(Protocol):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline import _native
-from pipeline.crf.dense import CRFStats
 from pipeline.crf.parameters import CRFParameters
+from pipeline.crf.stats import CRFStats
 from pipeline.frame import Float32, Geometry, UInt8
 
 

@@ -10,21 +10,11 @@ from typing import Any
 from engines.base import Engine
 from pipeline.cpu import CpuPlan
 from pipeline.flow import Buffer, PoolStats
+from pipeline.reports import DropReport, InputReport, ModelReport, OutageReport, Report, SinkReport, StageReport
 from pipeline.runner.lane import Lane
 from pipeline.runner.outlet import Outlet
 from pipeline.sinks import Live
-from pipeline.telemetry import (
-    DropReport,
-    InputReport,
-    LatencyHistogram,
-    ModelReport,
-    OutageReport,
-    Report,
-    SinkReport,
-    StageMeter,
-    StageReport,
-    awaited_shares,
-)
+from pipeline.telemetry import LatencyHistogram, StageMeter, awaited_shares
 
 _NOBODY = "none"
 """The bottleneck of a live input that is dealt with as fast as it comes."""

@@ -18,6 +18,7 @@ from pipeline.cpu import CpuPlan, available_cpus, divide
 from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.flow import Crew, WorkerPool
 from pipeline.options import InputOptions, RunOptions
+from pipeline.reports import Report
 from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
@@ -32,7 +33,6 @@ from pipeline.stages.keyframes import LONGEST
 from pipeline.stages.prepare import geometry_for
 from pipeline.stages.refine import worker_pool
 from pipeline.stages.render import Renderer
-from pipeline.telemetry import Report
 
 log = logging.getLogger(__name__)
 

@@ -26,12 +26,12 @@ import pytest
 from pipeline.config import FLAGS, load_options
 from pipeline.frame import Frame, Geometry
 from pipeline.options import InputOptions, RunOptions
+from pipeline.reports import Report
 from pipeline.runner import Runner
 from pipeline.sinks.base import OutputInfo, Sink
 from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.base import AudioPacket, Decoded
 from pipeline.stages.prepare import prepare
-from pipeline.telemetry import Report
 from tests.conftest import need_program
 from tests.pipeline import tiny
 from tests.pipeline.painting import Array

@@ -20,11 +20,11 @@ from engines.base import EngineError
 from pipeline.errors import PipelineError, SinkError, SourceError, StageError
 from pipeline.flow import WorkerPool
 from pipeline.options import InputOptions
+from pipeline.reports import Report
 from pipeline.runner import Runner
 from pipeline.sources.av import AvSource
 from pipeline.sources.demux import Demuxer
 from pipeline.stages.render import Renderer
-from pipeline.telemetry import Report
 from tests.pipeline.clips import Clip
 from tests.pipeline.refine_jobs import Fault
 from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, plainly, run, told, tree

@@ -18,11 +18,11 @@ import pipeline
 from engines.backends.openvino import OpenVINORequest
 from pipeline.flow import Buffer, Closed, Crew
 from pipeline.options import InputOptions
+from pipeline.reports import Report
 from pipeline.runner import Runner
 from pipeline.runner.deadline import Deadlines
 from pipeline.runner.outlet import AUDIO_BACKLOG, BACKLOG, Delivery, Outlet
 from pipeline.sources import AudioPacket, open_source
-from pipeline.telemetry import Report
 from tests.pipeline.clips import Clip
 from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, run, until
 

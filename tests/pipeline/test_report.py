@@ -15,9 +15,10 @@ from engines import zoo
 from engines.backends.openvino import OpenVINORequest
 from pipeline.flow import Buffer, WorkerPool
 from pipeline.options import InputOptions
+from pipeline.reports import Report
 from pipeline.sources.av import AvSource
 from pipeline.stages.render import Renderer
-from pipeline.telemetry import Report, awaited_shares
+from pipeline.telemetry import awaited_shares
 from tests.pipeline.clips import Clip
 from tests.pipeline.pool_jobs import Jobs
 from tests.pipeline.running import Recorder, run

@@ -19,6 +19,7 @@ from engines.backends import open_engine
 from engines.base import EngineOptions
 from pipeline.frame import FORMATS, Geometry
 from pipeline.options import InputOptions
+from pipeline.reports import Spread
 from pipeline.slots import Ring, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded
@@ -26,7 +27,6 @@ from pipeline.stages.prepare import prepare
 from pipeline.stages.refine import RefineSpec, open_refiner
 from pipeline.stages.render import Renderer, RenderOptions
 from pipeline.stages.upsample import upsample_argmax
-from pipeline.telemetry import Spread
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.painting import Array, read_number

@@ -10,21 +10,19 @@ from dataclasses import replace
 import pytest
 
 from engines.base import EngineInfo
-from pipeline.telemetry import (
-    CRFMeter,
+from pipeline.reports import (
     CRFReport,
     DropReport,
     InputReport,
-    LatencyHistogram,
     ModelReport,
     OutageReport,
     Percentiles,
     Report,
     SinkReport,
     Spread,
-    StageMeter,
     StageReport,
 )
+from pipeline.telemetry import CRFMeter, LatencyHistogram, StageMeter
 
 
 @pytest.mark.parametrize("seed", range(5))
