@@ -29,7 +29,7 @@ from pipeline.cpu import available_cpus
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=300, help="length of the clip (default: 300)")
+    parser.add_argument("--frames", type=int, default=600, help="length of the clip (default: 600)")
     parser.add_argument("--crf-frames", type=int, default=30, help="for the usual loop with a CRF")
     parser.add_argument("--rounds", type=int, default=3, help="how often all are measured, in turn (default: 3)")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="comma-separated; 'ours' must be there")

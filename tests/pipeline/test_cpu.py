@@ -136,13 +136,13 @@ def test_every_part_gets_something(cpus: int, workers: int | None, live: bool) -
     assert plan.engine_threads >= 1
     assert 1 <= plan.engine_requests <= plan.engine_threads
     assert plan.engine_requests == 1 or not live
-    assert plan.engine_threads == cpus
+    assert plan.engine_threads == (cpus if live else cpus + 1)
     assert plan.crf_workers == (0 if workers is None else workers or cpus - cpus // 4)
 
 
 def test_two_cores() -> None:
-    assert divide(2, None, live=False) == CpuPlan(2, 2, 2, 0)
-    assert divide(2, 0, live=False) == CpuPlan(2, 2, 2, 2)
+    assert divide(2, None, live=False) == CpuPlan(2, 3, 3, 0)
+    assert divide(2, 0, live=False) == CpuPlan(2, 3, 3, 2)
     assert divide(2, None, live=True) == CpuPlan(2, 2, 1, 0)
     with pytest.raises(ValueError, match="at least one"):
         divide(0, None, live=False)
