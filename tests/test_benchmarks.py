@@ -28,6 +28,7 @@ from pipeline.sources.sample import sample_path  # noqa: E402
 from tests.conftest import absent  # noqa: E402
 
 
+@pytest.mark.slow
 def test_the_usual_loop_computes_what_the_engine_computes(tmp_path: Path) -> None:
     try:
         sample_path()
@@ -71,6 +72,7 @@ def test_every_contender_writes_every_frame(tmp_path: Path) -> None:
             assert len(list(video.decode(video=0))) == 3
 
 
+@pytest.mark.slow
 def test_the_pareto_plot_shows_every_way_with_the_figures_of_evaluate(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,7 +210,11 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--classes", metavar="NAME,…", help="paint these classes alone")
     group.add_argument("--legend", action=argparse.BooleanOptionalAction, default=None, help="names and shares")
     group.add_argument("--quality", type=int, metavar="Q", help="of the overlay's encoder; lower is better (CRF scale)")
-    group.add_argument("--codec", metavar="NAME", help="encoder of the overlay, as libav names it")
+    group.add_argument(
+        "--codec",
+        metavar="NAME",
+        help="encoder of the overlay: h264, hevc, vp9, av1 or ffv1, or what libav calls one of theirs (libx264 …)",
+    )
 
 
 def _add_recording(group: argparse._ArgumentGroup) -> None:

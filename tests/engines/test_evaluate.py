@@ -7,19 +7,22 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from engines.base import EngineError, EngineInfo, Model, TensorSpec
+from engines.backends import open_engine
+from engines.base import EngineError, EngineInfo, EngineOptions, Model, TensorSpec
 from engines.cli import main
 from engines.labels import LabelSet
 from engines.training.dataset import find_samples, read_sample
-from engines.training.evaluate import add_arguments, evaluate, run, score, write_json
+from engines.training.evaluate import add_arguments, evaluate, run, score, spread_over, write_json
 from engines.training.metrics import Confusion, edge_distance
 from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
+from engines.zoo import load_model
 from pipeline.crf import CRFParameters, DenseCRF
 from pipeline.stages.guided import GuidedRefiner
 from tests.engines.support import write_graph
@@ -284,6 +287,15 @@ def test_figures_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot be written"):
         write_json(tmp_path / "none" / "out.json", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bundled_model_is_as_good_as_its_card_says(data: Path) -> None:
+    """On pictures that it was trained on: this finds a ruined file, not a network that generalises badly."""
+    samples = spread_over(find_samples(data / "camvid", "val"), 10)
+    with closing(open_engine(load_model("street"), "openvino", EngineOptions("fp32"))) as engine:
+        found = evaluate(engine, samples, size=engine.model.size)
+    assert found.confusion.mean_iou() > 0.84
+    assert found.confusion.pixel_accuracy() > 0.965
 
 
 def test_evaluating_needs_no_torch() -> None:

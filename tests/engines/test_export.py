@@ -78,6 +78,7 @@ def test_the_graph_is_plain(file: Path) -> None:
     assert str(Path(__file__).parents[2]).encode() not in file.read_bytes()
 
 
+@pytest.mark.slow
 def test_weights_in_half_precision_take_half_the_bytes(exported: Exported, tmp_path: Path) -> None:
     full = tmp_path / "full.onnx"
     exporting.export(exported.trained, full, name="street")

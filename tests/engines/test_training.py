@@ -29,6 +29,7 @@ def begun(root: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_four_pictures_can_be_learnt(root: Path, tmp_path: Path) -> None:
     assert train.run(arguments(root, tmp_path / "run", "--epochs", "30")) == 0
     checkpoint = Checkpoint.load(tmp_path / "run" / CHECKPOINT)
@@ -43,6 +44,7 @@ def test_four_pictures_can_be_learnt(root: Path, tmp_path: Path) -> None:
     assert read_trained(tmp_path / "run" / CHECKPOINT).labels.names[3] == "road"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_unbroken_one(root: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train.run(arguments(root, whole, "--epochs", "3"))

@@ -185,6 +185,7 @@ pipeline.stream(3)
 """
 
 
+@pytest.mark.slow
 def test_users_get_types(tmp_path: Path) -> None:
     if importlib.util.find_spec("mypy") is None:
         absent("mypy (extra dev)")

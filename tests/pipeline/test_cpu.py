@@ -136,7 +136,7 @@ def test_every_part_gets_something(cpus: int, workers: int | None, live: bool) -
     assert plan.engine_threads >= 1
     assert 1 <= plan.engine_requests <= plan.engine_threads
     assert plan.engine_requests == 1 or not live
-    assert plan.engine_threads == (cpus if live else cpus + 1)
+    assert plan.engine_threads == (cpus if live or cpus >= 8 else cpus + 1)
     assert plan.crf_workers == (0 if workers is None else workers or cpus - cpus // 4)
 
 

@@ -148,6 +148,7 @@ def test_a_failure_ends_every_input(clip: MakeClip, tiny: str, tmp_path: Path) -
     assert tree(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_failure_is_told_although_another_sink_is_stuck(clip: MakeClip, tiny: str) -> None:
     """A thread that waits outside cannot be ended, but must not keep the message back."""
     stuck, release = threading.Event(), threading.Event()

@@ -68,6 +68,7 @@ def test_a_slow_sink_loses_its_own_frames(tiny: str) -> None:
     assert 1.5 < report.seconds < 6
 
 
+@pytest.mark.slow
 def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wait = OpenVINORequest.wait
 
@@ -86,6 +87,7 @@ def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.Mon
     assert report.bottleneck == "infer"
 
 
+@pytest.mark.slow
 def test_the_crf_keeps_to_the_pace_of_a_live_input(tiny: str) -> None:
     """Iterations that would take many times an interval are cut down instead of losing most frames."""
     recorder = Aged()
@@ -209,6 +211,7 @@ def test_a_stuck_sink_holds_up_no_other_input(
         assert check_first.read == check_first.written + check_first.dropped + check_first.sinks[0].dropped
 
 
+@pytest.mark.slow
 def test_a_slow_reader_in_python_gets_the_newest(tiny: str) -> None:
     seen = []
     for result in pipeline.stream(PACED, model=tiny, duration=2.0):

@@ -85,6 +85,7 @@ def test_an_input_that_is_not_there_holds_up_no_other(tiny: str) -> None:
     assert report.error is None
 
 
+@pytest.mark.slow
 def test_pictures_that_are_too_old_never_reach_the_engine(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three inputs of which the engine could not serve one: what it takes is fresh, and every loss is counted."""
     ages: list[float] = []

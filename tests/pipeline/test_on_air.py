@@ -48,6 +48,7 @@ def samples(port: int) -> dict[tuple[str, ...], float]:
     }
 
 
+@pytest.mark.slow
 def test_everything_at_once(tiny: str, tmp_path: Path) -> None:
     rtsp, page, masks, metrics = (free_port() for _ in range(4))
     flags = [
@@ -116,6 +117,7 @@ def test_what_prometheus_reads(tiny: str) -> None:
     assert any(name[0] == "deeplab_stream_info" and "tiny" in name for name in seen)
 
 
+@pytest.mark.slow
 def test_a_file_is_shown_at_its_own_pace(tiny: str) -> None:
     """Nobody could look at a file that is streamed as fast as it can be read."""
     source = "lavfi:testsrc2=size=96x80:rate=25:duration=2"

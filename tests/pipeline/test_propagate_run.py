@@ -180,6 +180,7 @@ def test_a_failure_names_the_frame(moving: Path, tiny: str, monkeypatch: pytest.
     assert (error.stage, error.index) == ("propagate", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", ["auto", 3])
 def test_a_slow_network_still_gives_a_live_picture(every: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a fifth of a second a frame the network alone would let four frames of five go."""

@@ -122,6 +122,7 @@ def test_while_opening_standard_input(number: int, clip: MakeClip, tiny: str, tm
     assert tree(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_second_one_leaves_at_once(tiny: str, tmp_path: Path) -> None:
     """Nobody reads standard output, so what is in flight cannot be finished."""
     masks = tmp_path / "masks.mkv"

@@ -118,6 +118,7 @@ def test_pictures_arrive_and_come_again_after_a_restart(
     assert "live/key" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_that_was_never_there_is_an_error_in_the_end() -> None:
     sink = open_output(f"rtsp://127.0.0.1:{free_port()}/cam")
     with nothing_left():
