@@ -151,7 +151,9 @@ def _run(runner: Runner, signals: _Signals, *, quiet: bool) -> tuple[int, Report
         log.error("%s", loss)
     if runner.losses:
         return EXIT_FAILED, report
-    return EXIT_INTERRUPTED if signal.SIGINT in signals.caught else EXIT_OK, report
+    # Whoever ends a service by SIGTERM in mid-run means no failure; but a run that did nothing is not done.
+    done = signal.SIGINT not in signals.caught and (report.frames or not signals.caught)
+    return EXIT_OK if done else EXIT_INTERRUPTED, report
 
 
 class _Signals:
