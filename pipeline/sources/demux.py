@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import time
@@ -117,7 +118,7 @@ class Demuxer:
 
         Raises:
             SourceLostError: a camera or network stream fell silent, was cut, or ended though it is live.
-            SourceError: a pipe fell silent.
+            SourceError: a pipe fell silent, or a web server's file cannot be read from where its pictures are.
         """
         failures = 0
         streams = (self.video, self.audio) if self.audio is not None else (self.video,)
@@ -171,10 +172,15 @@ class Demuxer:
             if isinstance(each, Waiting | DeadlinePipe):
                 each.wake()
 
-    def _lost(self, error: av.FFmpegError) -> SourceLostError:
+    def _lost(self, error: av.FFmpegError) -> SourceError:
         if isinstance(error, av.ExitError | av.TimeoutError):
             message = f"{self.target.shown}: lost, nothing came for {self.target.read_timeout or 0:g} s"
             return SourceLostError(message, cause="silent")
+        if self.target.seekable and not self._read and error.errno == errno.EIO:
+            return SourceError(
+                f"{self.target.shown}: no picture can be read ({error.strerror}); if its index is at the end, the "
+                "server must give ranges of it: download the file, or write it with -movflags +faststart"
+            )
         return SourceLostError(f"{self.target.shown}: lost ({error.strerror})", cause="cut")
 
     def seek(self, moment: Fraction) -> bool:

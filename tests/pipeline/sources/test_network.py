@@ -22,6 +22,7 @@ from pipeline.sources import Decoded, SourceOptions, open_source
 from pipeline.sources.demux import Demuxer
 from pipeline.sources.network import SCHEMES, network_target
 from pipeline.sources.target import Waiting
+from tests.conftest import need_program
 from tests.pipeline.clips import RECIPES
 from tests.pipeline.encoding import make
 from tests.pipeline.painting import read_number
@@ -152,6 +153,21 @@ def test_http_errors(tmp_path: Path) -> None:
         (tmp_path / "page.html").write_text("<html>no video</html>" * 50)
         with pytest.raises(SourceError, match="sends no video"):
             open_source(f"{address}/page.html", SHORT)
+
+
+@pytest.mark.parametrize("flags", [(), ("-movflags", "+faststart")], ids=["index at the end", "index in front"])
+def test_a_file_on_a_server_without_ranges(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """What cannot be read from where its pictures are is an error at once, not a stream to wait for."""
+    made = ["-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25:duration=4", "-c:v", "mpeg4", "-q:v", "1", *flags]
+    subprocess.run([need_program("ffmpeg"), "-v", "error", *made, tmp_path / "a.mp4"], check=True, timeout=60)
+    with web_server(tmp_path) as address:
+        if not flags:
+            with pytest.raises(SourceError, match=r"no picture can be read.*\+faststart"):
+                open_source(f"{address}/a.mp4", replace(SHORT, reconnect=None))
+            return
+        source = open_source(f"{address}/a.mp4", replace(SHORT, reconnect=None))
+        assert len(list(source.read())) == 100
+        source.close()
 
 
 @pytest.mark.parametrize("kind", ["m3u8", "ffconcat"])
