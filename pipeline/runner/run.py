@@ -102,6 +102,7 @@ class Runner:
             for source, one, some in zip(self._sources, options.inputs, sinks, strict=True)
         ]
         model = zoo.load_model(options.model.name)
+        Renderer(model.labels, options.render)  # refuses unknown classes before the engine compiles
         workers = None if options.refine.kind == "none" else options.refine.workers
         self.plan: CpuPlan = divide(available_cpus(), workers, any(map(self._is_live, opened)))
         self._pool = worker_pool(options.refine, self.plan)  # before the engine: they get ready while it compiles
