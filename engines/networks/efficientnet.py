@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from engines.networks.encoder import Encoder, Features, trade_strides
 from engines.networks.layers import ConvNorm
-from engines.networks.mobilenet import InvertedResidual, scaled
+from engines.networks.mobilenet import InvertedResidual, run_blocks, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +87,5 @@ class EfficientNetLite(Encoder):
         self.high_channels = channels
 
     def forward(self, image: Tensor) -> Features:
-        features: Tensor = self.stem(image)
-        low = features
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, InvertedResidual)
-            inner = block.inner(features)
-            if index == self.low_block:
-                low = inner
-            features = block.close(features, inner)
-        return Features(low, features)
+        inner, _, high = run_blocks(self.blocks, self.stem(image), self.low_block)
+        return Features(inner, high)

@@ -155,15 +155,20 @@ class MobileNetV2(Encoder):
             self.last = ConvNorm(channels, self.high_channels, activation=nn.ReLU6)
 
     def forward(self, image: Tensor) -> Features:
-        features: Tensor = self.stem(image)
-        low = features
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, InvertedResidual)
-            inner = block.inner(features)
-            features = block.close(features, inner)
-            if index == LOW_BLOCK:
-                low = inner if self.low_inner else features
-        return Features(low, self.last(features))
+        inner, low, high = run_blocks(self.blocks, self.stem(image), LOW_BLOCK)
+        return Features(inner if self.low_inner else low, self.last(high))
+
+
+def run_blocks(blocks: nn.ModuleList, features: Tensor, low_block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Inner features and output of the block of a number, and the output of the last block."""
+    inner = low = features
+    for index, block in enumerate(blocks):
+        assert isinstance(block, InvertedResidual)
+        wide = block.inner(features)
+        features = block.close(features, wide)
+        if index == low_block:
+            inner, low = wide, features
+    return inner, low, features
 
 
 def plan_steps(output_stride: int, plan: RatePlan) -> Iterator[StrideRate]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import ssl
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
@@ -32,7 +33,7 @@ _TICK_S = 0.5
 _FLUSH_S = 1.0
 
 
-class Connection:
+class Connection(ABC):
     """One client; made and used in the service thread alone.
 
     Attributes:
@@ -48,15 +49,16 @@ class Connection:
         peer = writer.get_extra_info("peername")
         self.peer: str = peer[0] if peer else ""
 
+    @abstractmethod
     async def serve(self) -> None:
         """Talk to the client until either has enough."""
-        raise NotImplementedError
 
     def tick(self, now: float) -> None:
         """Called twice a second: cut it off if its time is up."""
         if now > self.deadline or self.outflow.stuck:
             self.writer.transport.abort()
 
+    @abstractmethod
     def leave(self) -> None:
         """The connection has ended, whatever the reason."""
 
