@@ -1,7 +1,7 @@
-"""What the pipeline is measured against: one process each, ``python -m benchmarks.contenders NAME CLIP OUT``.
+"""What the pipeline is measured against: one process each, ``python -m benchmarks.contenders NAME CLIP OUT PRECISION``.
 
-Each prints one line of JSON: frames, wall seconds and processor seconds of the loop alone,
-start-up and compilation left out for all alike.
+Each prints one line of JSON: frames and wall seconds of the loop alone, start-up and compilation left out for
+all alike.  The precision is the engine's (`engines.base.EngineOptions`); torch loops run float32 whatever it is.
 """
 
 from __future__ import annotations
@@ -43,12 +43,10 @@ class Timing:
     Attributes:
         frames: frames processed.
         wall: seconds from the first frame asked for to the last byte written.
-        cpu: processor seconds of the whole process over the same time.
     """
 
     frames: int
     wall: float
-    cpu: float
 
     @property
     def fps(self) -> float:
@@ -58,9 +56,9 @@ class Timing:
 
 def timed(loop: Callable[[], int]) -> Timing:
     """Run ``loop``, which returns how many frames it processed."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
     frames = loop()
-    return Timing(frames, time.perf_counter() - wall, time.process_time() - cpu)
+    return Timing(frames, time.perf_counter() - began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +121,12 @@ CRF = CRFParameters(iterations=5)
 """What all contenders with a CRF are given: half of the paper's iterations, as is usual for video."""
 
 
-def usual(clip: str, out: str) -> Timing:
+def usual(clip: str, out: str, _: str) -> Timing:
     """The loop that everybody writes: cv2 → torch eager → interpolate → argmax → cv2 blend → encode."""
     return _usual(clip, out, crf=None)
 
 
-def usual_crf(clip: str, out: str) -> Timing:
+def usual_crf(clip: str, out: str, _: str) -> Timing:
     """The same with pydensecrf instead of interpolation and argmax."""
     return _usual(clip, out, crf=CRF)
 
@@ -174,12 +172,12 @@ def _usual(clip: str, out: str, crf: CRFParameters | None) -> Timing:
     return timed(loop)
 
 
-def serial(clip: str, out: str) -> Timing:
+def serial(clip: str, out: str, precision: str) -> Timing:
     """A competent serial loop: PyAV → OpenVINO on all cores → cv2 resize a class, running maximum → blend → encode."""
     import cv2
 
     model = zoo.load_model("street")
-    engine = open_engine(model, "openvino", EngineOptions(threads=int(available_cpus()), requests=1))
+    engine = open_engine(model, "openvino", EngineOptions(precision, int(available_cpus()), requests=1))
     palette = np.array(model.labels.palette, np.uint8)
     source = av.open(clip)
     source.streams.video[0].thread_type = "AUTO"
@@ -217,12 +215,12 @@ def serial(clip: str, out: str) -> Timing:
     return timed(loop)
 
 
-def ours(clip: str, out: str) -> Timing:
-    """The pipeline from its command line; its processor seconds are not known here, and told as 0."""
-    return _ours(clip, out)
+def ours(clip: str, out: str, precision: str) -> Timing:
+    """The pipeline from its command line."""
+    return _ours(clip, out, "--precision", precision)
 
 
-def ours_crf(clip: str, out: str) -> Timing:
+def ours_crf(clip: str, out: str, _: str) -> Timing:
     """The same with the live CRF, the network in fp32 as in the loop that it is held against."""
     preset = Path(out).with_suffix(".yaml")
     preset.write_text(json.dumps({"refine": {"kind": "crf", "mode": "live", "crf": asdict(CRF)}}))  # JSON is YAML
@@ -234,10 +232,10 @@ def _ours(clip: str, out: str, *flags: str) -> Timing:
     command = [sys.executable, "run_pipeline.py", "--input", clip, "--output", out, "--model", "street", "--no-legend"]
     subprocess.run([*command, *flags, "--quiet", "--report", str(report)], check=True)
     told = json.loads(report.read_text())
-    return Timing(told["frames"], told["seconds"], 0.0)
+    return Timing(told["frames"], told["seconds"])
 
 
-CONTENDERS: dict[str, Callable[[str, str], Timing]] = {
+CONTENDERS: dict[str, Callable[[str, str, str], Timing]] = {
     "ours": ours,
     "serial": serial,
     "usual": usual,
@@ -246,12 +244,12 @@ CONTENDERS: dict[str, Callable[[str, str], Timing]] = {
 }
 
 
-def measure(name: str, clip: Path, out: Path) -> Timing:
+def measure(name: str, clip: Path, out: Path, precision: str = "auto") -> Timing:
     """Run a contender in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.contenders", name, str(clip), str(out)]
+    command = [sys.executable, "-m", "benchmarks.contenders", name, str(clip), str(out), precision]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1800)
     return Timing(**json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(CONTENDERS[sys.argv[1]](sys.argv[2], sys.argv[3]))))
+    print(json.dumps(asdict(CONTENDERS[sys.argv[1]](*sys.argv[2:]))))

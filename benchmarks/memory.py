@@ -2,9 +2,12 @@
 
     python -m benchmarks.memory --json out/memory.json
 
+    python -m benchmarks.memory --refine crf --json out/memory-crf.json
+
 A stream that grows by a kilobyte a frame has eaten a gigabyte by tomorrow.  What runs is the whole
-stream in this process: the 640×360 clip over and over, `street` at a short side of 96 pixels (a leak
-does not depend on the network's size, and the run stays at a minute or so), an overlay and masks.
+stream: the 640×360 clip over and over, `street` at a short side of 96 pixels (a leak does not depend
+on the network's size, and the run stays at a minute or so), an overlay and masks; with `--refine` also
+the worker processes, which are counted along with this one, memory that they share once.
 The exit status is 1 where something has grown.
 """
 
@@ -23,39 +26,56 @@ from benchmarks.machine import describe
 from pipeline.options import InputOptions, ModelOptions, RunOptions
 from pipeline.runner import Runner
 from pipeline.sources import SourceOptions
+from pipeline.stages.refine import RefineOptions
 
-PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 CLIP_FRAMES = 300
 MAX_GROWTH = 0.02
-"""Share by which resident memory may differ; descriptors and threads are the same or not."""
+"""Share by which resident memory may differ; descriptors, threads and processes are the same or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process holds.
+    """What this process and those that it has started hold.
 
     Attributes:
         frames: frames that had been processed.
-        resident_mib: resident memory of this process, in MiB.
+        resident_mib: resident memory in MiB, of pages shared by n processes the nth part for each.
         descriptors: open files.
         threads: running threads.
+        processes: how many they are.
     """
 
     frames: int
     resident_mib: float
     descriptors: int
     threads: int
+    processes: int = 1
 
 
 def usage(frames: int) -> Usage:
-    """What this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    """What is held now."""
+    processes = [Path("/proc/self"), *_descendants(os.getpid())]
     return Usage(
         frames,
-        round(pages * PAGE_KIB / 1024, 2),
-        len(list(Path("/proc/self/fd").iterdir())),
-        len(list(Path("/proc/self/task").iterdir())),
+        round(sum(_share_kib(process) for process in processes) / 1024, 2),
+        sum(len(list((process / "fd").iterdir())) for process in processes),
+        sum(len(list((process / "task").iterdir())) for process in processes),
+        len(processes),
     )
+
+
+def _descendants(process: int) -> list[Path]:
+    found = []
+    for thread in Path(f"/proc/{process}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            found += [Path("/proc", child), *_descendants(int(child))]
+    return found
+
+
+def _share_kib(process: Path) -> int:
+    """Proportional set size."""
+    lines = (process / "smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=3000, help="length of the run (default: 3000)")
     parser.add_argument("--model", default="street", help="a name, or an ONNX file (default: street)")
     parser.add_argument("--size", type=int, default=96, help="short side of the network's input: small, to be quick")
+    parser.add_argument("--refine", default="none", choices=["none", "guided", "crf"], help="with worker processes")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser
 
@@ -74,10 +95,10 @@ def main() -> None:
     marks = [flags.frames // 10, flags.frames]
     with tempfile.TemporaryDirectory() as folder:
         clip = make_clip(Path(folder) / "clip.mp4", CLIP_FRAMES)
-        taken = measure(clip, Path(folder) / "out.mkv", flags.model, flags.size, marks)
-    print(f"{'frames':>8}{'resident MiB':>16}{'descriptors':>14}{'threads':>10}")
+        taken = measure(clip, Path(folder) / "out.mkv", ModelOptions(flags.model, flags.size), flags.refine, marks)
+    print(f"{'frames':>8}{'resident MiB':>16}{'descriptors':>14}{'threads':>10}{'processes':>12}")
     for one in taken:
-        print(f"{one.frames:>8}{one.resident_mib:>16.1f}{one.descriptors:>14}{one.threads:>10}")
+        print(f"{one.frames:>8}{one.resident_mib:>16.1f}{one.descriptors:>14}{one.threads:>10}{one.processes:>12}")
     growth = taken[-1].resident_mib / taken[0].resident_mib - 1
     print(f"growth {growth:+.2%}")
     grown = what_differs(taken[0], taken[-1])
@@ -90,21 +111,23 @@ def main() -> None:
 
 
 def what_differs(before: Usage, after: Usage) -> list[str]:
-    """What is not as it was: memory beyond `MAX_GROWTH`, descriptors, threads."""
+    """What is not as it was: memory beyond `MAX_GROWTH`, descriptors, threads, processes."""
     same = {
         "resident memory": abs(after.resident_mib / before.resident_mib - 1) <= MAX_GROWTH,
         "descriptors": after.descriptors == before.descriptors,
         "threads": after.threads == before.threads,
+        "processes": after.processes == before.processes,
     }
     return [name for name, holds in same.items() if not holds]
 
 
-def measure(clip: Path, out: Path, model: str, size: int, marks: list[int]) -> list[Usage]:
+def measure(clip: Path, out: Path, model: ModelOptions, refine: str, marks: list[int]) -> list[Usage]:
     """Usage when so many frames have been processed, in one run with an overlay and masks."""
     options = RunOptions(
         inputs=(InputOptions(str(clip), outputs=(str(out),), masks=(str(out.with_name("masks.mkv")),)),),
         source=SourceOptions(loop=-(-marks[-1] // CLIP_FRAMES) + 1),
-        model=ModelOptions(model, size),
+        model=model,
+        refine=RefineOptions(refine),
     )
     taken: list[Usage] = []
     with Runner(options) as runner:

@@ -45,13 +45,14 @@ class _Meter:
         self.parts.append(Part(name, (time.process_time() - began) * 1e3 / frames))
 
 
-def measure_parts(clip: Path, out: Path, frames: int) -> list[Part]:
+def measure_parts(clip: Path, out: Path, frames: int, precision: str = "auto") -> list[Part]:
     """Run each part alone over the same frames, with what the others gave it.
 
     Args:
         clip: the video.
         out: where to encode to.
         frames: how many frames of it.
+        precision: the engine's.
     """
     meter = _Meter()
     began = time.process_time()
@@ -70,7 +71,7 @@ def measure_parts(clip: Path, out: Path, frames: int) -> list[Part]:
     meter.time("prepare", frames, began)
 
     # One thread alone: what the network costs without anybody to wait for.
-    engine = open_engine(model, "openvino", EngineOptions(threads=1, requests=1))
+    engine = open_engine(model, "openvino", EngineOptions(precision, threads=1, requests=1))
     session = engine.session(geometry.input_height, geometry.input_width)
     scores = np.zeros((frames, *session.score_shape), np.float32)
     session.start(images[0], scores[0]).wait(60)

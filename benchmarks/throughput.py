@@ -1,6 +1,7 @@
 """Frames a second on a 640×360 file with `street`, against the floor and against real peers.
 
     python -m benchmarks.throughput --json out/throughput.json
+    python -m benchmarks.throughput --precision fp32 --contenders ours,serial,usual --json out/throughput-fp32.json
 
 The floor is the processor time of decode, prepare, engine, upsample, render and encode, each alone,
 divided by the processors.  The peers are the loop that everybody writes (cv2, torch) and a competent
@@ -32,6 +33,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, default=600, help="length of the clip (default: 600)")
     parser.add_argument("--crf-frames", type=int, default=30, help="for the usual loop with a CRF")
     parser.add_argument("--rounds", type=int, default=3, help="how often all are measured, in turn (default: 3)")
+    parser.add_argument(
+        "--precision", default="auto", choices=["auto", "fp32"], help="of every engine; torch runs fp32 (default: auto)"
+    )
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="comma-separated; 'ours' must be there")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser
@@ -47,8 +51,9 @@ def main() -> None:
         out = Path(folder) / "out.mp4"
         rounds: list[tuple[list[Part], dict[str, Timing]]] = []
         for _ in range(flags.rounds):
-            parts = measure_parts(clip, out, flags.frames)
-            timings = {name: measure(name, short if name == "usual-crf" else clip, out) for name in names}
+            parts = measure_parts(clip, out, flags.frames, flags.precision)
+            clips = {name: short if name == "usual-crf" else clip for name in names}
+            timings = {name: measure(name, each, out, flags.precision) for name, each in clips.items()}
             rounds.append((parts, timings))
     cpus = available_cpus()
     figures = summarise(rounds, cpus)
@@ -59,7 +64,8 @@ def main() -> None:
             {"parts": [asdict(p) for p in parts], "runs": {n: asdict(t) for n, t in runs.items()}}
             for parts, runs in rounds
         ]
-        flags.json.write_text(json.dumps({"machine": describe(), **figures, "rounds": raw}, indent=2) + "\n")
+        told = {"machine": describe(), "precision": flags.precision, **figures, "rounds": raw}
+        flags.json.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def summarise(rounds: list[tuple[list[Part], dict[str, Timing]]], cpus: float) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ pytest.importorskip("onnx", reason="weights are read from ONNX (the extra `train
 from benchmarks import pareto  # noqa: E402
 from benchmarks.clip import make_clip  # noqa: E402
 from benchmarks.contenders import CONTENDERS, measure, model_geometry, torch_module  # noqa: E402
-from benchmarks.memory import Usage, what_differs  # noqa: E402
+from benchmarks.memory import Usage, usage, what_differs  # noqa: E402
 from engines import zoo  # noqa: E402
 from engines.backends import open_engine  # noqa: E402
 from engines.base import EngineOptions  # noqa: E402
@@ -55,7 +56,25 @@ def test_the_usual_loop_computes_what_the_engine_computes(tmp_path: Path) -> Non
 def test_growth_is_told() -> None:
     before = Usage(300, 100.0, 20, 9)
     assert what_differs(before, Usage(3000, 101.9, 20, 9)) == []
-    assert what_differs(before, Usage(3000, 102.1, 21, 8)) == ["resident memory", "descriptors", "threads"]
+    assert what_differs(before, Usage(3000, 102.1, 21, 8, 2)) == [
+        "resident memory",
+        "descriptors",
+        "threads",
+        "processes",
+    ]
+
+
+def test_what_children_hold_is_counted() -> None:
+    before = usage(0)
+    held = "b = bytearray(range(256)) * 400_000; print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        after = usage(0)
+        child.communicate(b"\n", timeout=20)
+    assert after.processes == before.processes + 1
+    assert after.threads == before.threads + 1
+    assert after.resident_mib > before.resident_mib + 90
 
 
 @pytest.mark.slow
