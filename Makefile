@@ -46,7 +46,10 @@ check: test check-rest
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.throughput --json out/throughput.json
+	$(BIN)/python -m benchmarks.throughput --precision fp32 --contenders ours,serial,usual --json out/throughput-fp32.json
 	$(BIN)/python -m benchmarks.memory --json out/memory.json
+	$(BIN)/python -m benchmarks.memory --refine crf --json out/memory-crf.json
+	$(BIN)/python -m benchmarks.live --minutes 6 --json out/live.json
 	$(BIN)/python -m benchmarks.crf --json out/crf.json
 	$(BIN)/python -m benchmarks.motion --json out/motion.json
 

@@ -262,7 +262,8 @@ def _input_line(one: InputReport) -> str:
 
 def _outage_line(away: OutageReport) -> str:
     causes = ", ".join(f"{count} {cause}" for cause, count in away.causes.items())
-    return f"away {away.count} times, {away.seconds:.1f} s in all: {causes}"
+    often = "once" if away.count == 1 else f"{away.count} times"
+    return f"away {often}, {away.seconds:.1f} s in all: {causes}"
 
 
 def _crf_line(crf: CRFReport) -> str:

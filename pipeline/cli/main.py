@@ -153,7 +153,7 @@ def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--start", metavar="S", help="skip to this time, which is 0 in overlays: seconds or [HH:]MM:SS")
     group.add_argument("--duration", metavar="S", help="stop after this much")
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after this many frames")
-    group.add_argument("--loop", type=int, metavar="N", help="play a file this many times")
+    group.add_argument("--loop", type=int, metavar="N", help="play a file this many times, 0: for ever")
     group.add_argument("--realtime", action="store_true", default=None, help="play a file at its own pace, as a camera")
 
 

@@ -1,0 +1,35 @@
+"""torchvision's own segmentation networks, which it builds without its compiled operators."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+
+import torch
+
+_DECLARED: list[torch.library.Library] = []
+"""What is declared lasts as long as this."""
+
+
+def segmentation_models() -> ModuleType:
+    """``torchvision.models.segmentation``.
+
+    PyPI's wheel holds operators for CUDA, which do not load beside a torch for processors alone; the import then
+    fails at two that torchvision tells more of.  The networks need neither: they are declared, and never called.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torchvision.models.segmentation")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _DECLARED.append(library)
+    return importlib.import_module("torchvision.models.segmentation")
