@@ -21,6 +21,7 @@ from pipeline.options import PropagateOptions
 from pipeline.runner.deadline import Deadlines
 from pipeline.runner.epoch import Epoch, Ticket
 from pipeline.runner.failing import failing_as
+from pipeline.runner.meters import LaneMeters
 from pipeline.runner.outlet import Delivery, Outlet
 from pipeline.runner.propagation import Pace, Propagation
 from pipeline.sinks.base import OutputInfo
@@ -28,7 +29,7 @@ from pipeline.sources.base import AudioPacket, Decoded, Source
 from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import class_counts, upsample_argmax
-from pipeline.telemetry import CRFMeter, PropagationMeter, StageMeter
+from pipeline.telemetry import StageMeter
 
 AHEAD = 2
 """Decoded pictures that wait for a slot; in live mode a single one, the newest."""
@@ -62,39 +63,6 @@ class LaneOptions:
     workers: float
     propagate: PropagateOptions
     plain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LaneMeters:
-    """How busy each of a lane's stages is, what the CRF did, and how long labelling waited for refined frames."""
-
-    decode: StageMeter
-    prepare: StageMeter
-    infer: StageMeter
-    propagate: StageMeter
-    propagation: PropagationMeter
-    upsample: StageMeter
-    refine: StageMeter
-    crf: CRFMeter
-    render: StageMeter
-    for_refined: StageMeter
-
-    @classmethod
-    def new(cls) -> LaneMeters:
-        """All at zero; those of stages that do all of their work in their own thread count its processor time."""
-        own = time.thread_time_ns
-        return cls(
-            decode=StageMeter(),
-            prepare=StageMeter(own),
-            infer=StageMeter(),
-            propagate=StageMeter(own),
-            propagation=PropagationMeter(),
-            upsample=StageMeter(own),
-            refine=StageMeter(),
-            crf=CRFMeter(),
-            render=StageMeter(own),
-            for_refined=StageMeter(),
-        )
 
 
 class Lane:

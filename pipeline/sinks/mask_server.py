@@ -13,47 +13,10 @@ from pipeline.sinks.serve.address import Address, refuse_open_door
 from pipeline.sinks.serve.feed import Feed
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.serve.server import IDLE_S, Connection, Mounted, Server
+from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)
-
-
-class _Caught:
-    """Takes what the muxer writes."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._parts: list[bytes] = []
-        self.written = 0
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def seekable(self) -> bool:
-        return False
-
-    def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
-        self.written += len(data)
-        return len(data)
-
-    def take(self) -> bytes:
-        """What was written since the last time."""
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
-
-    def check(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def publish(self) -> None:
-        pass
-
-    def discard(self) -> None:
-        pass
 
 
 class _MaskConnection(Connection):
@@ -101,7 +64,8 @@ class MaskServerSink:
         self._feed: Feed | None = None
         self._mounted: Mounted[Feed] | None = None
         self._segment: MaskSegment | None = None
-        self._caught = _Caught(self.name)
+        self._pieces: list[bytes] = []
+        self._wire = Wire(self.name, self._pieces.append)
         self._frames = 0
 
     @property
@@ -142,11 +106,17 @@ class MaskServerSink:
         segment = self._segment
         if segment is None or segment.shape != shape:
             self._end()
-            segment = self._segment = MaskSegment((self._caught, None), info, shape, 1, prompt=True)
-            mounted.service.run(feed.begin, self._caught.take())
+            segment = self._segment = MaskSegment((self._wire, None), info, shape, 1, prompt=True)
+            mounted.service.run(feed.begin, self._take())
         segment.write(result, self._frames)
         self._frames += 1
-        mounted.service.run(feed.deliver, self._caught.take())
+        mounted.service.run(feed.deliver, self._take())
+
+    def _take(self) -> bytes:
+        """What the muxer has written since the last time."""
+        taken = b"".join(self._pieces)
+        self._pieces.clear()
+        return taken
 
     def _end(self) -> None:
         """The stream of this size is over."""
@@ -155,7 +125,7 @@ class MaskServerSink:
         if segment is None or feed is None or mounted is None:
             return
         segment.finish()
-        mounted.service.run(feed.deliver, self._caught.take())
+        mounted.service.run(feed.deliver, self._take())
         mounted.service.run(feed.end)
 
     def write_audio(self, audio: AudioPacket) -> None:

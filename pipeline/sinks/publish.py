@@ -20,6 +20,7 @@ from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import VideoOptions, encoder_named
 from pipeline.sinks.muxer import Coding, Muxer
 from pipeline.sinks.picture import Painter, PictureFormat
+from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
 from pipeline.sources.uri import mask_uri
 
@@ -169,39 +170,24 @@ class PublishSink:
             self.close()
 
 
-class _Pipe:
+class _Pipe(Wire):
     """The helper's standard input as a muxer's target."""
 
     def __init__(self, name: str, helper: Helper) -> None:
-        self._name = name
+        super().__init__(name, self._hand_on)
         self._helper = helper
         self._failed = False
-        self.written = 0
 
-    @property
-    def name(self) -> str:
-        return self._name
-
-    def seekable(self) -> bool:
-        return False
-
-    def write(self, data: bytes) -> int:
-        if not self._failed:
-            self._failed = not self._helper.write(bytes(data), WRITE_TIMEOUT_S)
-        self.written += len(data)
-        return len(data)
+    def _hand_on(self, data: bytes) -> None:
+        self._failed = self._failed or not self._helper.write(data, WRITE_TIMEOUT_S)
 
     def check(self) -> None:
+        """Raise where the helper no longer reads."""
         if self._failed:
             raise _Away
 
-    def finish(self) -> None:
-        self.check()
-
-    def publish(self) -> None:
-        pass
-
     def discard(self) -> None:
+        """Whatever comes is not sent."""
         self._failed = True
 
 

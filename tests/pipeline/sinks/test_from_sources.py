@@ -17,8 +17,8 @@ from pipeline.sinks import OutputInfo, VideoOptions, open_masks, open_output
 from pipeline.sources import AudioPacket, StreamInfo, open_source
 from tests.pipeline import clips
 from tests.pipeline.painting import read_number
+from tests.pipeline.sinks.kinds import luma
 from tests.pipeline.sinks.made import decode, plane
-from tests.pipeline.sinks.test_conformance import luma
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
