@@ -129,8 +129,13 @@ def measure_motion(
     offset_x: float,
     path: NDArray[np.float32],
     trust: NDArray[np.float32],
+    back_path: NDArray[np.float32] | None = None,
+    back_trust: NDArray[np.float32] | None = None,
 ) -> None:
-    """Fill ``path`` (h×w×2: rows, columns, in cells) and ``trust`` (h×w); the map leads from cells to pixels."""
+    """Fill ``path`` (h×w×2: rows, columns, in cells) and ``trust`` (h×w); the map leads from cells to pixels.
+
+    ``back_path`` and ``back_trust`` are the same from ``before`` to ``now``, at half the resolution.
+    """
 
 def compose_paths(
     first: NDArray[np.float32],
@@ -144,6 +149,18 @@ def compose_paths(
 
 def carry_scores(scores: NDArray[np.float32], path: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Fill ``out`` (C×h×w) with what lies in ``scores`` at the path's end, by cubic convolution."""
+
+def between_scores(
+    earlier: NDArray[np.float32],
+    path: NDArray[np.float32],
+    trust: NDArray[np.float32],
+    later: NDArray[np.float32],
+    later_path: NDArray[np.float32],
+    later_trust: NDArray[np.float32],
+    share: float,
+    out: NDArray[np.float32],
+) -> None:
+    """Fill ``out`` with what `carry_scores` takes from either, by trust, and ``share`` (0 to 1) of the later one."""
 
 def mix_scores(
     scores: NDArray[np.float32],

@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
+
+#include <nanobind/stl/optional.h>
 
 namespace {
 
@@ -53,7 +56,8 @@ T *path_of(const Array &array, const char *name, size_t height, size_t width) {
 }
 
 void measure(const PyGuide &now, const PyGuide &before, double scale_y, double offset_y, double scale_x,
-             double offset_x, const Out &path, const Out &trust) {
+             double offset_x, const Out &path, const Out &trust, std::optional<Out> back_path,
+             std::optional<Out> back_trust) {
     if (now.get().height() != before.get().height() || now.get().width() != before.get().width())
         refuse("guides", "differ in size");
     float *reliable = arrays::pointer<float>(trust, "trust", 2, 2);
@@ -62,8 +66,13 @@ void measure(const PyGuide &now, const PyGuide &before, double scale_y, double o
     const motion::Grid grid{int(height), int(width), arrays::map(scale_y, offset_y, "rows"),
                             arrays::map(scale_x, offset_x, "columns")};
     if (!(scale_y > 0 && scale_x > 0)) refuse("grid", "not a rising map");
+    float *back = nullptr, *back_reliable = nullptr;
+    if (back_path && back_trust) {
+        back = path_of<float>(*back_path, "back_path", height, width);
+        back_reliable = grid_plane<float>(*back_trust, "back_trust", height, width);
+    }
     nb::gil_scoped_release unlocked;
-    motion::measure(now.get(), before.get(), grid, way, reliable);
+    motion::measure(now.get(), before.get(), grid, way, reliable, back, back_reliable);
 }
 
 void compose(const In &first, const In &first_trust, const In &second, const In &second_trust, const Out &path,
@@ -107,6 +116,21 @@ void mix(const In &scores, const In &seen, const In &path, const In &trust, cons
     motion::mix(from, frames, way, reliable, now.data, to, to_seen);
 }
 
+void between(const In &earlier, const In &path, const In &trust, const In &later, const In &later_path,
+             const In &later_trust, float share, const Out &out) {
+    const auto from = arrays::scores(earlier), after = arrays::scores(later);
+    arrays::need_shape(later, "later", {size_t(from.classes), size_t(from.height), size_t(from.width)});
+    const float *way = path_of<const float>(path, "path", from.height, from.width);
+    const float *later_way = path_of<const float>(later_path, "later_path", from.height, from.width);
+    const float *reliable = grid_plane<const float>(trust, "trust", from.height, from.width);
+    const float *later_reliable = grid_plane<const float>(later_trust, "later_trust", from.height, from.width);
+    float *to = scores_like(out, from);
+    if (to == after.data) refuse("out", "is where the scores are");
+    if (!(share >= 0 && share <= 1)) refuse("share", "not 0 to 1");
+    nb::gil_scoped_release unlocked;
+    motion::between(from, way, reliable, after, later_way, later_reliable, share, to);
+}
+
 }  // namespace
 
 void bind_motion(nb::module_ &m) {
@@ -114,10 +138,14 @@ void bind_motion(nb::module_ &m) {
     nb::class_<PyGuide>(m, "MotionGuide")
         .def(nb::init<const In &, int, int, int>(), "luma"_a.noconvert(), "depth"_a, "height"_a, "width"_a);
     m.def("measure_motion", &measure, "now"_a, "before"_a, "scale_y"_a, "offset_y"_a, "scale_x"_a, "offset_x"_a,
-          "path"_a.noconvert(), "trust"_a.noconvert());
+          "path"_a.noconvert(), "trust"_a.noconvert(), "back_path"_a.noconvert() = nb::none(),
+          "back_trust"_a.noconvert() = nb::none());
     m.def("compose_paths", &compose, "first"_a.noconvert(), "first_trust"_a.noconvert(), "second"_a.noconvert(),
           "second_trust"_a.noconvert(), "path"_a.noconvert(), "trust"_a.noconvert());
     m.def("carry_scores", &carry, "scores"_a.noconvert(), "path"_a.noconvert(), "out"_a.noconvert());
     m.def("mix_scores", &mix, "scores"_a.noconvert(), "seen"_a.noconvert(), "path"_a.noconvert(),
           "trust"_a.noconvert(), "fresh"_a.noconvert(), "out"_a.noconvert(), "out_seen"_a.noconvert());
+    m.def("between_scores", &between, "earlier"_a.noconvert(), "path"_a.noconvert(), "trust"_a.noconvert(),
+          "later"_a.noconvert(), "later_path"_a.noconvert(), "later_trust"_a.noconvert(), "share"_a,
+          "out"_a.noconvert());
 }

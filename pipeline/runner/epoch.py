@@ -29,6 +29,7 @@ class Ticket:
 
     Attributes:
         motion: to the frame before, where that is looked at.
+        back: from that to this one, where frames wait for the next key frame.
         key: where the network works on it, if not in the slot.
     """
 
@@ -36,6 +37,7 @@ class Ticket:
     slot: int
     frame: Frame
     motion: Motion | None = None
+    back: Motion | None = None
     key: Key | None = None
 
     @property
@@ -146,7 +148,7 @@ class Epoch:
         frame = replace(decoded.frame, planes=slot.planes)
         ticket = Ticket(self, number, frame)
         if self.propagation is not None:
-            ticket.motion, ticket.key = self.propagation.look(frame)
+            ticket.motion, ticket.back, ticket.key = self.propagation.look(frame)
         if ticket.scored:
             prepare(decoded.picture, self.geometry, ticket.image, frame.colour, self.reformatter)
         return ticket

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from pipeline.runner.failing import failing_as
 from pipeline.runner.meters import LaneMeters
 from pipeline.runner.outlet import Delivery, Outlet
 from pipeline.runner.propagation import Pace, Propagation
+from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
 from pipeline.stages.refine import CRFWork
@@ -116,7 +117,8 @@ class Lane:
         # As few live frames as can be wait where they grow old; a key frame may not hold up those that follow it.
         self.ready: Buffer[Ticket | None] = Buffer(1 if live and not self.propagates else options.slots + 1)
         # Where frames take over something: all of them, in their order, whether they pass the engine or not.
-        self.looked: Buffer[Ticket] = Buffer(options.slots + 1)
+        # None: whatever waits for the next key frame shall wait no longer.
+        self.looked: Buffer[Ticket | None] = Buffer(options.slots + 1)
         self.scored: Buffer[Ticket] = Buffer(options.slots + 1)
         crew.watch(self.decoded, self.ready, self.looked, self.scored, *(outlet.buffer for outlet in outlets))
 
@@ -179,6 +181,8 @@ class Lane:
                 epoch = self._epoch
                 if epoch is None or not epoch.takes(frame):
                     if epoch is not None:
+                        if epoch.propagation is not None:
+                            self.looked.put(None)
                         epoch.drain()
                     with failing_as("prepare", frame.source, frame.index):
                         epoch = self._epoch = self._open_epoch(frame)
@@ -298,17 +302,32 @@ class Lane:
 
     def propagate(self) -> None:
         """Thread: give each frame the scores that it is labelled by."""
-        try:
-            while True:
-                ticket = self.looked.get()
-                propagation = ticket.epoch.propagation
-                assert propagation is not None
-                with failing_as("propagate", ticket.frame.source, ticket.frame.index), self.meters.propagate:
-                    scores = propagation.scores(ticket.frame, ticket.motion, ticket.key)
-                    np.copyto(ticket.epoch.ring[ticket.slot].scores, scores)
-                self._label(ticket)
-        except Closed:
-            self.scored.close()
+        waiting: Waiting[Ticket] = Waiting()
+        with suppress(Closed):
+            with suppress(Closed):
+                while True:
+                    ticket = self.looked.get()
+                    if ticket is None:
+                        self._settle(waiting.end())
+                        continue
+                    with self._stage("propagate", ticket.frame, self.meters.propagate):
+                        self._settle(self._follow(ticket, waiting))
+            self._settle(waiting.end())
+        self.scored.close()
+
+    def _follow(self, ticket: Ticket, waiting: Waiting[Ticket]) -> list[Sides[Ticket]]:
+        """The frames that may be labelled now."""
+        propagation = ticket.epoch.propagation
+        assert propagation is not None
+        state = propagation.follow(ticket.frame, ticket.motion, ticket.key)
+        return waiting.add(ticket, state, ticket.back) if propagation.withholds else [Sides(ticket, state)]
+
+    def _settle(self, done: list[Sides[Ticket]]) -> None:
+        for each in done:
+            ticket = each.item
+            with failing_as("propagate", ticket.frame.source, ticket.frame.index):
+                np.copyto(ticket.epoch.ring[ticket.slot].scores, each.scores())
+            self._label(ticket)
 
     def _label(self, ticket: Ticket) -> None:
         if ticket.epoch.refining is not None:

@@ -1,7 +1,7 @@
 """What one input's frames take over from those before them, on their way through the stream.
 
 Two threads use it.  The one that prepares frames looks at the motion and says which frames pass the network
-(`Propagation.look`); a later one, in the same order, gives every frame its scores (`Propagation.scores`).  A key
+(`Propagation.look`); a later one, in the same order, says what every frame follows (`Propagation.follow`).  A key
 frame has memory of its own for the network, so that a slot is free again once its frame is labelled, whenever the
 network is done.
 """
@@ -19,8 +19,8 @@ from pipeline.flow import Buffer
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.options import PropagateOptions
 from pipeline.stages.keyframes import KeyFrames, affordable
-from pipeline.stages.motion import CUT, Guide, Motion, measure
-from pipeline.stages.propagate import State, carry, follow, observe
+from pipeline.stages.motion import CUT, Guide, Motion, measure, measure_both
+from pipeline.stages.propagate import State, follow, observe
 from pipeline.telemetry import PropagationMeter
 
 GAP_S = 1.0
@@ -122,20 +122,31 @@ class Propagation:
 
     # ---- in the thread that prepares
 
-    def look(self, frame: Frame) -> tuple[Motion | None, Key | None]:
-        """The motion from a frame to the one before, and where the network shall work on it, None if it need not."""
+    def look(self, frame: Frame) -> tuple[Motion | None, Motion | None, Key | None]:
+        """The motion from a frame to the one before and, where frames wait, back; where the network shall work on it.
+
+        Each is None where there is none.
+        """
         began = time.thread_time()
         guide, before, last = Guide.of(frame), self._guide, self._last
         self._guide, self._last = guide, frame
-        motion = None
+        motion = back = None
         if before is not None and last is not None and 0 < frame.pts - last.pts <= GAP_S:
-            motion = measure(guide, before, self._geometry, self._cells)
+            if self.withholds:
+                motion, back = measure_both(guide, before, self._geometry, self._cells)
+            else:
+                motion = measure(guide, before, self._geometry, self._cells)
         key = self._free.get() if self._choice.choose(motion) else None
         self._issued += key is not None
         confidence = motion.confidence if motion is not None else None
         cut = last is not None and (confidence is None or confidence < CUT)
         self._meter.looked(time.thread_time() - began, confidence, key=key is not None, cut=cut)
-        return motion, key
+        return motion, back, key
+
+    @property
+    def withholds(self) -> bool:
+        """Whether frames wait for the next key frame, to take over from both sides."""
+        return self._options.infer_every != 1 and not self._pace.live
 
     @property
     def _paced(self) -> bool:
@@ -160,14 +171,11 @@ class Propagation:
 
     # ---- in the thread that labels next
 
-    def scores(self, frame: Frame, motion: Motion | None, key: Key | None) -> Float32:
-        """The scores of the next frame.
+    def follow(self, frame: Frame, motion: Motion | None, key: Key | None) -> State:
+        """The state after the next frame.
 
         Args:
             frame, motion, key: in the order of `look`, and as it gave them.
-
-        Returns:
-            C×h×w float32, to be copied before the next call.
         """
         state, awaited = follow(self._state, motion), self._awaited
         if awaited is not None:
@@ -184,7 +192,7 @@ class Propagation:
                 self._meter.late += 1
         assert state is not None
         self._state, self._awaited = state, awaited
-        return carry(state)
+        return state
 
     def _on(self, awaited: _Awaited, motion: Motion | None) -> Motion | None:
         if motion is None:

@@ -173,11 +173,14 @@ class Runner:
         return self.engine.info.requests + (2 if live else 4) + refined + self._followers(live)
 
     def _followers(self, live: bool) -> int:
-        """Frames that wait for a key frame's scores while the engine may begin with the next key frame."""
+        """Frames that wait for a key frame's scores while the engine may begin with the next key frame.
+
+        In files they wait for those of the next one, too, so two key frames' followers are in flight.
+        """
         every = self._options.propagate.infer_every
         if every == 1:
             return 0
-        return 2 if live else LONGEST if every == "auto" else min(every, LONGEST)
+        return 2 if live else 2 * (LONGEST if every == "auto" else min(every, LONGEST))
 
     @property
     def engine(self) -> Engine:

@@ -87,12 +87,33 @@ def measure(now: Guide, before: Guide, geometry: Geometry, cells: tuple[int, int
     Raises:
         ValueError: the guides differ in size.
     """
-    path, trust = np.empty((*cells, 2), np.float32), np.empty(cells, np.float32)
+    found = _empty(cells)
+    _native.measure_motion(now.native, before.native, *_grid(now, geometry, cells), found.path, found.trust)
+    return found
+
+
+def measure_both(now: Guide, before: Guide, geometry: Geometry, cells: tuple[int, int]) -> tuple[Motion, Motion]:
+    """As `measure`, and the motion from ``before`` to ``now``.
+
+    The way back is what `measure` checks by, at half the resolution, so it costs next to nothing.
+    """
+    found, back = _empty(cells), _empty(cells)
+    _native.measure_motion(
+        now.native, before.native, *_grid(now, geometry, cells), found.path, found.trust, back.path, back.trust
+    )
+    return found, back
+
+
+def _empty(cells: tuple[int, int]) -> Motion:
+    return Motion(np.empty((*cells, 2), np.float32), np.empty(cells, np.float32))
+
+
+def _grid(guide: Guide, geometry: Geometry, cells: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Scales and offsets of rows and columns, from score cells to pixels of the guide."""
     scale_y, offset_y, scale_x, offset_x = geometry.score_map(*cells)
-    rows = _to_guide(scale_y, offset_y, geometry.frame_height, now.height)
-    columns = _to_guide(scale_x, offset_x, geometry.frame_width, now.width)
-    _native.measure_motion(now.native, before.native, *rows, *columns, path, trust)
-    return Motion(path, trust)
+    rows = _to_guide(scale_y, offset_y, geometry.frame_height, guide.height)
+    columns = _to_guide(scale_x, offset_x, geometry.frame_width, guide.width)
+    return *rows, *columns
 
 
 def _to_guide(scale: float, offset: float, frame: int, guide: int) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 Two uses of one memory.  **Smoothing**: a frame's fresh scores are mixed with those of the frames before it, each
 cell's by how many frames it has been seen in and by how far its motion is trusted.  **Propagation**: a frame that
 did not pass the network takes the scores of the last one that did, along the motion between them (as X. Zhu et al.,
-"Deep Feature Flow for Video Recognition", CVPR 2017, do with features).
+"Deep Feature Flow for Video Recognition", CVPR 2017, do with features), and, where it can wait for it, of the next one,
+too.
 
 `step` is a pure function of the state before a frame, the frame and its scores.
 """
@@ -97,6 +98,25 @@ def carry(state: State) -> Float32:
         return state.memory.scores
     out = np.empty_like(state.memory.scores)
     _native.carry_scores(state.memory.scores, state.motion.path, out)
+    return out
+
+
+def between(earlier: State, later: State, share: float) -> Float32:
+    """The scores of a frame between two that passed the network: C×h×w float32, what both say along the motion.
+
+    Each counts by the trust in the motion to it, so what is covered in the one comes from the other.
+
+    Args:
+        earlier, later: both seen from this frame.
+        share: of the later one, 0 to 1, where both are trusted alike.
+    """
+    one, other = earlier.motion, later.motion
+    if one is None or other is None:
+        raise ValueError("a frame that passed the network lies between no others")
+    out = np.empty_like(earlier.memory.scores)
+    _native.between_scores(
+        earlier.memory.scores, one.path, one.trust, later.memory.scores, other.path, other.trust, share, out
+    )
     return out
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline import _native
 from pipeline.frame import FORMATS, Colour, Frame, Geometry
-from pipeline.stages.motion import CUT, Guide, Motion, measure
-from pipeline.stages.propagate import Memory, State, carry, mix, step
+from pipeline.stages.motion import CUT, Guide, Motion, measure, measure_both
+from pipeline.stages.propagate import Memory, State, between, carry, mix, step
 
 Array = NDArray[np.float32]
 
@@ -81,6 +81,18 @@ def test_a_translation_is_found(dy: float, dx: float, depth: int) -> None:
     if (dy, dx) == (0, 0):
         assert not found.path.any()
         assert (found.trust == 1).all()
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (3, -5), (14, 22)])
+def test_the_way_back_comes_with_it(dy: float, dx: float) -> None:
+    scene = texture(1)
+    now, before = Guide.of(frame(view(scene, dy, dx))), Guide.of(frame(view(scene)))
+    found, back = measure_both(now, before, GEOMETRY, CELLS)
+    alone = measure(now, before, GEOMETRY, CELLS)
+    assert np.array_equal(found.path, alone.path)
+    assert np.array_equal(found.trust, alone.trust)
+    assert np.abs(back.path[INSIDE] * CELL + [dy, dx]).mean() < 0.3
+    assert back.trust[INSIDE].mean() > 0.85
 
 
 def test_a_zoom_is_found_and_what_enters_is_not_trusted() -> None:
@@ -180,6 +192,39 @@ def test_scores_are_carried_along_the_motion() -> None:
         assert error.mean() < 0.1 * np.abs(first).std(), time
     assert state.motion is not None
     assert state.memory.scores is first or (state.memory.scores == first).all()
+
+
+def test_a_frame_between_two_takes_what_is_covered_from_the_other() -> None:
+    """A square moves by eight pixels a frame over a still ground; frame 1 lies between the key frames 0 and 2."""
+    ground, square = texture(4)[:H, :W], texture(5)[:64, :64]
+    pictures, truths = [], []
+    for time in range(3):
+        picture, truth = ground.copy(), np.zeros((2, *CELLS), np.float32)
+        picture[64:128, 80 + 16 * time : 144 + 16 * time] = square
+        truth[1, 16:32, 20 + 4 * time : 36 + 4 * time] = 1
+        truth[0] = 1 - truth[1]
+        pictures.append(Guide.of(frame(picture)))
+        truths.append(truth)
+    forth, _ = measure_both(pictures[1], pictures[0], GEOMETRY, CELLS)
+    _, back = measure_both(pictures[2], pictures[1], GEOMETRY, CELLS)
+    earlier, later = State(Memory.fresh(truths[0]), forth), State(Memory.fresh(truths[2]), back)
+    wrong = [
+        int((each.argmax(0) != truths[1].argmax(0)).sum())
+        for each in (carry(earlier), carry(later), between(earlier, later, 0.5))
+    ]
+    assert wrong[2] < 0.7 * min(wrong[:2])
+
+
+def test_between_counts_by_trust_and_share() -> None:
+    earlier, later = State(Memory.fresh(scores(0)), still(0.9)), State(Memory.fresh(scores(1)), still(0.3))
+    weight = 0.25 * 0.3 / (0.25 * 0.3 + 0.75 * 0.9)
+    expected = scores(0) + weight * (scores(1) - scores(0))
+    np.testing.assert_allclose(between(earlier, later, 0.25), expected, atol=2e-3)
+    np.testing.assert_allclose(between(earlier, later, 0.0), scores(0), atol=1e-5)
+    with pytest.raises(ValueError, match="between no others"):
+        between(State(earlier.memory), later, 0.5)
+    with pytest.raises(ValueError, match="share"):
+        between(earlier, later, 1.5)
 
 
 def test_after_frames_that_were_lost_the_trust_decides() -> None:

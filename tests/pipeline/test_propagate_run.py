@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,20 @@ import av
 import numpy as np
 import pytest
 
-import pipeline.runner.propagation
+import pipeline.runner.waiting
 from engines.backends.openvino import OpenVINORequest
 from pipeline.errors import ConfigError, StageError
 from pipeline.frame import FORMATS, Colour, Frame, Geometry
 from pipeline.options import InputOptions, PropagateOptions
 from pipeline.runner.propagation import Pace, Propagation
+from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.guided import GuidedRefiner
 from pipeline.stages.keyframes import DOUBT, LONGEST, KeyFrames, affordable
-from pipeline.stages.motion import CUT, Guide, Motion, measure
+from pipeline.stages.motion import CUT, Guide, Motion, measure_both
 from pipeline.stages.prepare import prepare, to_rgb
-from pipeline.stages.propagate import step
+from pipeline.stages.propagate import Memory, State, between, carry, step
 from pipeline.stages.upsample import upsample_argmax
 from pipeline.telemetry import PropagationMeter
 from tests.pipeline import tiny
@@ -66,7 +68,10 @@ def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def one_by_one(path: Path, every: int, *, smooth: bool) -> list[tuple[Frame, Array, Geometry]]:
     """Frames and their scores, by the pure functions one after the other."""
-    found, state, before, since = [], None, None, 0
+    found: list[tuple[Frame, Array, Geometry]] = []
+    states: list[State] = []
+    backs: list[Motion | None] = []
+    state, before, since = None, None, 0
     with closing(open_source(str(path), SourceOptions())) as source:
         for item in source.read():
             if not isinstance(item, Decoded):
@@ -77,12 +82,26 @@ def one_by_one(path: Path, every: int, *, smooth: bool) -> list[tuple[Frame, Arr
             prepare(item.picture, geometry, image, frame.colour)
             fresh = np.ascontiguousarray(tiny_scores(image), np.float32)
             guide = Guide.of(frame)
-            motion = measure(guide, before, geometry, fresh.shape[1:]) if before is not None else None
+            motion = back = None
+            if before is not None:
+                motion, back = measure_both(guide, before, geometry, fresh.shape[1:])
             key = since >= every if motion is not None and motion.confidence >= CUT else True
             since = 1 if key else since + 1
             state, scores = step(state, motion, fresh if key else None, smooth=smooth)
             before = guide
             found.append((frame, scores, geometry))
+            states.append(state)
+            backs.append(back)
+    keys = [index for index, each in enumerate(states) if each.motion is None]
+    for early, late in pairwise(keys):
+        path = backs[late]
+        if path is None or path.confidence < CUT:
+            continue
+        for index in range(late - 1, early, -1):
+            later = State(states[late].memory, path)
+            scores = between(states[index], later, (index - early) / (late - early))
+            found[index] = (found[index][0], scores, found[index][2])
+            path = backs[index].after(path)
     return found
 
 
@@ -167,14 +186,10 @@ def test_memory_goes_with_the_stream(clip: MakeClip, tiny: str) -> None:
 
 
 def test_a_failure_names_the_frame(moving: Path, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    carry = pipeline.runner.propagation.carry
+    def fail(*_: object) -> Array:
+        raise RuntimeError("on purpose")
 
-    def fail(state: Any) -> Array:
-        if state.motion is not None:
-            raise RuntimeError("on purpose")
-        return carry(state)
-
-    monkeypatch.setattr(pipeline.runner.propagation, "carry", fail)
+    monkeypatch.setattr(pipeline.runner.waiting, "between", fail)
     with nothing_left(), told(StageError, "on purpose") as error:
         run([InputOptions(str(moving))], tiny, extra=[Recorder()], infer_every=3)
     assert (error.stage, error.index) == ("propagate", 1)
@@ -245,7 +260,7 @@ def test_late_scores_join_where_the_picture_has_moved_since(smooth: bool) -> Non
         )
         outs[live], waiting = [], None
         for frame in pan(10):
-            motion, key = memory.look(frame)
+            motion, _, key = memory.look(frame)
             assert (key is not None) == (frame.index in (0, 4, 8))
             if key is not None:
                 key.scores[:] = answers[frame.index]
@@ -255,10 +270,48 @@ def test_late_scores_join_where_the_picture_has_moved_since(smooth: bool) -> Non
                     memory.arrive(key)
             if waiting is not None and frame.index == 7:
                 memory.arrive(waiting)
-            outs[live].append(memory.scores(frame, motion, key).copy())
+            outs[live].append(carry(memory.follow(frame, motion, key)).copy())
         assert meter.late == live
     same = [np.allclose(a, b, atol=1e-5) for a, b in zip(outs[False], outs[True], strict=True)]
     assert same == [True] * 4 + [False] * 3 + [True] * 3
+
+
+# ---- frames that wait for the next key frame
+
+
+def known(still: bool = True) -> State:
+    """A state at a key frame or, ``still``, at a frame after it in which nothing has moved."""
+    return State(Memory.fresh(np.ones((1, 2, 3), np.float32)), sure(1.0) if still else None)
+
+
+def told_apart(done: list[Sides[int]]) -> list[tuple[int, float | None]]:
+    """Frames and their share of the later key frame, None where they go by one side."""
+    return [(each.item, each.share if each.later is not None else None) for each in done]
+
+
+def test_frames_wait_for_the_next_key_frame() -> None:
+    waiting: Waiting[int] = Waiting()
+    assert told_apart(waiting.add(0, known(still=False), None)) == [(0, None)]
+    assert [waiting.add(index, known(), sure(1.0)) for index in (1, 2, 3)] == [[], [], []]
+    met = waiting.add(4, known(still=False), sure(1.0))
+    assert told_apart(met) == [(1, 0.25), (2, 0.5), (3, 0.75), (4, None)]
+    assert waiting.add(5, known(), sure(1.0)) == []
+    assert told_apart(waiting.end()) == [(5, None)]
+    assert waiting.end() == []
+
+
+def test_a_cut_is_not_waited_across() -> None:
+    for back in (None, sure(CUT / 2)):
+        waiting: Waiting[int] = Waiting()
+        waiting.add(1, known(), sure(1.0))
+        assert told_apart(waiting.add(2, known(still=False), back)) == [(1, None), (2, None)]
+
+
+def test_no_more_frames_wait_than_there_is_room_for() -> None:
+    waiting: Waiting[int] = Waiting()
+    done = [told_apart(waiting.add(index, known(), sure(1.0))) for index in range(LONGEST + 2)]
+    assert done == [*LONGEST * [[]], [(0, None)], [(1, None)]]
+    assert len(waiting.add(99, known(still=False), sure(1.0))) == LONGEST + 1
 
 
 # ---- which frames pass the network

@@ -21,6 +21,8 @@ constexpr float kMoved = 0.75f, kStill = 0.1f;
 // Of cubic convolution: exact to the third order where scores are moved again with every frame; sharper, and better for
 // what is thin, where they are moved but once.
 constexpr float kExact = -0.5f, kSharp = -0.75f;
+// Trust that every cell has at least where scores come from both sides.
+constexpr float kDoubt = 1e-3f;
 constexpr int kLanes = 8;       // classes that are mixed together
 
 struct Between {  // two neighbours of an axis
@@ -108,28 +110,53 @@ struct Cells {
 
 }  // namespace
 
-MULTIVERSION
-void measure(const Guide &now, const Guide &before, const Grid &grid, float *path, float *trust) {
-    const Field there = flow(now, before, 0), back = flow(before, now, 1);  // to check, half the resolution is enough
-    const float scale_y = float(there.height) / back.height, scale_x = float(there.width) / back.width;
+namespace {
+
+// A level as the motion of a grid sees it.
+struct Side {
+    const Field &field;   // from it to the other picture
+    const Level &level;   // the picture itself, of the field's size
+    float scale_y, scale_x;  // pixels of the guide a pixel of the field
+    Side(const Field &field, const Guide &guide, int finest)
+        : field(field), level(guide.levels[std::min(finest, int(guide.levels.size()) - 1)]),
+          scale_y(float(guide.height()) / field.height), scale_x(float(guide.width()) / field.width) {}
+    INLINE Bilinear at(float y, float x) const {
+        return Bilinear((y + 0.5f) / scale_y - 0.5f, (x + 0.5f) / scale_x - 0.5f, field.height, field.width);
+    }
+};
+
+INLINE void trace(const Side &there, const Side &back, const Grid &grid, float height, float width, float *path,
+                  float *trust) {
     for (int j = 0; j < grid.height; ++j)
         for (int i = 0; i < grid.width; ++i) {
             const float y = float(grid.y.scale * j + grid.y.offset), x = float(grid.x.scale * i + grid.x.offset);
-            const Bilinear here(y, x, there.height, there.width);
-            const float v = here.of(there.v.data()), u = here.of(there.u.data());
-            const Bilinear other((y + v + 0.5f) / scale_y - 0.5f, (x + u + 0.5f) / scale_x - 0.5f, back.height, back.width);
-            const float bv = scale_y * other.of(back.v.data()), bu = scale_x * other.of(back.u.data());
+            const Bilinear here = there.at(y, x);
+            const float v = there.scale_y * here.of(there.field.v.data()), u = there.scale_x * here.of(there.field.u.data());
+            const Bilinear other = back.at(y + v, x + u);
+            const float bv = back.scale_y * other.of(back.field.v.data()), bu = back.scale_x * other.of(back.field.u.data());
             const float astray = (u + bu) * (u + bu) + (v + bv) * (v + bv);
             const float allowed = kReturn + kSpeed * (u * u + v * v + bu * bu + bv * bv);
-            const Level &picture = now.levels[0];
-            const float steep = std::hypot(here.of(picture.dx.data()), here.of(picture.dy.data()));
-            const float levels = here.of(there.residual.data()) / (kLevels + kSteep * steep);
-            const bool visible = y + v > -1 && y + v < float(there.height) && x + u > -1 && x + u < float(there.width);
+            const float steep = std::hypot(here.of(there.level.dx.data()), here.of(there.level.dy.data()));
+            const float levels = here.of(there.field.residual.data()) / (kLevels + kSteep * steep);
+            const bool visible = y + v > -1 && y + v < height && x + u > -1 && x + u < width;
             const size_t cell = size_t(j) * grid.width + i;
             path[2 * cell] = v / float(grid.y.scale);
             path[2 * cell + 1] = u / float(grid.x.scale);
             trust[cell] = visible ? std::exp(-astray / allowed - levels * levels) : 0.0f;
         }
+}
+
+}  // namespace
+
+MULTIVERSION
+void measure(const Guide &now, const Guide &before, const Grid &grid, float *path, float *trust, float *back_path,
+             float *back_trust) {
+    // To check, and for scores that come from a later frame, half the resolution is enough.
+    const Field forth = flow(now, before, 0), back = flow(before, now, 1);
+    const Side there(forth, now, 0), here(back, before, 1);
+    const float height = float(now.height()), width = float(now.width());
+    trace(there, here, grid, height, width, path, trust);
+    if (back_path) trace(here, there, grid, height, width, back_path, back_trust);
 }
 
 void compose(int height, int width, const float *first, const float *first_trust, const float *second,
@@ -178,6 +205,23 @@ void mix(const upsample::Scores &scores, const float *seen, const float *path, c
                 const float now = fresh[c * cells + cell];
                 out[c * cells + cell] = now + weight * (found[c] - now);
             }
+        }
+}
+
+MULTIVERSION
+void between(const upsample::Scores &earlier, const float *path, const float *trust, const upsample::Scores &later,
+             const float *later_path, const float *later_trust, float share, float *out) {
+    const Cells from(earlier), to(later);
+    const size_t cells = size_t(earlier.height) * earlier.width;
+    float found[256], other[256];
+    for (int j = 0; j < earlier.height; ++j)
+        for (int i = 0; i < earlier.width; ++i) {
+            const size_t cell = size_t(j) * earlier.width + i;
+            from.at(float(j) + path[2 * cell], float(i) + path[2 * cell + 1], kSharp, found);
+            to.at(float(j) + later_path[2 * cell], float(i) + later_path[2 * cell + 1], kSharp, other);
+            const float a = (1 - share) * (trust[cell] + kDoubt), b = share * (later_trust[cell] + kDoubt);
+            const float weight = b / (a + b);
+            for (int c = 0; c < earlier.classes; ++c) out[c * cells + cell] = found[c] + weight * (other[c] - found[c]);
         }
 }
 

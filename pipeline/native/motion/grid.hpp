@@ -12,8 +12,10 @@ struct Grid {
     upsample::Map y, x;  // from cells to pixels of the guide
 };
 
-// The path from `now` to `before`, and how far it can be trusted, 0 to 1 a cell.
-void measure(const Guide &now, const Guide &before, const Grid &grid, float *path, float *trust);
+// The path from `now` to `before`, and how far it can be trusted, 0 to 1 a cell; and the same from `before` to `now`,
+// measured less finely, unless that is null.
+void measure(const Guide &now, const Guide &before, const Grid &grid, float *path, float *trust, float *back_path,
+             float *back_trust);
 
 // The path through `first` and then on through `second`; trust is the product.
 void compose(int height, int width, const float *first, const float *first_trust, const float *second,
@@ -25,5 +27,9 @@ void carry(const upsample::Scores &scores, const float *path, float *out);
 // As `carry`, and mixed with fresh scores: both count by how many frames they have seen.
 void mix(const upsample::Scores &scores, const float *seen, const float *path, const float *trust, const float *fresh,
          float *out, float *out_seen);
+
+// Scores of a frame between two others, as `carry` takes them from both: by trust, and `share` of the later one.
+void between(const upsample::Scores &earlier, const float *path, const float *trust, const upsample::Scores &later,
+             const float *later_path, const float *later_trust, float share, float *out);
 
 }  // namespace motion
