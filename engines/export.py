@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +31,9 @@ from engines.facts import HALF, NETWORK_FACT, PREFIX, ModelFacts
 from engines.networks import Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
+from engines.networks.registry import assemble
 from engines.networks.trained import TrainedNetwork, read_trained
+from engines.weights import load_weights
 
 OPSET = 20
 
@@ -43,6 +45,7 @@ examples:
   %(prog)s --checkpoint runs/street/last.pt --output street.onnx
   %(prog)s --checkpoint runs/street/last.pt --output small.onnx --name small --licence CC-BY-4.0 --size 320
   %(prog)s --checkpoint runs/street/last.pt --output fast.onnx --half
+  %(prog)s --checkpoint runs/third/last.pt --average first.onnx second.onnx --output mean.onnx
 """
 
 CHECK_SIZES = ((96, 128), (104, 75))
@@ -57,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that `train` wrote")
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument(
+        "--average",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="write the mean of the checkpoint's weights and those of these checkpoints or exports",
+    )
     parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
     parser.add_argument("--licence", default="", help="terms of the weights (default: none told)")
     parser.add_argument(
@@ -78,13 +89,32 @@ def run(args: argparse.Namespace) -> int:
     trained = read_trained(args.checkpoint)
     if args.size is not None:
         trained = replace(trained, size=args.size)
-    difference = export(trained, args.output, name=args.name or args.output.stem, licence=args.licence, half=args.half)
+    others = [_read_network(path, trained) for path in args.average]
+    name = args.name or args.output.stem
+    difference = export(trained, args.output, name=name, licence=args.licence, half=args.half, others=others)
     size = args.output.stat().st_size / 1e6
     print(f"{args.output}: {size:.1f} MB, scores within {difference:.1g} of torch's")
     return 0
 
 
-def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "", half: bool = False) -> float:
+def _read_network(path: Path, like: TrainedNetwork) -> Segmenter:
+    """The network of a checkpoint, or of an export of the same network."""
+    if path.suffix != ".onnx":
+        return read_trained(path).restore()
+    network = assemble(like.spec, len(like.labels), like.output_stride)
+    load_weights(network, path)
+    return network.eval()
+
+
+def export(
+    trained: TrainedNetwork,
+    path: Path,
+    *,
+    name: str,
+    licence: str = "",
+    half: bool = False,
+    others: Sequence[Segmenter] = (),
+) -> float:
     """Write a network as ONNX, checked against torch; an older file is replaced only at the end.
 
     Args:
@@ -94,15 +124,19 @@ def export(trained: TrainedNetwork, path: Path, *, name: str, licence: str = "",
         licence: terms of the weights.
         half: its labels were seen to hold in half precision. Its convolutions' weights are rounded to it
             and stored so; the graph casts them back, and engines do that once, as they compile it.
+        others: networks that the mean of the weights is taken with; see `mean_of`.
 
     Returns:
         The largest difference to the scores of torch, with the very weights of the file, that the check saw.
 
     Raises:
-        ExportError: the file cannot be written, or its scores differ from torch's by more than
-            `TOLERANCE`.
+        ExportError: the file cannot be written, its scores differ from torch's by more than
+            `TOLERANCE`, or the others are of other shapes.
     """
     network = trained.restore()
+    if others:
+        network = mean_of([network, *others])
+        trained = replace(trained, facts=trained.facts | {"averaged": len(others) + 1})
     facts = metadata(trained, network, name, licence, half)
     try:
         handle, unfinished_name = tempfile.mkstemp(suffix=".onnx.part", dir=path.resolve().parent)
@@ -150,6 +184,27 @@ def fold_batch_norm(network: Segmenter) -> Segmenter:
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
     return folded
+
+
+@torch.no_grad()
+def mean_of(networks: Sequence[Segmenter]) -> Segmenter:
+    """A network in eval mode with the mean of the weights of several, batch norms folded before.
+
+    Networks that were trained from one another lie in one basin, where the mean is often better on unseen
+    pictures than each (Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482).
+
+    Raises:
+        ExportError: their weights are not of the same names and shapes.
+    """
+    first, *rest = [fold_batch_norm(network) for network in networks]
+    total = first.state_dict()
+    for number, other in enumerate(rest, 2):
+        state = other.state_dict()
+        if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in total.items()}:
+            raise ExportError(f"network {number} of those to average is another one: its weights have other shapes")
+        for name, value in total.items():
+            value.lerp_(state[name], 1 / number)
+    return first
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from engines.base import EngineError, EngineOptions  # noqa: E402
 from engines.facts import ModelFacts  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
 from engines.model_file import read_model  # noqa: E402
-from engines.networks import Conventions  # noqa: E402
+from engines.networks import Conventions, assemble  # noqa: E402
 from engines.networks.normalise import ByteNetwork  # noqa: E402
 from engines.networks.trained import FORMAT, KEY, TrainedNetwork  # noqa: E402
 from tests.engines.networks_like import export_network  # noqa: E402
@@ -85,6 +85,35 @@ def test_weights_in_half_precision_take_half_the_bytes(exported: Exported, tmp_p
     convolutions = [each for each in exported.network().modules() if isinstance(each, torch.nn.Conv2d)]
     saved = 2 * sum(each.weight.numel() for each in convolutions)
     assert full.stat().st_size - exported.file.stat().st_size == pytest.approx(saved, rel=0.1)
+
+
+def test_the_mean_of_a_checkpoint_and_exports_is_the_mean_of_their_weights(exported: Exported, tmp_path: Path) -> None:
+    other = dataclasses.replace(exported.trained, weights={n: 1.03 * v for n, v in exported.trained.weights.items()})
+    exporting.export(other, tmp_path / "other.onnx", name="other")
+    torch.save({"format": FORMAT, KEY: exported.trained.to_tree()}, tmp_path / "last.pt")
+    parser = argparse.ArgumentParser()
+    exporting.add_arguments(parser)
+    files = [str(tmp_path / name) for name in ("last.pt", "last.pt", "other.onnx", "mean.onnx")]
+    flags = ["--checkpoint", files[0], "--average", files[1], files[2], "--output", files[3]]
+    assert exporting.run(parser.parse_args(flags)) == 0
+    folded = [exporting.fold_batch_norm(each.restore()) for each in (exported.trained, other)]
+    image = torch.from_numpy(picture((64, 96))[None])
+    with torch.no_grad():
+        for mean, value in zip(folded[0].parameters(), folded[1].parameters(), strict=True):
+            mean.lerp_(value, 1 / 3)
+        expected = ByteNetwork(folded[0])(image).numpy()
+    session = onnxruntime.InferenceSession(files[3], providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"image": image.numpy()})
+    np.testing.assert_allclose(scores, expected, atol=exporting.TOLERANCE)
+    facts = {entry.key: entry.value for entry in onnx.load(files[3]).metadata_props}
+    assert json.loads(facts["deeplab_stream.training"])["averaged"] == 3
+
+
+def test_networks_of_other_shapes_have_no_mean(exported: Exported, tmp_path: Path) -> None:
+    wider = assemble(dataclasses.replace(exported.trained.spec, aspp_channels=24), len(CAMVID))
+    with pytest.raises(EngineError, match="network 2 of those to average is another one"):
+        exporting.export(exported.trained, tmp_path / "mean.onnx", name="mean", others=[wider])
+    assert list(tmp_path.iterdir()) == []
 
 
 CHANGED: dict[str, tuple[str, dict[str, object]]] = {
