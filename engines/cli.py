@@ -27,6 +27,7 @@ examples:
   %(prog)s train --config camvid --root data/camvid --output runs/street
   %(prog)s train --config camvid --root data/camvid --output runs/street --init efficientnet-lite0.pth
   %(prog)s export --checkpoint runs/street/last.pt --output street.onnx
+  %(prog)s export --model street --precision int8 --root data/camvid --output street-int8.onnx
   %(prog)s evaluate --model street --root data/camvid --split val --json val.json
   %(prog)s evaluate-video street.mp4 --model street --temporal
   %(prog)s tune-crf --model street --root data/camvid --split val --output tuned.yaml
@@ -73,7 +74,7 @@ class Offline:
 
 
 OFFLINE = {
-    "export": Offline("engines.export", "a trained network as one ONNX file"),
+    "export": Offline("engines.export_command", "a trained network as one ONNX file, or one quantised to int8"),
     "train": Offline("engines.training.train", "train a network on pictures and label maps"),
     "evaluate": Offline("engines.training.evaluate", "mIoU of a model on labelled pictures"),
     "evaluate-video": Offline("engines.training.evaluate_video", "how right and how steady a model is on a video"),
@@ -249,7 +250,7 @@ def _bench(args: argparse.Namespace) -> int:
     from engines.facts import SIZES
     from engines.zoo import load_model
 
-    model = load_model(args.model)
+    model = load_model(args.model, args.precision)
     size = args.size or model.size
     if not SIZES[0] <= size <= SIZES[1]:
         raise EngineError(f"--size {size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")

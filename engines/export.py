@@ -1,4 +1,4 @@
-"""`python -m engines export`: a trained network as one ONNX file that every backend runs.
+"""A trained network as one ONNX file that every backend runs.
 
 The graph takes pictures as they are (``image``, uint8, N×H×W×3, RGB) and gives coarse scores
 (``scores``, float32, N×C×h×w at the score stride): normalisation is inside, upsampling and softmax
@@ -7,7 +7,6 @@ are not. Batch, height and width are dynamic. What the scores mean travels in th
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import logging
@@ -31,22 +30,12 @@ from engines.facts import HALF, NETWORK_FACT, PREFIX, ModelFacts
 from engines.networks import Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
-from engines.networks.registry import assemble
-from engines.networks.trained import TrainedNetwork, read_trained
-from engines.weights import load_weights
+from engines.networks.trained import TrainedNetwork
 
 OPSET = 20
 
 TOLERANCE = 1e-3
 """Largest difference of a score between the file and torch, at scores of about ±10."""
-
-EXAMPLES = """\
-examples:
-  %(prog)s --checkpoint runs/street/last.pt --output street.onnx
-  %(prog)s --checkpoint runs/street/last.pt --output small.onnx --name small --licence CC-BY-4.0 --size 320
-  %(prog)s --checkpoint runs/street/last.pt --output fast.onnx --half
-  %(prog)s --checkpoint runs/third/last.pt --average first.onnx second.onnx --output mean.onnx
-"""
 
 CHECK_SIZES = ((96, 128), (104, 75))
 """Height and width of the pictures that an export is checked on; one is no multiple of 16."""
@@ -54,56 +43,6 @@ CHECK_SIZES = ((96, 128), (104, 75))
 
 class ExportError(EngineError):
     """An export that failed or does not agree with torch."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint that `train` wrote")
-    parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
-    parser.add_argument(
-        "--average",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="write the mean of the checkpoint's weights and those of these checkpoints or exports",
-    )
-    parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
-    parser.add_argument("--licence", default="", help="terms of the weights (default: none told)")
-    parser.add_argument(
-        "--size", type=int, help="preferred short side of the picture, in pixels (default: as it was trained)"
-    )
-    parser.add_argument(
-        "--half",
-        action="store_true",
-        help="its labels hold in half precision (evaluate with fp16): weights are stored so, in half the bytes",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command; returns its exit code.
-
-    Raises:
-        EngineError: with a message of one line.
-    """
-    trained = read_trained(args.checkpoint)
-    if args.size is not None:
-        trained = replace(trained, size=args.size)
-    others = [_read_network(path, trained) for path in args.average]
-    name = args.name or args.output.stem
-    difference = export(trained, args.output, name=name, licence=args.licence, half=args.half, others=others)
-    size = args.output.stat().st_size / 1e6
-    print(f"{args.output}: {size:.1f} MB, scores within {difference:.1g} of torch's")
-    return 0
-
-
-def _read_network(path: Path, like: TrainedNetwork) -> Segmenter:
-    """The network of a checkpoint, or of an export of the same network."""
-    if path.suffix != ".onnx":
-        return read_trained(path).restore()
-    network = assemble(like.spec, len(like.labels), like.output_stride)
-    load_weights(network, path)
-    return network.eval()
 
 
 def export(

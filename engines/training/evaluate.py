@@ -154,7 +154,9 @@ def run(args: argparse.Namespace) -> int:
         raise EngineError(f"{args.json}: cannot be written: its directory does not exist")
     refinement = chosen_refinement(args.config, args.refine, args.crf_mode, args.crf_iterations)
     samples = spread_over(find_samples(args.root, args.split), args.limit)
-    engine = open_engine(zoo.load_model(args.model), args.engine, EngineOptions(args.precision, args.threads))
+    engine = open_engine(
+        zoo.load_model(args.model, args.precision), args.engine, EngineOptions(args.precision, args.threads)
+    )
     try:
         result = evaluate(engine, samples, size=args.size, ignore=args.ignore, refinement=refinement)
     finally:
@@ -262,14 +264,19 @@ def score(engine: Engine, image: UInt8, size: int) -> tuple[Float32, Geometry]:
     """
     geometry = picture_geometry(engine.model, image, size)
     session = engine.session(geometry.input_height, geometry.input_width)
+    scores = np.empty(session.score_shape, np.float32)
+    session.start(network_picture(image, geometry), scores).wait(TIMEOUT)
+    return scores, geometry
+
+
+def network_picture(image: UInt8, geometry: Geometry) -> UInt8:
+    """A picture, RGB, H×W×3, scaled as the stream does: input_height×input_width×3."""
     given = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
     frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(
         format="yuv444p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.JPEG
     )
     prepare(frame, geometry, given, PICTURE_COLOUR)
-    scores = np.empty(session.score_shape, np.float32)
-    session.start(given, scores).wait(TIMEOUT)
-    return scores, geometry
+    return given
 
 
 def picture_geometry(model: Model, image: UInt8, size: int) -> Geometry:

@@ -330,7 +330,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.output.absolute().parent.is_dir():
         raise EngineError(f"{args.output}: cannot be written: its directory does not exist")
     samples = spread_over(find_samples(args.root, args.split), args.limit)
-    model = zoo.load_model(args.model)
+    model = zoo.load_model(args.model, args.precision)
     size, work = args.size or model.size, args.work or args.output.with_name(f"{args.output.name}.work")
     names = hashlib.sha256("\n".join(str(sample.image.resolve()) for sample in samples).encode()).hexdigest()
     try:

@@ -48,7 +48,9 @@ def explain(options: RunOptions, folder: Path) -> str:
     check_place(folder / "figure.png", name, own=True)
     decoded = _first_picture(options)
     engine_options = EngineOptions(precision=options.engine.precision, cache=zoo.compiled_cache())
-    engine = open_engine(zoo.load_model(options.model.name), options.engine.name, engine_options)
+    engine = open_engine(
+        zoo.load_model(options.model.name, options.engine.precision), options.engine.name, engine_options
+    )
     try:
         steps, maps = _way(decoded, engine, options)
     finally:

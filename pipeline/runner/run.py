@@ -101,7 +101,7 @@ class Runner:
             _Opened(source, some, bool(one.outputs) or len(some) > len(one.masks), any(map(wants_plain, one.outputs)))
             for source, one, some in zip(self._sources, options.inputs, sinks, strict=True)
         ]
-        model = zoo.load_model(options.model.name)
+        model = zoo.load_model(options.model.name, options.engine.precision)
         Renderer(model.labels, options.render)  # refuses unknown classes before the engine compiles
         workers = None if options.refine.kind == "none" else options.refine.workers
         self.plan: CpuPlan = divide(available_cpus(), workers, any(map(self._is_live, opened)))

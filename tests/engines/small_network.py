@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from engines import export as exporting
+from engines import export_command
 from engines.labels import CAMVID
 from engines.networks import DeepLab, NetworkSpec, assemble
 from engines.networks.trained import FORMAT, KEY, TrainedNetwork
@@ -48,8 +49,8 @@ def export_small(folder: Path) -> Exported:
     trained = TrainedNetwork(SPEC, 16, CAMVID, 448, with_statistics().state_dict(), {"epochs": 3, "splits": ["train"]})
     torch.save({"format": FORMAT, KEY: trained.to_tree()}, folder / "last.pt")
     parser = argparse.ArgumentParser()
-    exporting.add_arguments(parser)
+    export_command.add_arguments(parser)
     places = ["--checkpoint", str(folder / "last.pt"), "--output", str(folder / "street.onnx")]
-    assert exporting.run(parser.parse_args([*places, "--licence", "research use", "--half"])) == 0
+    assert export_command.run(parser.parse_args([*places, "--licence", "research use", "--precision", "fp16"])) == 0
     assert {path.name for path in folder.iterdir()} == {"last.pt", "street.onnx"}
     return Exported(trained, folder / "street.onnx")

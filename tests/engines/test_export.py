@@ -18,6 +18,7 @@ import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 
 from engines import export as exporting  # noqa: E402
+from engines import export_command  # noqa: E402
 from engines.base import EngineError, EngineOptions  # noqa: E402
 from engines.facts import ModelFacts  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
@@ -92,10 +93,10 @@ def test_the_mean_of_a_checkpoint_and_exports_is_the_mean_of_their_weights(expor
     exporting.export(other, tmp_path / "other.onnx", name="other")
     torch.save({"format": FORMAT, KEY: exported.trained.to_tree()}, tmp_path / "last.pt")
     parser = argparse.ArgumentParser()
-    exporting.add_arguments(parser)
+    export_command.add_arguments(parser)
     files = [str(tmp_path / name) for name in ("last.pt", "last.pt", "other.onnx", "mean.onnx")]
     flags = ["--checkpoint", files[0], "--average", files[1], files[2], "--output", files[3]]
-    assert exporting.run(parser.parse_args(flags)) == 0
+    assert export_command.run(parser.parse_args(flags)) == 0
     folded = [exporting.fold_batch_norm(each.restore()) for each in (exported.trained, other)]
     image = torch.from_numpy(picture((64, 96))[None])
     with torch.no_grad():
@@ -162,10 +163,10 @@ def test_a_wrong_file_is_refused_and_the_old_one_kept(
 
 def test_bad_places_are_named(trained: TrainedNetwork, tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
-    exporting.add_arguments(parser)
+    export_command.add_arguments(parser)
     missing = ["--checkpoint", str(tmp_path / "none.pt"), "--output", str(tmp_path / "x.onnx")]
     with pytest.raises(EngineError, match=r"none\.pt: no such checkpoint"):
-        exporting.run(parser.parse_args(missing))
+        export_command.run(parser.parse_args(missing))
     with pytest.raises(EngineError, match="cannot be written"):
         exporting.export(trained, tmp_path / "nowhere" / "x.onnx", name="x")
 
@@ -224,9 +225,9 @@ def test_a_checkpoint_without_a_network_is_one_line(tmp_path: Path) -> None:
 def complain(folder: Path, message: str) -> None:
     """Exporting a folder's checkpoint ends with one line, and writes nothing."""
     parser = argparse.ArgumentParser()
-    exporting.add_arguments(parser)
+    export_command.add_arguments(parser)
     places = ["--checkpoint", str(folder / "last.pt"), "--output", str(folder / "x.onnx")]
     with pytest.raises(EngineError, match=message) as caught:
-        exporting.run(parser.parse_args(places))
+        export_command.run(parser.parse_args(places))
     assert "\n" not in str(caught.value)
     assert [path.name for path in folder.iterdir()] == ["last.pt"]

@@ -1,0 +1,217 @@
+"""int8 networks: ranges by calibration, and the loss of mIoU measured before a file is written.
+
+Quantisation after training by NNCF, on the ONNX graph: weights a channel each, activations by the ranges that they take
+on the calibration's pictures, biases corrected (Jacob et al. 2018, arXiv 1712.05877; Nagel et al. 2019,
+arXiv 1906.04721). The file holds QuantizeLinear and DequantizeLinear nodes, which every backend reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from engines.backends import open_engine
+from engines.backends.common import one_line, prepare
+from engines.base import EngineError, EngineOptions, Model
+from engines.facts import PREFIX
+from engines.training.dataset import Sample
+from engines.training.evaluate import evaluate, labelled_pictures, network_picture, picture_geometry
+
+MOST_LOST = 1.0
+"""Points of mIoU that a quantised network may lose."""
+
+
+class QuantiseError(EngineError):
+    """A network that cannot be quantised, or loses too much by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What quantisation did to the labels.
+
+    Attributes:
+        plain, quantised: mIoU in percent.
+        pictures: how many it was measured on.
+    """
+
+    plain: float
+    quantised: float
+    pictures: int
+
+
+def quantise(
+    model: Model,
+    path: Path,
+    *,
+    calibration: Sequence[Sample],
+    validation: Sequence[Sample],
+    name: str,
+    licence: str | None = None,
+) -> Loss:
+    """Write a network quantised to int8, if it keeps its mIoU; an older file is replaced only at the end.
+
+    Args:
+        model: the network, in float.
+        path: ONNX file to write; a YAML beside the network's file is copied beside it.
+        calibration: pictures whose ranges are taken.
+        validation: labelled pictures that it is measured on, before and after.
+        name: what people shall call it.
+        licence: terms of the weights; the network's own where None.
+
+    Raises:
+        QuantiseError: NNCF is missing or cannot quantise it, more than `MOST_LOST` points are lost, or the file
+            cannot be written.
+        EngineError: a picture cannot be used, or the network failed.
+    """
+    if model.quantised:
+        raise QuantiseError(f"{model.name} is quantised already: give its float model")
+    with _silent_nncf(), _unfinished(path) as part:
+        _write(model, part, calibration, _told(name, licence, len(calibration)))
+        plain = _measured(model, "fp32", validation)
+        if not np.isfinite(plain):
+            raise QuantiseError("the validation has no labelled pixel: nothing tells what int8 loses")
+        loss = Loss(plain, _measured(replace(model, path=part, quantised=True), "int8", validation), len(validation))
+        if not loss.plain - loss.quantised <= MOST_LOST:
+            raise QuantiseError(
+                f"{path}: not written: int8 has {loss.quantised:.2f} mIoU where float has {loss.plain:.2f}, "
+                f"and {MOST_LOST:g} may be lost: calibrate on more, or more various, pictures"
+            )
+        beside = model.path.with_suffix(".yaml")
+        if beside.is_file():
+            shutil.copyfile(beside, path.with_suffix(".yaml"))
+        part.replace(path)
+    return loss
+
+
+def _told(name: str, licence: str | None, pictures: int) -> dict[str, Any]:
+    """What the file says of itself in another way than the float one."""
+    told = {"name": name, "half": False, "calibrated_on": pictures}
+    return told if licence is None else told | {"licence": licence}
+
+
+def _measured(model: Model, precision: str, samples: Sequence[Sample]) -> float:
+    """Mean IoU in percent."""
+    engine = open_engine(model, "auto", EngineOptions(precision))
+    try:
+        return 100 * evaluate(engine, samples).confusion.mean_iou()
+    finally:
+        engine.close()
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A file beside the final one, gone in the end unless it took its name."""
+    try:
+        handle, name = tempfile.mkstemp(suffix=".onnx.part", dir=path.resolve().parent)
+    except OSError as error:
+        raise QuantiseError(f"{path}: cannot be written: {error.strerror}") from error
+    os.close(handle)
+    try:
+        Path(name).chmod(0o644)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _silent_nncf() -> Iterator[None]:
+    """NNCF without its statistics for its makers, its bars on the output and its log.
+
+    Raises:
+        QuantiseError: it is not installed.
+    """
+    unasked = "openvino_telemetry" not in sys.modules
+    if unasked:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it takes that for not installed
+    try:
+        import nncf
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise QuantiseError(f"int8 needs NNCF ({error}): pip install 'deeplab-stream[quantise]'") from error
+    finally:
+        if unasked:
+            del sys.modules["openvino_telemetry"]
+    nncf.set_log_level(logging.ERROR)
+    yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Calibration:
+    """Pictures as the graph takes them, with a progress bar."""
+
+    model: Model
+    samples: Sequence[Sample]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with tqdm(total=len(self), desc="calibrating", unit="picture") as bar:
+            for image, _ in labelled_pictures(self.samples, len(self.model.labels)):
+                given = network_picture(image, picture_geometry(self.model, image, self.model.size))
+                bar.update()  # now, since nobody asks for more after the last
+                yield {self.model.input_name: prepare(given, self.model)}
+
+
+def _write(model: Model, path: Path, samples: Sequence[Sample], told: Mapping[str, Any]) -> None:
+    """Write the quantised graph.
+
+    Raises:
+        QuantiseError: NNCF cannot quantise the network.
+    """
+    import nncf
+    import onnx
+
+    proto = onnx.load(str(model.path))
+    whole_weights(proto.graph)
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            quantised = nncf.quantize(
+                proto,
+                nncf.Dataset(_Calibration(model, samples)),
+                # Symmetric activations: with zero points OpenVINO computes much of the network in float.
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                subset_size=len(samples),
+            )
+    except EngineError:
+        raise
+    except Exception as error:  # NNCF's and ONNX Runtime's exceptions have no common class
+        raise QuantiseError(f"NNCF cannot quantise {model.name}: {one_line(error)}") from error
+    entries = {entry.key: entry for entry in quantised.metadata_props}
+    if PREFIX + "labels" in entries:  # else a YAML tells of it
+        for key, value in told.items():
+            entry = entries.get(PREFIX + key) or quantised.metadata_props.add()
+            entry.key, entry.value = PREFIX + key, json.dumps(value, ensure_ascii=False)
+    try:
+        onnx.save(quantised, str(path))
+    except OSError as error:
+        raise QuantiseError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def whole_weights(graph: Any) -> None:
+    """Turn weights that are stored in half precision and cast by a node into float ones, in place."""
+    from onnx import TensorProto, numpy_helper
+
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            tensor = stored[node.input[0]]
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,114 @@
+"""int8: a file that keeps the labels, and none where they are lost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines import export_command
+from engines.base import EngineError, EngineOptions
+from engines.model_file import read_model
+from engines.zoo import load_model
+from tests.engines.support import open_engine_for, picture, score
+
+SIZE = (96, 128)
+
+
+def as_told(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    export_command.add_arguments(parser)
+    return parser.parse_args(list(words))
+
+
+def labelled_by_itself(root: Path, split: str, dark: bool = False) -> None:
+    """Pictures whose labels are those of street wherever it is sure."""
+    for kind in ("images", "labels"):
+        (root / split / kind).mkdir(parents=True)
+    with open_engine_for(load_model("street"), "openvino") as engine:
+        for seed in range(6):
+            image = picture((384, 512), seed) * (not dark)
+            found = score(engine.session(384, 512), image)
+            first, second = np.sort(found, axis=0)[[-1, -2]]
+            labels = np.where(first - second > 1, found.argmax(0), 255).astype(np.uint8)
+            large = Image.fromarray(labels).resize((512, 384), Image.Resampling.NEAREST)
+            Image.fromarray(image).save(root / split / "images" / f"{seed}.png")
+            large.save(root / split / "labels" / f"{seed}.png")
+
+
+@pytest.mark.slow
+def test_a_quantised_network_is_measured_written_and_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("nncf", reason="int8 needs NNCF (the extra `quantise`)")
+    labelled_by_itself(tmp_path, "val")
+    labelled_by_itself(tmp_path, "dark", dark=True)
+    target = tmp_path / "mine.onnx"
+    words = ["--model", "street", "--precision", "int8", "--root", str(tmp_path), "--output", str(target)]
+    with pytest.raises(EngineError, match=r"mine\.onnx: not written: int8 has .* may be lost") as caught:
+        export_command.run(as_told(*words, "--calibrate", "dark"))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dark", "val"]
+    capfd.readouterr()
+
+    assert export_command.run(as_told(*words, "--calibrate", "val")) == 0
+    told = capfd.readouterr()
+    assert told.out.count("\n") == 1, told.out
+    assert "calibrating: 100%" in told.err
+    assert "evaluating: 100%" in told.err
+    model, plain = read_model(target), load_model("street")
+    assert (model.name, model.quantised, model.half) == ("mine", True, False)
+    assert (model.labels, model.size, model.licence) == (plain.labels, plain.size, plain.licence)
+    assert target.stat().st_size < 0.7 * plain.path.stat().st_size
+    with pytest.raises(EngineError, match="mine is quantised already"):
+        export_command.run(as_told("--model", str(target), *words[2:], "--calibrate", "val"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "street", "--precision", "int8"], "give --root"),
+        (["--model", "street"], "--model can be quantised"),
+        (["--model", "street", "--precision", "int8", "--root", ".", "--pictures", "0"], "--pictures 0"),
+        (["--model", "street", "--precision", "int8", "--root", "nowhere"], "nowhere/train/images: no such directory"),
+    ],
+)
+def test_what_cannot_be_quantised_is_refused_at_once(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=message):
+        export_command.run(as_told(*words, "--output", str(tmp_path / "x.onnx")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quantising_needs_nncf_and_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "nncf.py").write_text("raise ModuleNotFoundError('nncf')\n")
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('torch')\n")
+    for kind in ("images", "labels"):
+        (tmp_path / "train" / kind).mkdir(parents=True)
+        Image.new("L" if kind == "labels" else "RGB", (64, 48)).save(tmp_path / "train" / kind / "a.png")
+    words = ["-m", "engines", "export", "--model", "street", "--precision", "int8", "--output", "x.onnx"]
+    answer = subprocess.run(
+        [sys.executable, *words, "--root", str(tmp_path), "--validate", "train"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    assert answer.stderr == "error: int8 needs NNCF (nncf): pip install 'deeplab-stream[quantise]'\n"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_the_embedded_int8_network_is_that_of_street(backend: str) -> None:
+    """Every engine runs it, and it says what street says where street is sure."""
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    image = picture(SIZE)
+    with open_engine_for(load_model("street"), "openvino") as plain:
+        expected = score(plain.session(*SIZE), image)
+    with open_engine_for(load_model("street", "int8"), backend, EngineOptions("int8", threads=1)) as int8:
+        assert (int8.model.name, int8.info.precision) == ("street-int8", "int8")
+        found = score(int8.session(*SIZE), image)
+    first, second = np.sort(expected, axis=0)[[-1, -2]]
+    sure = first - second > 1
+    assert sure.mean() > 0.3
+    assert (found.argmax(0) == expected.argmax(0))[sure].mean() > 0.95
