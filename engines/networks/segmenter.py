@@ -51,7 +51,11 @@ class Segmenter(nn.Module, ABC):
 
     def forward(self, image: Tensor) -> Tensor:
         """N×3×H×W, normalised → N×classes×h×w at the score stride: ⌈H/s⌉×⌈W/s⌉, or (H - 1)/s + 1 where H = sk + 1."""
-        fused, *others = self.pyramid(image)
+        return self.fuse(self.pyramid(image))
+
+    def fuse(self, pyramid: list[Tensor]) -> Tensor:
+        """The largest score of each class, at the size of the first scale's, of what `pyramid` gives."""
+        fused, *others = pyramid
         for scores in others:
             larger = functional.interpolate(scores, fused.shape[2:], mode="bilinear", align_corners=self.align_corners)
             fused = torch.maximum(fused, larger)

@@ -11,12 +11,15 @@ import numpy.typing as npt
 
 from engines.training.augment import augment
 from engines.training.dataset import Sample, UInt8
-from engines.training.options import TrainingOptions
+from engines.training.options import OptionError, TrainingOptions
+from engines.training.processes import Processes
+
+ALONE = Processes()
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures N×C×C×3 RGB and labels N×c×c with 255 where there is none."""
+    """This process's pictures N×C×C×3 RGB and labels N×c×c with 255 where there is none."""
 
     images: UInt8
     labels: UInt8
@@ -32,6 +35,10 @@ class Batches:
         samples: The pictures' files, as long as `pictures`.
         pictures: Picture and labels of each.
         options: The run's options.
+        processes: Those that share a batch; each one's part follows that of the one before.
+
+    Raises:
+        OptionError: A batch cannot be shared evenly.
     """
 
     def __init__(
@@ -39,7 +46,12 @@ class Batches:
         samples: Sequence[Sample],
         pictures: Sequence[tuple[UInt8, UInt8]],
         options: TrainingOptions,
+        processes: Processes = ALONE,
     ) -> None:
+        share, rest = divmod(options.optimiser.batch, processes.count)
+        if rest or not share:
+            raise OptionError(f"optimiser: batch {options.optimiser.batch} is not to be divided by {processes.count}")
+        self._share = range(share * processes.rank, share * (processes.rank + 1))
         self._pictures = pictures
         self._options = options
         self._weights = drive_weights(samples, options.optimiser.balance)
@@ -64,11 +76,11 @@ class Batches:
 
     def _make(self, picks: npt.NDArray[np.int64], epoch: int, index: int) -> Batch:
         options = self._options
-        random = np.random.default_rng((options.seed, epoch, index))
-        views = [
-            augment(image, labels, options.augment, options.loss.label_stride, random)
-            for image, labels in (self._pictures[pick] for pick in picks)
-        ]
+        views = []
+        for place in self._share:
+            random = np.random.default_rng((options.seed, epoch, index, place))
+            image, labels = self._pictures[picks[place]]
+            views.append(augment(image, labels, options.augment, options.loss.label_stride, random))
         return Batch(np.stack([view[0] for view in views]), np.stack([view[1] for view in views]))
 
 

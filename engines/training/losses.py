@@ -12,6 +12,9 @@ from torch.nn import functional
 
 from engines.training.dataset import IGNORE, UInt8
 from engines.training.options import LossOptions
+from engines.training.processes import Processes
+
+ALONE = Processes()
 
 
 class SegmentationLoss(nn.Module):
@@ -20,28 +23,41 @@ class SegmentationLoss(nn.Module):
     Args:
         weights: Weight of each class in the cross-entropy, `classes`.
         options: Weight of the Lovász term, and the stride of the labels.
+        align_corners: How the network's scores lie in the picture.
+        processes: Those that share a batch, over all of which the cross-entropy is a mean; the Lovász term is of each
+            one's own pictures.
     """
 
     weights: Tensor
 
-    def __init__(self, weights: Tensor, options: LossOptions) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        options: LossOptions,
+        align_corners: bool = False,
+        processes: Processes = ALONE,
+    ) -> None:
         super().__init__()
         self.register_buffer("weights", weights)
         self.lovasz = options.lovasz
+        self.align_corners = align_corners
+        self.processes = processes
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Scores N×C×h×w, labels N×H×W int64 with H ≥ h → a scalar."""
-        scores = enlarge_scores(scores, labels)
-        loss = functional.cross_entropy(scores, labels, self.weights, ignore_index=IGNORE)
+        scores = enlarge_scores(scores, labels, self.align_corners)
+        total = functional.cross_entropy(scores, labels, self.weights, ignore_index=IGNORE, reduction="sum")
+        weight = self.processes.mean(self.weights[labels[labels != IGNORE]].sum())
+        loss = total / weight.clamp_min(1e-6)  # a batch without labels teaches nothing
         if self.lovasz:
             # A quarter of the pixels says the same at a quarter of the sorting.
             loss = loss + self.lovasz * lovasz_softmax(scores[:, :, ::2, ::2], labels[:, ::2, ::2])
         return loss
 
 
-def enlarge_scores(scores: Tensor, labels: Tensor) -> Tensor:
-    """Scores N×C×h×w in float32 at the size of labels N×H×W, bilinear, half-pixel centres."""
-    return functional.interpolate(scores.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+def enlarge_scores(scores: Tensor, labels: Tensor, align_corners: bool = False) -> Tensor:
+    """Scores N×C×h×w in float32 at the size of labels N×H×W, bilinear, half-pixel centres or corner to corner."""
+    return functional.interpolate(scores.float(), size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
 def lovasz_softmax(scores: Tensor, labels: Tensor) -> Tensor:

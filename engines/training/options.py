@@ -7,6 +7,7 @@ type is an error that names the key.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from engines.settings import SettingsError, build, read_settings
 
@@ -31,6 +32,13 @@ class ModelOptions:
     freeze: int = 0
     """Blocks of the encoder, counted after its stem, that keep their starting weights along with
     the stem; 0 trains everything."""
+
+    freeze_norms: bool = False
+    """Batch norms keep their starting statistics, scales and shifts: for small batches."""
+
+    scales: tuple[float, ...] = (1.0,)
+    """Sizes at which the network sees a picture, the first one being 1; with several every scale's scores and
+    their maximum are learnt (arXiv 1606.00915, section 4.1.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +80,20 @@ class AugmentOptions:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserOptions:
-    """AdamW with a poly schedule and a moving average of the weights."""
+    """AdamW or SGD with a poly schedule and a moving average of the weights."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    """Of SGD."""
 
     batch: int = 8
+    """Pictures of a step, in all processes together."""
+
     backbone_rate: float = 4e-4
     head_rate: float = 2e-3
+    bias_factor: float = 1.0
+    """What the rates of biases and shifts are multiplied by (Caffe's models: 2)."""
+
     decay: float = 0.01
     warmup: int = 100
     """Steps over which the learning rate rises to its full value."""
@@ -127,8 +144,11 @@ class TrainingOptions:
 
     seed: int = 0
     epochs: int = 50
+    steps: int = 0
+    """If set, the run lasts so many steps and `epochs` is not looked at."""
+
     hours: float = 0.0
-    """If set, the run lasts so long and `epochs` is not looked at."""
+    """If set, the run lasts so long and neither `epochs` nor `steps` is looked at."""
 
     validate_every: int = 10
     """Epochs between two measurements."""
@@ -160,6 +180,7 @@ def parse_options(tree: object, origin: str) -> TrainingOptions:
             begins the message.
     """
     options = build(TrainingOptions, tree, origin)
+    rests = (0, 1) if options.loss.label_stride == 1 else (0,)
     low, high = options.augment.scale
     demands = {
         "precision must be bf16 or fp32": options.precision in {"bf16", "fp32"},
@@ -167,10 +188,12 @@ def parse_options(tree: object, origin: str) -> TrainingOptions:
             min(options.epochs, options.validate_every, options.optimiser.batch) >= 1
         ),
         "augment: scale must be two positive numbers, the smaller one first": 0 < low <= high,
-        "augment: crop must be a multiple of loss: label_stride and of model: output_stride": (
+        "steps must not be negative": options.steps >= 0,
+        "augment: crop must be a multiple of loss: label_stride and of model: output_stride, or one more with "
+        "label_stride 1": (
             min(options.augment.crop, options.loss.label_stride, options.model.output_stride) >= 1
             and options.augment.crop % options.loss.label_stride == 0
-            and options.augment.crop % options.model.output_stride == 0
+            and options.augment.crop % options.model.output_stride in rests
         ),
     }
     for demand, met in demands.items():

@@ -14,12 +14,14 @@ from torch import nn
 from tqdm import tqdm
 
 from engines.model_file import LABEL_SETS
-from engines.networks import Segmenter, assemble, spec_of
+from engines.networks import NetworkSpec, Segmenter, assemble, spec_of
 from engines.networks.normalise import normalise
+from engines.training.batches import ALONE
 from engines.training.checkpoint import Checkpoint, first_difference
 from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
 from engines.training.initial import calibrate
-from engines.training.options import OptionError, TrainingOptions, load_options
+from engines.training.options import ModelOptions, OptionError, TrainingOptions, load_options
+from engines.training.processes import Processes, joined, local_device
 from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
 from engines.weights import open_weights
 
@@ -31,10 +33,12 @@ EXAMPLES = """\
 examples:
   %(prog)s --config camvid --root data/camvid --output runs/street
   %(prog)s --config camvid --root data/camvid --output runs/street --resume --epochs 80
+  torchrun --nproc-per-node 4 -m engines train --config voc-v2-resnet101 --root data/voc --output runs/v2 \\
+    --init init.caffemodel --tensorboard
   %(prog)s --config mine.yaml --root data/mine --output runs/mine --init street.onnx --hours 8 --seed 1
 """
 
-LENGTH = ("epochs", "hours")
+LENGTH = ("epochs", "steps", "hours")
 """Options that a run may change when it is taken up again."""
 
 
@@ -57,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold-out", metavar="PREFIX", help="measure on pictures named PREFIX…")
     parser.add_argument("--seed", type=int, help="of everything drawn at random (default: the config's)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (default)")
+    parser.add_argument("--tensorboard", action="store_true", help="write event files into --output/tensorboard")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
 
 
@@ -68,11 +73,12 @@ def run(args: argparse.Namespace) -> int:
     """
     options = resolve_options(args)
     set_seed(options.seed)
-    make_trainer(args, options).run()
+    with joined(pick_device(args.device)) as processes:
+        make_trainer(args, options, processes).run()
     return 0
 
 
-def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
+def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: Processes = ALONE) -> Trainer:
     """The run that the command line asks for, new or taken up again.
 
     Raises:
@@ -93,7 +99,7 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
     initial = open_weights(args.init) if args.init is not None and resumed is None else None
     part = initial.part(args.init_part or (None if initial.layout.own else "encoder")) if initial else None
     try:
-        spec = resumed.trained.spec if resumed is not None else spec_of(options.model.network)
+        spec = resumed.trained.spec if resumed is not None else model_spec(options.model)
         if initial is not None:
             spec = replace(spec, conventions=initial.conventions(spec, part))
         network = assemble(spec, len(labels), options.model.output_stride)
@@ -105,13 +111,26 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions) -> Trainer:
         logger.info("started from the %s of %s (%s)", loaded.part, args.init, loaded.layout)
         recalibrate(network if loaded.part == "network" else network.encoder, network, data)
     args.output.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(network.to(pick_device(args.device)), data, options, labels, args.output)
+    network = processes.with_shared_norms(network.to(pick_device(args.device)))
+    trainer = Trainer(network, data, options, labels, args.output, processes=processes)
     if args.init is not None:
         trainer.facts["initial"] = args.init.stem
     if resumed is not None:
         trainer.resume(resumed)
         logger.info("resumed after epoch %d", trainer.epoch)
+    if args.tensorboard:
+        trainer.note_on_board()
     return trainer
+
+
+def model_spec(options: ModelOptions) -> NetworkSpec:
+    """What the network is made from.
+
+    Raises:
+        ValueError: there is no such network, or its scales make no sense.
+    """
+    spec = spec_of(options.network)
+    return replace(spec, scales=options.scales) if len(options.scales) > 1 else spec
 
 
 def resolve_options(args: argparse.Namespace) -> TrainingOptions:
@@ -145,7 +164,8 @@ def set_seed(seed: int) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is CUDA if there is one."""
+    """The device of a name, this process's own; `auto` is CUDA if there is one."""
+    name = local_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -20,12 +20,15 @@ from engines.networks import Segmenter
 from engines.networks.normalise import normalise
 from engines.networks.trained import UNFIT, TrainedNetwork, first_line
 from engines.training.average import MovingAverage
-from engines.training.batches import Batch, Batches
+from engines.training.batches import ALONE, Batch, Batches
+from engines.training.board import Board
 from engines.training.checkpoint import Checkpoint
 from engines.training.dataset import Sample, UInt8
 from engines.training.losses import SegmentationLoss, class_weights, enlarge_scores
 from engines.training.metrics import Confusion
+from engines.training.optimiser import freeze, make_optimiser
 from engines.training.options import TrainingOptions
+from engines.training.processes import Processes
 from engines.training.schedule import Progress, poly_rate
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ class Trainer:
         options: How.
         labels: Meaning of the classes.
         output: Directory of checkpoints and history.
+        processes: Those that train it together.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Trainer:
         options: TrainingOptions,
         labels: LabelSet,
         output: Path,
+        *,
+        processes: Processes = ALONE,
     ) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.options = options
@@ -77,13 +83,16 @@ class Trainer:
         }
         self._device = next(network.parameters()).device
         self._held_out = data.held_out
-        self._batches = Batches(data.samples, data.pictures, options)
+        self._processes = processes
+        self._board: Board | None = None
+        self._batches = Batches(data.samples, data.pictures, options, processes)
         weights = class_weights([each for _, each in data.pictures], len(labels), options.loss.log_weight)
-        self._loss = SegmentationLoss(weights, options.loss).to(self._device)
-        self._frozen = freeze(network, options.model.freeze)
+        self._loss = SegmentationLoss(weights, options.loss, network.align_corners, processes).to(self._device)
+        self._frozen = freeze(network, options.model)
         self._optimiser = make_optimiser(network, options)
         self._average = MovingAverage(network, options.optimiser.average)
-        self._progress = Progress(options.epochs * len(self._batches), options.hours * 3600)
+        self._progress = Progress(options.steps or options.epochs * len(self._batches), options.hours * 3600)
+        self._scores = processes.shared(AllScores(network))
         self._running_loss = float("nan")
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -104,10 +113,19 @@ class Trainer:
         self.epoch = checkpoint.epoch
         self.facts = dict(checkpoint.trained.facts)
 
+    def note_on_board(self) -> None:
+        """Write event files for TensorBoard, from here on.
+
+        Raises:
+            OptionError: it is not installed.
+        """
+        if self._processes.first:
+            self._board = Board(self.output, self._progress.step)
+
     def run(self, epochs: int | None = None) -> None:
         """Train to the end of the schedule, or for so many epochs, saving after every one."""
         end = None if epochs is None else self.epoch + epochs
-        while self._progress.fraction() < 1 and self.epoch != end:
+        while self._fraction() < 1 and self.epoch != end:
             confusion = self._train_epoch()
             self.epoch += 1
             facts: dict[str, Any] = {
@@ -117,13 +135,24 @@ class Trainer:
                 "loss": round(self._running_loss, 4),
                 "train_miou": round(confusion.mean_iou(), 4),
             }
-            last = self._progress.fraction() >= 1
+            last = self._fraction() >= 1
+            if not self._processes.first:
+                continue
             if self._held_out and (last or self.epoch % self.options.validate_every == 0):
                 facts |= self._measure()
             self.facts |= facts
             self.checkpoint().save(self.output / CHECKPOINT)
             with (self.output / HISTORY).open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(facts) + "\n")
+            if self._board is not None:
+                self._board.epoch(self._progress.step, facts)
+        if self._board is not None:
+            self._board.close()
+
+    def _fraction(self) -> float:
+        """Share of the run that is done; by the clock, it is the first process's."""
+        done = self._progress.fraction()
+        return self._processes.agreed(done) if self._progress.seconds else done
 
     def checkpoint(self) -> Checkpoint:
         """The state of the run."""
@@ -157,12 +186,15 @@ class Trainer:
             desc=f"epoch {self.epoch + 1}",
             unit="batch",
             mininterval=1,
+            disable=not self._processes.first,
         )
         for batch in batches:
-            if self._progress.fraction() >= 1:
+            if (fraction := self._fraction()) >= 1:
                 break
-            rate = self._set_rate()
+            rate = self._set_rate(fraction)
             loss = self._step(batch, confusion)
+            if self._board is not None:
+                self._board.step(self._progress.step, loss, rate)
             if np.isnan(self._running_loss):
                 self._running_loss = loss
             self._running_loss += RUNNING_SHARE * (loss - self._running_loss)
@@ -178,22 +210,23 @@ class Trainer:
         images = torch.from_numpy(batch.images).to(self._device)
         labels = torch.from_numpy(batch.labels).to(self._device).long()
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
-            scores: Tensor = self.network(normalise(images, self.network.encoder))
-        loss = self._loss(scores, labels)
+            several: list[Tensor] = self._scores(normalise(images, self.network.encoder))
+        scores = several[-1]
+        loss = torch.stack([self._loss(each, labels) for each in several]).sum()
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         self._average.update(self.network, self._progress.step)
         self._progress.step += 1
         # Label by label on the scores' own grid: near enough for a progress bar.
-        stride = labels.shape[-1] // scores.shape[-1]
+        stride = -(-labels.shape[-1] // scores.shape[-1])
         predicted = scores.detach().argmax(1).cpu().numpy()
         confusion.add(batch.labels[:, ::stride, ::stride], predicted)
         return float(loss.detach())
 
-    def _set_rate(self) -> float:
+    def _set_rate(self, fraction: float) -> float:
         optimiser = self.options.optimiser
-        factor = poly_rate(self._progress.fraction(), self._progress.step, optimiser.warmup, optimiser.power)
+        factor = poly_rate(fraction, self._progress.step, optimiser.warmup, optimiser.power)
         for group in self._optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
         return optimiser.head_rate * factor
@@ -209,7 +242,7 @@ class Trainer:
                 batch = torch.from_numpy(image)[None].to(self._device)
                 truth = torch.from_numpy(labels)[None]
                 scores = network(normalise(batch, network.encoder)) - shift
-                predicted = enlarge_scores(scores, truth).argmax(1).cpu().numpy()
+                predicted = enlarge_scores(scores, truth, network.align_corners).argmax(1).cpu().numpy()
                 confusion.add(labels[None], predicted)
         iou = dict(zip(self.labels.names, np.round(confusion.iou(), 4).tolist(), strict=True))
         miou = confusion.mean_iou()
@@ -217,42 +250,25 @@ class Trainer:
         return {"validation_miou": round(miou, 4), "validation_iou": iou}
 
 
-def freeze(network: Segmenter, blocks: int) -> list[nn.Module]:
-    """Fix stem and first blocks of the encoder; returns them, to be kept in eval mode."""
-    encoder = network.encoder
-    if not blocks:
-        return []
-    stem, body = encoder.get_submodule("stem"), encoder.get_submodule("blocks")
-    frozen = [stem, *list(body.children())[:blocks]]
-    for module in frozen:
-        module.requires_grad_(False)
-    return frozen
+class AllScores(nn.Module):
+    """A network's scores at every scale, each of its own size, and last those that count: the largest of all."""
 
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = network
 
-def make_optimiser(network: Segmenter, options: TrainingOptions) -> torch.optim.AdamW:
-    """AdamW: encoder and head at their own rates; no decay for norms, biases and depthwise."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            decays = parameter.ndim == 4 and parameter.shape[1] > 1
-            groups.setdefault((name.startswith("encoder."), decays), []).append(parameter)
-    optimiser = options.optimiser
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "initial_lr": optimiser.backbone_rate if encoder else optimiser.head_rate,
-                "weight_decay": optimiser.decay if decays else 0.0,
-            }
-            for (encoder, decays), parameters in groups.items()
-        ]
-    )
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """N×3×H×W, normalised → N×C×h×w each."""
+        if len(self.network.scales) == 1:
+            return [self.network(image)]
+        scores = self.network.pyramid(image)
+        return [*scores, self.network.fuse(scores)]
 
 
 def with_limit(options: TrainingOptions, epochs: int | None, hours: float | None) -> TrainingOptions:
     """Options with the length of the run that the command line asks for."""
     if epochs is not None:
-        options = replace(options, epochs=epochs, hours=0.0)
+        options = replace(options, epochs=epochs, steps=0, hours=0.0)
     if hours is not None:
         options = replace(options, hours=hours)
     return options
