@@ -23,7 +23,8 @@ LONGEST = 1000
 
 PRECISIONS = ("auto", "fp32", "fp16", "int8")
 PRECISION_HELP = (
-    "fp16 is bf16 on processors that multiply that alone; default auto: the fastest that keeps the model's labels"
+    "fp16 is bf16 on processors that multiply that alone; int8 is for quantised models, and of street takes "
+    "street-int8; default auto: the fastest that keeps the model's labels"
 )
 
 

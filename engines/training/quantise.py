@@ -78,7 +78,7 @@ def quantise(
     if model.quantised:
         raise QuantiseError(f"{model.name} is quantised already: give its float model")
     with _silent_nncf(), _unfinished(path) as part:
-        _write(model, part, calibration, _told(name, licence, len(calibration)))
+        _write(model, part, calibration, _told(model, name, licence, len(calibration)))
         plain = _measured(model, "fp32", validation)
         if not np.isfinite(plain):
             raise QuantiseError("the validation has no labelled pixel: nothing tells what int8 loses")
@@ -95,9 +95,9 @@ def quantise(
     return loss
 
 
-def _told(name: str, licence: str | None, pictures: int) -> dict[str, Any]:
+def _told(model: Model, name: str, licence: str | None, pictures: int) -> dict[str, Any]:
     """What the file says of itself in another way than the float one."""
-    told = {"name": name, "half": False, "calibrated_on": pictures}
+    told = {"name": name, "half": False, "calibrated_on": pictures, "quantised_from": model.sha256}
     return told if licence is None else told | {"licence": licence}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from PIL import Image
 from engines import export_command
 from engines.base import EngineError, EngineOptions
 from engines.model_file import read_model
+from engines.onnx_metadata import read_header
 from engines.zoo import load_model
 from tests.engines.support import open_engine_for, picture, score
 
@@ -96,6 +98,11 @@ def test_quantising_needs_nncf_and_no_torch(tmp_path: Path) -> None:
     )  # fmt: skip
     assert answer.returncode == 1
     assert answer.stderr == "error: int8 needs NNCF (nncf): pip install 'deeplab-stream[quantise]'\n"
+
+
+def test_the_embedded_int8_network_was_made_of_the_embedded_street() -> None:
+    told = read_header(load_model("street-int8").path).properties
+    assert json.loads(told["deeplab_stream.quantised_from"]) == load_model("street").sha256
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])

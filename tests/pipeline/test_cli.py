@@ -144,6 +144,17 @@ def test_dry_run_tells_the_plan_and_writes_nothing(cli: Cli, clip: MakeClip, tin
     assert str(out) in done.stdout
 
 
+def test_int8_takes_the_quantised_network_of_a_name(cli: Cli, clip: MakeClip, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = cli(
+        "--input", clip("h264").path, "--output", "null", "--model", "street", "--precision", "int8", "--size", "96",
+        "--max-frames", "3", "--report", report,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(report.read_text())
+    assert (told["model"]["name"], told["engine"]["precision"]) == ("street-int8", "int8")
+
+
 def test_list_models(cli: Cli) -> None:
     done = cli("--list-models")
     assert done.returncode == 0
