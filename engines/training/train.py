@@ -109,7 +109,10 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: 
     if initial is not None:
         loaded = initial.load_into(network, part)
         logger.info("started from the %s of %s (%s)", loaded.part, args.init, loaded.layout)
-        recalibrate(network if loaded.part == "network" else network.encoder, network, data)
+        if not options.model.freeze_norms:
+            recalibrate(network if loaded.part == "network" else network.encoder, network, data)
+    elif resumed is None and options.model.freeze_norms:
+        logger.warning("model: freeze_norms keeps the batch norms of starting weights, and there are none: give --init")
     args.output.mkdir(parents=True, exist_ok=True)
     network = processes.with_shared_norms(network.to(pick_device(args.device)))
     trainer = Trainer(network, data, options, labels, args.output, processes=processes)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,50 @@ def test_the_paper_s_kind_of_run_is_resumed_exactly(root: Path, tmp_path: Path) 
     assert all(torch.equal(value, broken.network[name]) for name, value in whole.network.items())
     momenta = [[each["momentum_buffer"] for each in run.optimiser["state"].values()] for run in (whole, broken)]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*momenta, strict=True))
+
+
+def test_frozen_norms_stay_those_of_the_starting_weights(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [arguments(root, tmp_path / name) for name in ("first", "second")]
+    for given in runs:
+        given.config = written(root, model="{network: tiny, freeze_norms: true}", steps="1")
+    train.run(runs[0])
+    assert "there are none: give --init" in caplog.text
+    tree = torch.load(tmp_path / "first" / CHECKPOINT, weights_only=True)
+    kept = {name: value for name, value in tree["trained"]["weights"].items() if "running" in name}
+    for value in kept.values():
+        value.add_(0.25)
+    torch.save(tree, tmp_path / "start.pt")
+    runs[1].init = tmp_path / "start.pt"
+    train.run(runs[1])
+    learnt = Checkpoint.load(tmp_path / "second" / CHECKPOINT).network
+    assert kept
+    assert all(torch.equal(learnt[name], value) for name, value in kept.items())
+
+
+@pytest.mark.slow
+def test_a_killed_process_s_run_is_resumed_exactly(root: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", PROGRAM, "train", "--config", written(root, steps="30"), "--root", str(root)]
+    words += ["--threads", "1", "--device", "cpu", "--output"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    history = broken / "history.jsonl"
+    with subprocess.Popen([*words, str(broken)], stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (history.is_file() and history.read_text().count("\n") > 1):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert Checkpoint.load(broken / CHECKPOINT).step < 30
+    for output, *more in ((whole,), (broken, "--resume")):
+        answer = subprocess.run([*words, str(output), *more], capture_output=True, text=True, timeout=60, check=False)
+        assert answer.returncode == 0, answer.stderr
+    ours, theirs = (Checkpoint.load(path / CHECKPOINT) for path in (whole, broken))
+    assert ours.step == theirs.step == 30
+    assert all(torch.equal(value, theirs.network[name]) for name, value in ours.network.items())
+    assert all(torch.equal(value, theirs.trained.weights[name]) for name, value in ours.trained.weights.items())
 
 
 @pytest.mark.slow
