@@ -247,7 +247,7 @@ class Reconnecting:
         message = str(error)  # whoever keeps the error keeps the pictures that its traceback mentions
         if now - self._told >= _TOLD_EVERY_S and self._comes_back(error):
             self._told, self._tells = now, True
-            _log.warning("%s (trying again until it is there)", message)
+            _log.warning("%s (trying again until it is there; --reconnect N gives up after N tries)", message)
         else:
             _log.debug("%s", message)
 

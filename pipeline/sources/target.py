@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 import av
 from av.container import InputContainer
@@ -206,8 +208,25 @@ def _why_not(target: Target, error: Exception) -> str:
         return _CAMERA_REASONS[error.errno]
     unreachable = isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
     if unreachable and target.network:
+        host = _unknown_host(target)
+        if host:
+            return f"no such host {host!r}, its name cannot be resolved; check the address and the name server"
         return f"cannot be reached ({_reason(error)}); check the address"
     return f"cannot be opened ({_reason(error)})"
+
+
+def _unknown_host(target: Target) -> str | None:
+    """The host's name, where it is one that cannot be resolved: libav tells an input/output error of that."""
+    try:
+        host = urlsplit(str(target.url)).hostname
+    except ValueError:  # brackets that hold no address
+        return None
+    try:
+        if host:
+            socket.getaddrinfo(host, None)
+    except (socket.gaierror, UnicodeError):
+        return host
+    return None
 
 
 def _not_a_video(target: Target) -> str:

@@ -49,6 +49,11 @@ def http_answer(
     return answer
 
 
+def test_a_name_that_cannot_be_resolved_is_told() -> None:
+    with pytest.raises(SourceError, match=r"\*\*\*@nosuch\.invalid/x: no such host 'nosuch\.invalid'"):
+        open_source("rtsp://user:secret@nosuch.invalid/x", SHORT)
+
+
 @pytest.mark.parametrize("scheme", ["http", "rtsp", "tcp", "rtmp"])
 def test_a_silent_server_is_given_up(scheme: str) -> None:
     began = time.monotonic()
