@@ -22,6 +22,9 @@ from pipeline.sources.pictures import MAX_PIXELS
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 """libav's formats for cameras."""
 
+_LOOK_UP_S = 1.0
+"""How long to find out whether a name can be resolved, which only makes a message better."""
+
 
 class Waiting:
     """Waits for a descriptor in one thread, until something comes, time is up, or another thread says `wake`."""
@@ -206,10 +209,9 @@ def _why_not(target: Target, error: Exception) -> str:
         return _not_a_video(target)
     if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
         return _CAMERA_REASONS[error.errno]
-    unreachable = isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
-    if unreachable and target.network:
-        host = _unknown_host(target)
-        if host:
+    failed = error.errno if isinstance(error, OSError) else None
+    if target.network and failed in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO):
+        if failed == errno.EIO and (host := _unknown_host(target)):
             return f"no such host {host!r}, its name cannot be resolved; check the address and the name server"
         return f"cannot be reached ({_reason(error)}); check the address"
     return f"cannot be opened ({_reason(error)})"
@@ -221,12 +223,18 @@ def _unknown_host(target: Target) -> str | None:
         host = urlsplit(str(target.url)).hostname
     except ValueError:  # brackets that hold no address
         return None
-    try:
-        if host:
+    unknown = threading.Event()
+
+    def look_up() -> None:
+        try:
             socket.getaddrinfo(host, None)
-    except (socket.gaierror, UnicodeError):
-        return host
-    return None
+        except (socket.gaierror, UnicodeError):
+            unknown.set()
+
+    # A thread that nobody waits for: a name server that is silent holds one for half a minute.
+    if host:
+        threading.Thread(target=look_up, name="name look-up", daemon=True).start()
+    return host if host and unknown.wait(_LOOK_UP_S) else None
 
 
 def _not_a_video(target: Target) -> str:

@@ -54,6 +54,19 @@ def test_a_name_that_cannot_be_resolved_is_told() -> None:
         open_source("rtsp://user:secret@nosuch.invalid/x", SHORT)
 
 
+@pytest.mark.slow
+def test_a_name_server_that_is_silent_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(20))
+    began = time.monotonic()
+    try:
+        with pytest.raises(SourceError, match=r"nosuch\.invalid/x: cannot be reached"):
+            open_source("rtsp://nosuch.invalid/x", SHORT)
+    finally:
+        over.set()
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("scheme", ["http", "rtsp", "tcp", "rtmp"])
 def test_a_silent_server_is_given_up(scheme: str) -> None:
     began = time.monotonic()
