@@ -52,6 +52,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.live --minutes 6 --json out/live.json
 	$(BIN)/python -m benchmarks.crf --json out/crf.json
 	$(BIN)/python -m benchmarks.motion --json out/motion.json
+	$(BIN)/python -m benchmarks.glass --json out/glass.json
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
