@@ -47,6 +47,7 @@ examples:
 FETCH_EXAMPLES = """\
 examples:
   %(prog)s voc
+  %(prog)s voc --weights-dir weights/
   DEEPLAB_STREAM_WEIGHTS=weights/ %(prog)s voc
 """
 
@@ -136,12 +137,18 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    command("list", "the named models and where they are", _list, LIST_EXAMPLES)
+    listing = command("list", "the named models and where they are", _list, LIST_EXAMPLES)
     info = command("info", "what a model says of itself", _info, INFO_EXAMPLES)
     info.add_argument("model", help="a name, or an ONNX file")
     fetch = command("fetch", "download and convert a named model", _fetch, FETCH_EXAMPLES)
     fetch.add_argument("model", help="a name, as list shows it")
-    _bench_arguments(command("bench", "how long a picture takes", _bench, BENCH_EXAMPLES))
+    bench = command("bench", "how long a picture takes", _bench, BENCH_EXAMPLES)
+    _bench_arguments(bench)
+    for reader in (listing, info, fetch, bench):
+        reader.add_argument(
+            "--weights-dir", type=Path, metavar="DIR",
+            help="published or converted files, looked for here first (the variable DEEPLAB_STREAM_WEIGHTS)",
+        )  # fmt: skip
     wanted = next((word for word in words if not word.startswith("-")), None)
     for name, offline in OFFLINE.items():
         # Their options are known only to modules that import torch: load the one that is asked for.
@@ -169,11 +176,11 @@ def _load(name: str, offline: Offline) -> Any:
         ) from error
 
 
-def _list(_: argparse.Namespace) -> int:
+def _list(args: argparse.Namespace) -> int:
     from engines.zoo import list_models
 
     rows = [("NAME", "CLASSES", "FILE", "WHERE", "LICENCE", "WHAT")]
-    for model in list_models():
+    for model in list_models(weights_dir=args.weights_dir):
         entry = model.entry
         size = f"{model.size / 1e6:.1f} MB" if model.size else "-"
         rows.append((entry.name, str(len(entry.labels)), size, model.place, entry.licence, entry.about))
@@ -187,7 +194,7 @@ def _info(args: argparse.Namespace) -> int:
     from engines.onnx_metadata import read_header
     from engines.zoo import ZOO, load_model
 
-    model = load_model(args.model)
+    model = load_model(args.model, weights_dir=args.weights_dir)
     known = ZOO.get(model.name) if args.model in ("auto", model.name) else None
     grid = f"{model.output_stride}k + 1" if model.align_corners else f"{model.output_stride}k"
     sides = "{1}×{0}, no other".format(*model.fixed_size) if model.fixed_size else f"any; sides of {grid} pixels"
@@ -216,7 +223,7 @@ def _info(args: argparse.Namespace) -> int:
 def _fetch(args: argparse.Namespace) -> int:
     from engines.zoo import fetch_model
 
-    model = fetch_model(args.model)
+    model = fetch_model(args.model, weights_dir=args.weights_dir)
     print(f"{model.name}: {model.path} ({model.path.stat().st_size / 1e6:.1f} MB, {model.licence})")
     return 0
 
@@ -250,7 +257,7 @@ def _bench(args: argparse.Namespace) -> int:
     from engines.facts import SIZES
     from engines.zoo import load_model
 
-    model = load_model(args.model, args.precision)
+    model = load_model(args.model, args.precision, weights_dir=args.weights_dir)
     size = args.size or model.size
     if not SIZES[0] <= size <= SIZES[1]:
         raise EngineError(f"--size {size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")

@@ -214,7 +214,7 @@ def _weights(given: Path | None) -> Path | None:
     if given is None and os.environ.get(WEIGHTS_VARIABLE):
         given = Path(os.environ[WEIGHTS_VARIABLE]).expanduser()
     if given is not None and not given.is_dir():
-        raise ModelError(f"the weights directory {given} does not exist ({WEIGHTS_VARIABLE})")
+        raise ModelError(f"the weights directory {given} does not exist (--weights-dir or {WEIGHTS_VARIABLE})")
     return given
 
 

@@ -53,6 +53,19 @@ def test_info_of_a_name_and_of_a_file(models: dict[str, Model], home: Path, caps
     assert models["voc"].sha256 in told
 
 
+def test_a_weights_directory_is_looked_into_first(
+    models: dict[str, Model], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = home / "site"
+    site.mkdir()
+    shutil.copy(models["voc"].path, site / "voc.onnx")
+    for words in (["list"], ["info", "voc"], ["fetch", "voc"]):
+        assert main([*words, "--weights-dir", str(site)]) == 0
+        assert str(site) in capsys.readouterr().out
+    assert main(["fetch", "voc", "--weights-dir", str(home / "nowhere")]) == 1
+    assert "nowhere does not exist (--weights-dir or DEEPLAB_STREAM_WEIGHTS)" in capsys.readouterr().err
+
+
 def test_bench_measures(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = home / "bench.json"
     words = ["bench", "street", "--frame", "160x96", "--size", "96", "--threads", "1", "--requests", "2"]

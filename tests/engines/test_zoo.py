@@ -123,7 +123,7 @@ def test_another_file_under_the_published_name_is_refused(home: Path) -> None:
 
 def test_a_weights_directory_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPLAB_STREAM_WEIGHTS", "/nowhere/at/all")
-    with pytest.raises(ModelError, match=r"/nowhere/at/all does not exist \(DEEPLAB_STREAM_WEIGHTS\)"):
+    with pytest.raises(ModelError, match=r"/nowhere/at/all does not exist \(--weights-dir or DEEPLAB_STREAM_WEIGHTS\)"):
         load_model("voc")
 
 
