@@ -223,18 +223,22 @@ def _unknown_host(target: Target) -> str | None:
         host = urlsplit(str(target.url)).hostname
     except ValueError:  # brackets that hold no address
         return None
-    unknown = threading.Event()
+    if not host:
+        return None
+    unknown: list[str] = []
+    done = threading.Event()
 
     def look_up() -> None:
         try:
             socket.getaddrinfo(host, None)
         except (socket.gaierror, UnicodeError):
-            unknown.set()
+            unknown.append(host)
+        done.set()
 
     # A thread that nobody waits for: a name server that is silent holds one for half a minute.
-    if host:
-        threading.Thread(target=look_up, name="name look-up", daemon=True).start()
-    return host if host and unknown.wait(_LOOK_UP_S) else None
+    threading.Thread(target=look_up, name="name look-up", daemon=True).start()
+    done.wait(_LOOK_UP_S)
+    return host if unknown else None
 
 
 def _not_a_video(target: Target) -> str:
