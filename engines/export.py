@@ -10,8 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from engines.networks import Segmenter
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
 from engines.networks.trained import TrainedNetwork
+from engines.whole_file import whole_file
 
 OPSET = 20
 
@@ -69,31 +68,21 @@ def export(
         The largest difference to the scores of torch, with the very weights of the file, that the check saw.
 
     Raises:
-        ExportError: the file cannot be written, its scores differ from torch's by more than
-            `TOLERANCE`, or the others are of other shapes.
+        ExportError: its scores differ from torch's by more than `TOLERANCE`, or the others are of
+            other shapes.
+        EngineError: the file cannot be written.
     """
     network = trained.restore()
     if others:
         network = mean_of([network, *others])
         trained = replace(trained, facts=trained.facts | {"averaged": len(others) + 1})
     facts = metadata(trained, network, name, licence, half)
-    try:
-        handle, unfinished_name = tempfile.mkstemp(suffix=".onnx.part", dir=path.resolve().parent)
-    except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    unfinished = Path(unfinished_name)
-    try:
+    with whole_file(path) as unfinished:
         folded = fold_batch_norm(network)
         if half:
             round_weights(folded)
         _write(ByteNetwork(folded).eval(), unfinished, facts, half)
-        difference = check(ByteNetwork(folded if half else network).eval(), unfinished)
-        unfinished.chmod(0o644)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return difference
+        return check(ByteNetwork(folded if half else network).eval(), unfinished)
 
 
 def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: str, half: bool) -> dict[str, str]:

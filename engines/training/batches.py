@@ -12,9 +12,7 @@ import numpy.typing as npt
 from engines.training.augment import augment
 from engines.training.dataset import Sample, UInt8
 from engines.training.options import OptionError, TrainingOptions
-from engines.training.processes import Processes
-
-ALONE = Processes()
+from engines.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ from torch.nn import functional
 
 from engines.training.dataset import IGNORE, UInt8
 from engines.training.options import LossOptions
-from engines.training.processes import Processes
-
-ALONE = Processes()
+from engines.training.processes import ALONE, Processes
 
 
 class SegmentationLoss(nn.Module):

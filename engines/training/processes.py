@@ -72,6 +72,10 @@ class Processes:
         return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
 
+ALONE = Processes()
+"""This process, without others."""
+
+
 def local_device(name: str) -> str:
     """The name of this process's own device, of a name that means all of a kind."""
     number = os.environ.get("LOCAL_RANK")
@@ -83,7 +87,7 @@ def local_device(name: str) -> str:
 def joined(device: torch.device) -> Iterator[Processes]:
     """The processes that `torchrun` started, joined; this one alone without it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes()
+        yield ALONE
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from engines.base import EngineError, EngineOptions, Model
 from engines.facts import PREFIX
 from engines.training.dataset import Sample
 from engines.training.evaluate import evaluate, labelled_pictures, network_picture, picture_geometry
+from engines.whole_file import whole_file
 
 MOST_LOST = 1.0
 """Points of mIoU that a quantised network may lose."""
@@ -71,13 +71,12 @@ def quantise(
         licence: terms of the weights; the network's own where None.
 
     Raises:
-        QuantiseError: NNCF is missing or cannot quantise it, more than `MOST_LOST` points are lost, or the file
-            cannot be written.
-        EngineError: a picture cannot be used, or the network failed.
+        QuantiseError: NNCF is missing or cannot quantise it, or more than `MOST_LOST` points are lost.
+        EngineError: a picture cannot be used, the network failed, or the file cannot be written.
     """
     if model.quantised:
         raise QuantiseError(f"{model.name} is quantised already: give its float model")
-    with _silent_nncf(), _unfinished(path) as part:
+    with _silent_nncf(), whole_file(path) as part:
         _write(model, part, calibration, _told(model, name, licence, len(calibration)))
         plain = _measured(model, "fp32", validation)
         if not np.isfinite(plain):
@@ -91,7 +90,6 @@ def quantise(
         beside = model.path.with_suffix(".yaml")
         if beside.is_file():
             shutil.copyfile(beside, path.with_suffix(".yaml"))
-        part.replace(path)
     return loss
 
 
@@ -108,21 +106,6 @@ def _measured(model: Model, precision: str, samples: Sequence[Sample]) -> float:
         return 100 * evaluate(engine, samples).confusion.mean_iou()
     finally:
         engine.close()
-
-
-@contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """A file beside the final one, gone in the end unless it took its name."""
-    try:
-        handle, name = tempfile.mkstemp(suffix=".onnx.part", dir=path.resolve().parent)
-    except OSError as error:
-        raise QuantiseError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    try:
-        Path(name).chmod(0o644)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @contextmanager

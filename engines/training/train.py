@@ -16,12 +16,11 @@ from tqdm import tqdm
 from engines.model_file import LABEL_SETS
 from engines.networks import NetworkSpec, Segmenter, assemble, spec_of
 from engines.networks.normalise import normalise
-from engines.training.batches import ALONE
 from engines.training.checkpoint import Checkpoint, first_difference
 from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
 from engines.training.initial import calibrate
 from engines.training.options import ModelOptions, OptionError, TrainingOptions, load_options
-from engines.training.processes import Processes, joined, local_device
+from engines.training.processes import ALONE, Processes, joined, local_device
 from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
 from engines.weights import open_weights
 

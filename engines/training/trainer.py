@@ -20,7 +20,7 @@ from engines.networks import Segmenter
 from engines.networks.normalise import normalise
 from engines.networks.trained import UNFIT, TrainedNetwork, first_line
 from engines.training.average import MovingAverage
-from engines.training.batches import ALONE, Batch, Batches
+from engines.training.batches import Batch, Batches
 from engines.training.board import Board
 from engines.training.checkpoint import Checkpoint
 from engines.training.dataset import Sample, UInt8
@@ -28,7 +28,7 @@ from engines.training.losses import SegmentationLoss, class_weights, enlarge_sco
 from engines.training.metrics import Confusion
 from engines.training.optimiser import freeze, make_optimiser
 from engines.training.options import TrainingOptions
-from engines.training.processes import Processes
+from engines.training.processes import ALONE, Processes
 from engines.training.schedule import Progress, poly_rate
 
 logger = logging.getLogger(__name__)
