@@ -31,13 +31,11 @@ import av
 import numpy as np
 
 from benchmarks.machine import describe
-from pipeline.frame import Result
+from benchmarks.on_air import Tally, free_port, percentiles
 from pipeline.options import InputOptions, ModelOptions, RunOptions
 from pipeline.reports import Percentiles
 from pipeline.runner import Runner
-from pipeline.sinks.base import OutputInfo
 from pipeline.sources import SourceOptions
-from pipeline.sources.base import AudioPacket
 from pipeline.stages.render import RenderOptions
 
 WIDTH, HEIGHT = 640, 360
@@ -109,34 +107,6 @@ class Figures:
     left_out: int
 
 
-class Arrivals:
-    """A sink that keeps when each picture arrived, by its index."""
-
-    name = "arrivals"
-
-    def __init__(self) -> None:
-        self.captured_ns: dict[int, int] = {}
-
-    def open(self, info: OutputInfo) -> None:
-        """Nothing to make ready."""
-
-    def write(self, result: Result) -> None:
-        """Keep the time."""
-        self.captured_ns[result.frame.index] = result.frame.captured_ns
-
-    def write_audio(self, audio: AudioPacket) -> None:
-        """Ignored."""
-
-    def reconfigure(self, info: OutputInfo) -> None:
-        """Nothing to change."""
-
-    def close(self) -> None:
-        """Nothing to finish."""
-
-    def abort(self) -> None:
-        """Nothing to undo."""
-
-
 def main() -> None:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,7 +141,7 @@ def measure(way: str, fps: int, clients: int, model: str, seconds: float) -> Fig
     """One way, watched by so many clients."""
     context = multiprocessing.get_context("spawn")
     told: Queue[list[tuple[int, int]]] = context.Queue()
-    arrivals, port = Arrivals(), free_port()
+    tally, port = Tally(), free_port()
     uri = f"rtsp://127.0.0.1:{port}/glass"
     by_clock = way.startswith("RTSP")
     with ExitStack() as undo:
@@ -187,7 +157,7 @@ def measure(way: str, fps: int, clients: int, model: str, seconds: float) -> Fig
             model=ModelOptions(model),
             render=RenderOptions(alpha=0.1, legend=False),
         )
-        with Runner(options, extra=[arrivals]) as runner:
+        with Runner(options, extra=[tally]) as runner:
             runner.start()
             wait_for(port)
             watchers = [context.Process(target=watch, args=(uri, seconds, told)) for _ in range(clients)]
@@ -198,7 +168,8 @@ def measure(way: str, fps: int, clients: int, model: str, seconds: float) -> Fig
                 one.join(10)
             runner.stop()
             report = runner.finish()
-    ages = [ages_of(pictures, None if by_clock else arrivals.captured_ns) for pictures in seen]
+    due_ns = None if by_clock else {one.index: one.captured_ns for one in tally.arrivals}
+    ages = [ages_of(pictures, due_ns) for pictures in seen]
     (read,) = report.inputs
     return Figures(
         way=way,
@@ -238,11 +209,6 @@ def lost(seen: list[list[tuple[int, int]]]) -> int:
     edge = 500_000_000  # what one has decoded at the edges, another may be about to
     every = {number for one in seen for number, there in one if first + edge < there < last - edge}
     return sum(len(every - {number for number, _ in one}) for one in seen)
-
-
-def percentiles(values: list[float]) -> Percentiles:
-    """Of at least one value."""
-    return Percentiles(*(round(float(value), 1) for value in np.percentile(values, (50, 95, 99))))
 
 
 def watch(uri: str, seconds: float, told: Queue[list[tuple[int, int]]]) -> None:
@@ -304,13 +270,6 @@ def camera(fps: int) -> Iterator[str]:
             yield f"rtsp://127.0.0.1:{port}/cam"
         finally:
             process.kill()
-
-
-def free_port() -> int:
-    """One that nobody has just now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -27,13 +27,11 @@ from statistics import median
 
 from benchmarks.machine import describe
 from benchmarks.memory import Usage, usage, what_differs
-from pipeline.frame import Result
+from benchmarks.on_air import Arrival, Tally, free_port, percentiles
 from pipeline.options import InputOptions, ModelOptions, RunOptions
 from pipeline.reports import Percentiles
 from pipeline.runner import Runner
-from pipeline.sinks.base import OutputInfo
 from pipeline.sources import SourceOptions
-from pipeline.sources.base import AudioPacket
 
 SIZES = ((320, 240), (480, 360))
 FROZEN_S = 3.0
@@ -104,9 +102,7 @@ class Peer:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "rtsp" else socket.SOCK_DGRAM) as found:
-            found.bind(("127.0.0.1", 0))
-            self._port = int(found.getsockname()[1])
+        self._port = free_port(socket.SOCK_STREAM if kind == "rtsp" else socket.SOCK_DGRAM)
         self.uri = f"rtsp://127.0.0.1:{self._port}/cam" if kind == "rtsp" else f"udp://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -139,34 +135,6 @@ class Peer:
         self._process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         self._process.send_signal(signal.SIGCONT)
-
-
-class Tally:
-    """A sink that keeps when each picture arrived and when its result was here."""
-
-    name = "tally"
-
-    def __init__(self) -> None:
-        self.times: list[tuple[int, int]] = []
-
-    def open(self, info: OutputInfo) -> None:
-        """Nothing to make ready."""
-
-    def write(self, result: Result) -> None:
-        """Keep the times."""
-        self.times.append((result.frame.captured_ns, time.monotonic_ns()))
-
-    def write_audio(self, audio: AudioPacket) -> None:
-        """Ignored."""
-
-    def reconfigure(self, info: OutputInfo) -> None:
-        """Nothing to change."""
-
-    def close(self) -> None:
-        """Nothing to finish."""
-
-    def abort(self) -> None:
-        """Nothing to undo."""
 
 
 def main() -> None:
@@ -224,25 +192,24 @@ def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Fig
                 time.sleep(every)
                 cuts.append(cut(*next(ways), tally))
                 if len(cuts) % 3 == 0:
-                    usages.append(usage(len(tally.times)))
+                    usages.append(usage(len(tally.arrivals)))
             runner.stop()
             report = runner.finish()
     (one,) = report.inputs
-    quarter = max(1, len(tally.times) // 4)
+    quarter = max(1, len(tally.arrivals) // 4)
     return Figures(
         cuts=tuple(cuts),
         usage=(usages[0], usages[-1]) if usages else (usage(0), usage(0)),
-        latency_ms=(latency(tally.times[:quarter]), latency(tally.times[-quarter:])),
+        latency_ms=(latency(tally.arrivals[:quarter]), latency(tally.arrivals[-quarter:])),
         outages=one.outages.causes if one.outages is not None else {},
         dropped=one.dropped,
-        results=len(tally.times),
+        results=len(tally.arrivals),
     )
 
 
-def latency(times: list[tuple[int, int]]) -> Percentiles:
-    """Of (arrival, result) in nanoseconds."""
-    ages = sorted((there - captured) / 1e6 for captured, there in times) or [0.0]
-    return Percentiles(*(round(ages[min(len(ages) - 1, int(share * len(ages)))], 2) for share in (0.5, 0.95, 0.99)))
+def latency(arrivals: list[Arrival]) -> Percentiles:
+    """From arrival to result, in milliseconds."""
+    return percentiles([(one.there_ns - one.captured_ns) / 1e6 for one in arrivals] or [0.0])
 
 
 def ways_to_cut(peer: Peer) -> list[tuple[str, Callable[[], None]]]:
@@ -264,12 +231,13 @@ def ways_to_cut(peer: Peer) -> list[tuple[str, Callable[[], None]]]:
 def cut(kind: str, do: Callable[[], None], tally: Tally) -> Cut:
     """Cut, and wait for the first picture that was sent afterwards."""
     do()
-    began, seen = time.monotonic_ns(), len(tally.times)
+    began, seen = time.monotonic_ns(), len(tally.arrivals)
     # Pictures of before may still be on their way: a new one comes after a pause, or long after the cut.
     while time.monotonic_ns() - began < RETURN_TIMEOUT_S * 1e9:
-        for captured, there in tally.times[seen:]:
-            if captured > began:
-                return Cut(kind, round((there - began) / 1e9, 3), round((there - captured) / 1e6, 2))
+        for one in tally.arrivals[seen:]:
+            if one.captured_ns > began:
+                first_ms = round((one.there_ns - one.captured_ns) / 1e6, 2)
+                return Cut(kind, round((one.there_ns - began) / 1e9, 3), first_ms)
         time.sleep(0.005)
     return Cut(kind, None, None)
 

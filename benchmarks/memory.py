@@ -18,6 +18,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ MAX_GROWTH = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What this process and those that it has started hold.
+    """What processes hold.
 
     Attributes:
         frames: frames that had been processed.
@@ -52,9 +53,17 @@ class Usage:
     processes: int = 1
 
 
-def usage(frames: int) -> Usage:
+OWN = (Path("/proc/self"),)
+"""This process."""
+
+
+def family() -> tuple[Path, ...]:
+    """This process and those that it has started."""
+    return *OWN, *_descendants(os.getpid())
+
+
+def usage(frames: int, processes: Sequence[Path] = OWN) -> Usage:
     """What is held now."""
-    processes = [Path("/proc/self"), *_descendants(os.getpid())]
     return Usage(
         frames,
         round(sum(_share_kib(process) for process in processes) / 1024, 2),
@@ -135,7 +144,7 @@ def measure(clip: Path, out: Path, model: ModelOptions, refine: str, marks: list
         def look() -> None:
             done = runner.frames
             if len(taken) < len(marks) and done >= marks[len(taken)]:
-                taken.append(usage(done))
+                taken.append(usage(done, family()))
                 if len(taken) == len(marks):
                     runner.stop()
 

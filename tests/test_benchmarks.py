@@ -18,7 +18,7 @@ pytest.importorskip("onnx", reason="weights are read from ONNX (the extra `train
 from benchmarks import pareto  # noqa: E402
 from benchmarks.clip import make_clip  # noqa: E402
 from benchmarks.contenders import CONTENDERS, measure, model_geometry, torch_module  # noqa: E402
-from benchmarks.memory import Usage, usage, what_differs  # noqa: E402
+from benchmarks.memory import Usage, family, usage, what_differs  # noqa: E402
 from engines import zoo  # noqa: E402
 from engines.backends import open_engine  # noqa: E402
 from engines.base import EngineOptions  # noqa: E402
@@ -65,14 +65,15 @@ def test_growth_is_told() -> None:
 
 
 def test_what_children_hold_is_counted() -> None:
-    before = usage(0)
+    before = usage(0, family())
     held = "b = bytearray(range(256)) * 400_000; print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        after = usage(0)
+        after, alone = usage(0, family()), usage(0)
         child.communicate(b"\n", timeout=20)
     assert after.processes == before.processes + 1
+    assert alone.processes == 1
     assert after.threads == before.threads + 1
     assert after.resident_mib > before.resident_mib + 90
 
