@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, available_cpus, check_arrays, one_line
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.plans import own_directory
 
 DEVICE = "CPU"
 
@@ -241,17 +242,11 @@ def _own_directory(path: Path) -> Path:
     """A directory for compiled models that nobody else can have written into.
 
     Raises:
-        EngineError: it cannot be made, written, or belongs to somebody else.
+        EngineError: it cannot be made or written, or belongs to somebody else.
     """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.stat()
-    except OSError as error:
-        raise EngineError(f"the model cache {path} cannot be made ({error.strerror}): choose another") from error
+    own_directory(path, "model cache")
     if not os.access(path, os.W_OK | os.X_OK):
         raise EngineError(f"the model cache {path} cannot be written: choose another directory")
-    if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
-        raise EngineError(f"the model cache {path} can be written by other users: choose a directory of your own")
     return path
 
 
