@@ -1,19 +1,23 @@
 """What accuracy costs: mIoU and trimap mIoU against milliseconds, for every way from scores to labels.
 
-    python -m benchmarks.pareto --root data/camvid --split val --output docs/pareto.svg --json out/pareto.json
+    python -m benchmarks.pareto --root data/camvid --split val --output docs/crf.svg --json docs/benchmarks/pareto.json
     python -m benchmarks.pareto --root data/camvid --split val --limit 5 --output out/trial.svg
 
 Measured by `python -m engines evaluate`'s own function, one way after the other on the same pictures: bilinear
-labels at the model's size and at larger ones, the guided filter, and the fully connected CRF in each of its
-modes.  A picture's time is that of the network, on all processors, and of its labels, on one.
+labels at the model's size, at larger ones and with the same weights at output stride 8, the guided filter, and the
+fully connected CRF in each of its modes.  The model must be one that this program exported.  A picture's time is that
+of the network, on all processors, and of its labels, on one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,8 @@ from benchmarks.machine import describe
 from engines import zoo
 from engines.backends import open_engine
 from engines.backends.common import PRECISIONS
-from engines.base import Engine, EngineOptions
+from engines.base import Engine, EngineOptions, Model
+from engines.model_file import read_model
 from engines.training.dataset import Sample, find_samples
 from engines.training.evaluate import evaluate, spread_over
 from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
@@ -34,6 +39,9 @@ LARGER = (1.25, 1.5, 2.0)
 
 ITERATIONS = (2, 5, 10)
 
+FINER = 8
+"""Output stride that the network is tried at, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
@@ -44,12 +52,14 @@ class Way:
         name: beside its point.
         size: short side of the network's input, in pixels.
         refinement: what becomes of the scores.
+        output_stride: of the network; None for the model's own.
     """
 
     family: str
     name: str
     size: int
     refinement: Refinement
+    output_stride: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +92,13 @@ def main() -> None:
     flags = make_parser().parse_args()
     samples = spread_over(find_samples(flags.root, flags.split), flags.limit)
     model = zoo.load_model(flags.model)
-    engine = open_engine(model, "auto", EngineOptions(flags.precision))
-    try:
-        chosen = ways(model.size, chosen_refinement(flags.config, None, None, None))
-        points = [measure(way, engine, samples) for way in chosen]
-    finally:
-        engine.close()
+    options = EngineOptions(flags.precision)
+    chosen = ways(model.size, chosen_refinement(flags.config, None, None, None))
+    points = []
+    with tempfile.TemporaryDirectory(prefix="deeplab-stream-") as folder:
+        for stride, those in groupby(chosen, lambda way: way.output_stride):
+            with closing(open_engine(at_stride(model, stride, Path(folder)), "auto", options)) as engine:
+                points += [measure(way, engine, samples) for way in those]
     title = f"{model.name} on {len(samples)} pictures of {flags.root.name}/{flags.split}"
     flags.output.parent.mkdir(parents=True, exist_ok=True)
     plot(points, title, flags.output)
@@ -96,6 +107,17 @@ def main() -> None:
         figures: dict[str, Any] = {"machine": describe(), "title": title, "points": [_json(point) for point in points]}
         flags.json.parent.mkdir(parents=True, exist_ok=True)
         flags.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def at_stride(model: Model, stride: int | None, folder: Path) -> Model:
+    """The model, or the same weights exported at another output stride into a folder."""
+    if stride is None:
+        return model
+    from engines.export import export, read_export  # here, since it needs torch
+
+    path = folder / f"{stride}.onnx"
+    export(replace(read_export(model), output_stride=stride), path, name=model.name)
+    return read_model(path)
 
 
 def ways(size: int, crf: Refinement) -> Iterator[Way]:
@@ -108,6 +130,7 @@ def ways(size: int, crf: Refinement) -> Iterator[Way]:
         for iterations in ITERATIONS:
             refinement = Refinement("crf", mode, replace(crf.crf, iterations=iterations))
             yield Way(f"CRF, {mode}", str(iterations), size, refinement)
+    yield Way(f"output stride {FINER}", f"{size} px", size, Refinement(), FINER)
 
 
 def measure(way: Way, engine: Engine, samples: Sequence[Sample]) -> Point:

@@ -23,12 +23,14 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from engines.base import EngineError
-from engines.facts import HALF, NETWORK_FACT, PREFIX, ModelFacts
-from engines.networks import Segmenter
+from engines.base import EngineError, Model
+from engines.facts import HALF, NETWORK_FACT, PREFIX, TRAINING_FACT, ModelFacts
+from engines.networks import Segmenter, assemble
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
 from engines.networks.trained import TrainedNetwork
+from engines.onnx_metadata import read_header
+from engines.weights import open_weights
 from engines.whole_file import whole_file
 
 OPSET = 20
@@ -85,6 +87,23 @@ def export(
         return check(ByteNetwork(folded if half else network).eval(), unfinished)
 
 
+def read_export(model: Model) -> TrainedNetwork:
+    """The network that an exported file holds; its batch norms are part of the convolutions before them.
+
+    Raises:
+        EngineError: the file was not exported by this program, or is damaged.
+    """
+    weights = open_weights(model.path)
+    if weights.spec is None:
+        raise EngineError(
+            f"{model.path} was not exported by this program: it can be quantised (--precision int8) alone"
+        )
+    network = assemble(weights.spec, len(model.labels), model.output_stride)
+    weights.load_into(network)
+    facts = json.loads(read_header(model.path).properties.get(TRAINING_FACT, "{}"))
+    return TrainedNetwork(weights.spec, model.output_stride, model.labels, model.size, network.state_dict(), facts)
+
+
 def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: str, half: bool) -> dict[str, str]:
     """What the file says about itself: `ModelFacts`, and facts for people and for `engines.weights`."""
     facts = ModelFacts(
@@ -98,7 +117,7 @@ def metadata(trained: TrainedNetwork, network: Segmenter, name: str, licence: st
     )
     more: dict[str, Any] = {
         PREFIX + "score_stride": network.score_stride,
-        PREFIX + "training": trained.facts,
+        TRAINING_FACT: trained.facts,
         NETWORK_FACT: asdict(network.spec),
     }
     return facts.to_properties() | {key: json.dumps(value) for key, value in more.items()}

@@ -1,6 +1,6 @@
 """`python -m engines export`: a trained network, or an ONNX file in another precision, as one ONNX file.
 
-What is made of an ONNX file alone needs no torch.
+Quantising an ONNX file needs no torch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.base import EngineError
+from engines.zoo import load_model
 
 if TYPE_CHECKING:
     from engines.networks import Segmenter
@@ -25,6 +26,7 @@ examples:
   %(prog)s --checkpoint runs/street/last.pt --output small.onnx --name small --licence CC-BY-4.0 --size 320
   %(prog)s --checkpoint runs/street/last.pt --output fast.onnx --precision fp16
   %(prog)s --checkpoint runs/third/last.pt --average first.onnx second.onnx --output mean.onnx
+  %(prog)s --model street --output-stride 8 --output finer.onnx
   %(prog)s --model street --precision int8 --root data/camvid --output street-int8.onnx
 """
 
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", type=Path, help="checkpoint that `train` wrote")
-    source.add_argument("--model", help="name of a model, or an ONNX file, to quantise (with int8)")
+    source.add_argument("--model", help="name of a model, or an ONNX file: one that this wrote, or any to quantise")
     parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
     parser.add_argument(
         "--average",
@@ -41,12 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="write the mean of the checkpoint's weights and those of these checkpoints or exports",
+        help="write the mean of the network's weights and those of these checkpoints or exports",
     )
     parser.add_argument("--name", help="what people shall call the model (default: the file's name)")
     parser.add_argument("--licence", help="terms of the weights (default: the model's; none of a checkpoint)")
     parser.add_argument(
         "--size", type=int, help="preferred short side of the picture, in pixels (default: as it was trained)"
+    )
+    parser.add_argument(
+        "--output-stride",
+        type=int,
+        choices=(8, 16, 32),
+        help="input pixels per pixel of the encoder's last features; atrous rates follow (default: as it was trained)",
     )
     parser.add_argument(
         "--precision",
@@ -69,9 +77,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.precision == "int8" and args.root is None:
         raise EngineError("--precision int8 needs labelled pictures to calibrate and to measure on: give --root")
-    if args.checkpoint is None:
-        if args.precision != "int8" or args.average or args.size is not None:
-            raise EngineError("--model can be quantised (--precision int8) alone: all else needs --checkpoint")
+    changed = args.average or args.size is not None or args.output_stride is not None
+    if args.checkpoint is None and args.precision == "int8" and not changed:
         return _quantise(args, args.model)
     if args.precision != "int8":
         return _export(args, args.output)
@@ -82,28 +89,36 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace, output: Path) -> int:
     try:
-        from engines.export import export
+        from engines.export import export, read_export
         from engines.networks.trained import read_trained
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("engines"):
             raise  # ours: a broken installation, which no library mends
         raise EngineError(
-            f"a checkpoint's export needs the training libraries ({error}): pip install 'deeplab-stream[train]'"
+            f"an export needs the training libraries ({error}): pip install 'deeplab-stream[train]'"
         ) from error
 
-    trained = read_trained(args.checkpoint)
+    trained = read_trained(args.checkpoint) if args.checkpoint else read_export(load_model(args.model))
     if args.size is not None:
         trained = replace(trained, size=args.size)
+    if args.output_stride is not None:
+        trained = replace(trained, output_stride=args.output_stride)
     difference = export(
         trained,
         output,
         name=args.name or args.output.stem,
-        licence=args.licence or "",
+        licence=_licence(args),
         half=args.precision == "fp16",
         others=[_read_network(path, trained) for path in args.average],
     )
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores within {difference:.1g} of torch's")
     return 0
+
+
+def _licence(args: argparse.Namespace) -> str:
+    if args.licence is not None:
+        return str(args.licence)
+    return load_model(args.model).licence if args.checkpoint is None else ""
 
 
 def _read_network(path: Path, like: TrainedNetwork) -> Segmenter:
@@ -123,7 +138,6 @@ def _quantise(args: argparse.Namespace, model: str) -> int:
     from engines.training.dataset import find_samples
     from engines.training.evaluate import spread_over
     from engines.training.quantise import quantise
-    from engines.zoo import load_model
 
     if args.pictures < 1:
         raise EngineError(f"--pictures {args.pictures}: at least one picture is needed")

@@ -22,6 +22,9 @@ HALF = ".half"
 NETWORK_FACT = PREFIX + "network"
 """What the network was made from (`engines.networks.NetworkSpec`), for whoever takes its weights back."""
 
+TRAINING_FACT = PREFIX + "training"
+"""How the network was trained, for people."""
+
 MAX_CLASSES = 255
 """Labels are bytes and 255 means "ignore"."""
 

@@ -20,12 +20,13 @@ import onnxruntime  # noqa: E402
 from engines import export as exporting  # noqa: E402
 from engines import export_command  # noqa: E402
 from engines.base import EngineError, EngineOptions  # noqa: E402
-from engines.facts import ModelFacts  # noqa: E402
+from engines.facts import NETWORK_FACT, TRAINING_FACT, ModelFacts  # noqa: E402
 from engines.labels import CAMVID  # noqa: E402
 from engines.model_file import read_model  # noqa: E402
 from engines.networks import Conventions, assemble  # noqa: E402
 from engines.networks.normalise import ByteNetwork  # noqa: E402
 from engines.networks.trained import FORMAT, KEY, TrainedNetwork  # noqa: E402
+from engines.onnx_metadata import read_header  # noqa: E402
 from tests.engines.networks_like import export_network  # noqa: E402
 from tests.engines.small_network import Exported  # noqa: E402
 from tests.engines.support import BACKENDS, open_engine_for, picture, score  # noqa: E402
@@ -108,6 +109,39 @@ def test_the_mean_of_a_checkpoint_and_exports_is_the_mean_of_their_weights(expor
     np.testing.assert_allclose(scores, expected, atol=exporting.TOLERANCE)
     facts = {entry.key: entry.value for entry in onnx.load(files[3]).metadata_props}
     assert json.loads(facts["deeplab_stream.training"])["averaged"] == 3
+
+
+@pytest.mark.slow
+def test_an_export_goes_to_another_output_stride_with_the_same_weights(exported: Exported, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    export_command.add_arguments(parser)
+    finer = tmp_path / "finer.onnx"
+    words = ["--model", str(exported.file), "--output-stride", "8", "--output", str(finer)]
+    assert export_command.run(parser.parse_args(words)) == 0
+    finely = dataclasses.replace(exported, trained=dataclasses.replace(exported.trained, output_stride=8))
+    image = picture((64, 96))[None]
+    with torch.inference_mode():
+        expected, coarser = (
+            ByteNetwork(each.network())(torch.from_numpy(image)).numpy() for each in (finely, exported)
+        )
+    session = onnxruntime.InferenceSession(finer, providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"image": image})
+    np.testing.assert_allclose(scores, expected, atol=exporting.TOLERANCE)
+    assert np.abs(scores - coarser).max() > 0.01
+    model, before = read_model(finer), read_model(exported.file)
+    assert (model.output_stride, model.labels, model.licence) == (8, before.labels, before.licence)
+    assert json.loads(read_header(finer).properties[TRAINING_FACT]) == exported.trained.facts
+
+
+def test_a_file_of_another_program_is_not_exported_again(file: Path, tmp_path: Path) -> None:
+    """Its weights may be named as ours are; what network they are of it does not tell."""
+    proto = onnx.load(file)
+    told = [entry for entry in proto.metadata_props if entry.key != NETWORK_FACT]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(told)
+    onnx.save(proto, tmp_path / "foreign.onnx")
+    with pytest.raises(EngineError, match=r"foreign\.onnx was not exported by this program"):
+        exporting.read_export(read_model(tmp_path / "foreign.onnx"))
 
 
 def test_networks_of_other_shapes_have_no_mean(exported: Exported, tmp_path: Path) -> None:

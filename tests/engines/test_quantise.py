@@ -74,7 +74,6 @@ def test_a_quantised_network_is_measured_written_and_run(tmp_path: Path, capfd: 
     ("words", "message"),
     [
         (["--model", "street", "--precision", "int8"], "give --root"),
-        (["--model", "street"], "--model can be quantised"),
         (["--model", "street", "--precision", "int8", "--root", ".", "--pictures", "0"], "--pictures 0"),
         (["--model", "street", "--precision", "int8", "--root", "nowhere"], "nowhere/train/images: no such directory"),
     ],
