@@ -27,7 +27,7 @@ from engines.backends import open_engine
 from engines.backends.common import PRECISIONS
 from engines.base import Engine, EngineOptions, Model
 from engines.model_file import read_model
-from engines.training.dataset import Sample, find_samples
+from engines.training.datasets import Sample, find_samples
 from engines.training.evaluate import evaluate, spread_over
 from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
 

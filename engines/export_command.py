@@ -135,17 +135,22 @@ def _read_network(path: Path, like: TrainedNetwork) -> Segmenter:
 
 
 def _quantise(args: argparse.Namespace, model: str) -> int:
-    from engines.training.dataset import find_samples
+    from engines.training.datasets import Sample, find_samples
     from engines.training.evaluate import spread_over
     from engines.training.quantise import quantise
 
     if args.pictures < 1:
         raise EngineError(f"--pictures {args.pictures}: at least one picture is needed")
+    plain = load_model(model)
+
+    def samples(split: str) -> list[Sample]:
+        return find_samples(args.root, split, classes=plain.labels.names)
+
     loss = quantise(
-        load_model(model),
+        plain,
         args.output,
-        calibration=spread_over(find_samples(args.root, args.calibrate), args.pictures),
-        validation=find_samples(args.root, args.validate),
+        calibration=spread_over(samples(args.calibrate), args.pictures),
+        validation=samples(args.validate),
         name=args.name or args.output.stem,
         licence=args.licence,
     )

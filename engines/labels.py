@@ -65,3 +65,37 @@ VOC = LabelSet(
     background=0,
 )  # fmt: skip
 """PASCAL VOC 2012's twenty classes and background."""
+
+CITYSCAPES = LabelSet(
+    names=(
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
+        "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+    ),
+    palette=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+        (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
+        (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+)  # fmt: skip
+"""Cityscapes' nineteen train ids and colours (``labels.py`` of cityscapesScripts)."""
+
+PASCAL_CONTEXT = LabelSet(
+    names=(
+        "background", "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle",
+        "building", "bus", "cabinet", "car", "cat", "ceiling", "chair", "cloth", "computer", "cow", "cup", "curtain",
+        "dog", "door", "fence", "floor", "flower", "food", "grass", "ground", "horse", "keyboard", "light",
+        "motorbike", "mountain", "mouse", "person", "plate", "platform", "pottedplant", "road", "rock", "sheep",
+        "shelves", "sidewalk", "sign", "sky", "snow", "sofa", "table", "track", "train", "tree", "truck", "tvmonitor",
+        "wall", "water", "window", "wood",
+    ),
+    palette=voc_palette(60),
+    background=0,
+)  # fmt: skip
+"""PASCAL-Context's 59 frequent classes (Mottaghi et al., CVPR 2014) by name, and background for its 400 others."""
+
+PERSON_PART = LabelSet(
+    names=("background", "head", "torso", "upper arms", "lower arms", "upper legs", "lower legs"),
+    palette=voc_palette(7),
+    background=0,
+)
+"""PASCAL-Person-Part's six parts (Chen et al., CVPR 2014 and 2016) and background."""

@@ -22,7 +22,7 @@ from benchmarks.memory import Usage, family, usage, what_differs  # noqa: E402
 from engines import zoo  # noqa: E402
 from engines.backends import open_engine  # noqa: E402
 from engines.base import EngineOptions  # noqa: E402
-from engines.training.dataset import find_samples  # noqa: E402
+from engines.training.datasets import find_samples  # noqa: E402
 from engines.training.evaluate import evaluate, spread_over  # noqa: E402
 from pipeline.errors import SourceError  # noqa: E402
 from pipeline.sources.sample import sample_path  # noqa: E402

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from engines.training.dataset import IGNORE, UInt8
+from engines.training.datasets import IGNORE, UInt8
 from engines.training.options import AugmentOptions
 
 Matrix = npt.NDArray[np.float64]

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engines.training.augment import augment
-from engines.training.dataset import Sample, UInt8
+from engines.training.datasets import Sample, UInt8
+from engines.training.datasets.pictures import Pictures
 from engines.training.options import OptionError, TrainingOptions
 from engines.training.processes import ALONE, Processes
 
@@ -24,7 +25,7 @@ class Batch:
 
 
 class Batches:
-    """All pictures in memory, and the batches of any epoch.
+    """The batches of any epoch.
 
     What an epoch holds depends on seed and epoch alone, so a resumed run sees what an unbroken
     one would have seen.
@@ -42,7 +43,7 @@ class Batches:
     def __init__(
         self,
         samples: Sequence[Sample],
-        pictures: Sequence[tuple[UInt8, UInt8]],
+        pictures: Pictures,
         options: TrainingOptions,
         processes: Processes = ALONE,
     ) -> None:

@@ -28,7 +28,8 @@ from engines.backends import CHOICES, ENGINE_HELP, open_engine
 from engines.backends.common import PRECISION_HELP, PRECISIONS
 from engines.base import Engine, EngineError, EngineOptions, Model
 from engines.facts import SIZES
-from engines.training.dataset import Sample, UInt8, find_samples, read_sample
+from engines.training.datasets import CHOICES as DATASETS
+from engines.training.datasets import DATASET_HELP, Sample, UInt8, find_samples, read_sample
 from engines.training.metrics import WIDTHS, Confusion, Trimap
 from engines.training.refining import CRF_MODES, Labeller, Refinement, chosen_refinement
 from pipeline.frame import Colour, Float32, Geometry
@@ -132,8 +133,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what says which model is measured on which pictures."""
     parser.add_argument("--model", required=True, help="name of a model, or an ONNX file")
-    parser.add_argument("--root", type=Path, required=True, help="directory of the splits")
-    parser.add_argument("--split", required=True, help="directory under it, with images/ and labels/")
+    parser.add_argument("--root", type=Path, required=True, help="directory of the data set")
+    parser.add_argument("--split", required=True, help="which of its lists or directories, as val")
+    parser.add_argument("--dataset", default="auto", choices=DATASETS, help=DATASET_HELP)
     parser.add_argument("--size", type=int, help="short side of the network's picture (default: the model's)")
     parser.add_argument("--ignore", type=int, action="append", default=[], metavar="LABEL",
                         help="label that means none, besides 255 and the first beyond the classes")  # fmt: skip
@@ -153,10 +155,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise EngineError(f"{args.json}: cannot be written: its directory does not exist")
     refinement = chosen_refinement(args.config, args.refine, args.crf_mode, args.crf_iterations)
-    samples = spread_over(find_samples(args.root, args.split), args.limit)
-    engine = open_engine(
-        zoo.load_model(args.model, args.precision), args.engine, EngineOptions(args.precision, args.threads)
-    )
+    model = zoo.load_model(args.model, args.precision)
+    samples = chosen_samples(args, model)
+    engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads))
     try:
         result = evaluate(engine, samples, size=args.size, ignore=args.ignore, refinement=refinement)
     finally:
@@ -179,6 +180,16 @@ def check_data_arguments(args: argparse.Namespace) -> None:
         raise EngineError("--ignore takes labels from 0 to 255")
     if args.limit is not None and args.limit < 1:
         raise EngineError(f"--limit {args.limit}: at least one picture is needed")
+
+
+def chosen_samples(args: argparse.Namespace, model: Model) -> list[Sample]:
+    """The pictures that the arguments of `add_data_arguments` name, their labels being the model's classes.
+
+    Raises:
+        EngineError: the data set is not there, incomplete, or of other classes.
+    """
+    samples = find_samples(args.root, args.split, args.dataset, model.labels.names)
+    return spread_over(samples, args.limit)
 
 
 def spread_over(samples: Sequence[Sample], limit: int | None) -> list[Sample]:

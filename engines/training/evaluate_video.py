@@ -18,7 +18,7 @@ from engines.backends import CHOICES, ENGINE_HELP
 from engines.backends.common import PRECISION_HELP, PRECISIONS
 from engines.base import EngineError
 from engines.training.consistency import Consistency, Flicker, FlowConsistency
-from engines.training.dataset import DataError, read_labels
+from engines.training.datasets import DataError, read_labels
 from engines.training.evaluate import number, write_json
 from engines.training.metrics import Confusion
 from pipeline.config import load_options

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from engines.training.dataset import IGNORE, UInt8
+from engines.training.datasets import IGNORE, UInt8
 from engines.training.options import LossOptions
 from engines.training.processes import ALONE, Processes
 
@@ -86,7 +86,7 @@ def lovasz_softmax(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(losses).mean() if losses else scores.sum() * 0
 
 
-def class_weights(labels: Sequence[UInt8], classes: int, log_weight: float) -> Tensor:
+def class_weights(labels: Iterable[UInt8], classes: int, log_weight: float) -> Tensor:
     """Weight of each class from its frequency, float32, mean 1 over pixels; all 1 if 0 is asked."""
     if not log_weight:
         return torch.ones(classes)

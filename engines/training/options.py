@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engines.settings import SettingsError, build, read_settings
+from engines.training.datasets import CHOICES
 
 CONFIGS = "configs.training"
 
@@ -130,11 +131,14 @@ class TrainingOptions:
     labels: str = "camvid"
     """Name in `engines.labels`."""
 
+    dataset: str = "auto"
+    """What the root holds, of `engines.training.datasets.CHOICES`."""
+
     splits: tuple[str, ...] = ("train",)
-    """Directories under the root that are trained on."""
+    """Splits of the data set that are trained on."""
 
     validation: str = "val"
-    """Directory that is measured as training goes on."""
+    """Split that is measured as training goes on."""
 
     hold_out: str = ""
     """Pictures of the training splits whose names start so are measured instead of trained on."""
@@ -183,6 +187,7 @@ def parse_options(tree: object, origin: str) -> TrainingOptions:
     rests = (0, 1) if options.loss.label_stride == 1 else (0,)
     low, high = options.augment.scale
     demands = {
+        f"dataset must be one of {', '.join(CHOICES)}": options.dataset in CHOICES,
         "precision must be bf16 or fp32": options.precision in {"bf16", "fp32"},
         "epochs, validate_every and optimiser: batch must be at least 1": (
             min(options.epochs, options.validate_every, options.optimiser.batch) >= 1

@@ -25,7 +25,7 @@ from engines.backends import open_engine
 from engines.backends.common import one_line, prepare
 from engines.base import EngineError, EngineOptions, Model
 from engines.facts import PREFIX
-from engines.training.dataset import Sample
+from engines.training.datasets import Sample
 from engines.training.evaluate import evaluate, labelled_pictures, network_picture, picture_geometry
 from engines.whole_file import whole_file
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from engines.base import EngineError
 from engines.settings import build, read_settings
-from engines.training.dataset import UInt8
+from engines.training.datasets import UInt8
 from pipeline.crf import MODES, CRFParameters, DenseCRF
 from pipeline.errors import ConfigError
 from pipeline.frame import Float32, Geometry

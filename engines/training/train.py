@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from engines.model_file import LABEL_SETS
 from engines.networks import NetworkSpec, Segmenter, assemble, spec_of
 from engines.networks.normalise import normalise
 from engines.training.checkpoint import Checkpoint, first_difference
-from engines.training.dataset import DataError, Sample, UInt8, find_samples, read_sample
+from engines.training.datasets import CHOICES as DATASETS
+from engines.training.datasets import DATASET_HELP, DataError, Sample, find_samples, open_dataset
+from engines.training.datasets.pictures import StoredPictures
 from engines.training.initial import calibrate
 from engines.training.options import ModelOptions, OptionError, TrainingOptions, load_options
 from engines.training.processes import ALONE, Processes, joined, local_device
@@ -44,7 +47,8 @@ LENGTH = ("epochs", "steps", "hours")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--config", required=True, help="name in configs/training, or a YAML file")
-    parser.add_argument("--root", type=Path, required=True, help="directory of the splits")
+    parser.add_argument("--root", type=Path, required=True, help="directory of the data set")
+    parser.add_argument("--dataset", choices=DATASETS, help=f"{DATASET_HELP}; the config's if left out")
     parser.add_argument("--output", type=Path, required=True, help="directory of the checkpoints")
     parser.add_argument("--init", type=Path, help="starting weights: a published file, a checkpoint or an export")
     parser.add_argument(
@@ -56,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, help="length of the run in epochs (default: the config's)")
     length.add_argument("--hours", type=float, help="length of the run in hours of wall time")
-    parser.add_argument("--splits", help="directories to train on, separated by commas (default: the config's)")
+    parser.add_argument("--splits", help="splits to train on, separated by commas (default: the config's)")
     parser.add_argument("--hold-out", metavar="PREFIX", help="measure on pictures named PREFIX…")
     parser.add_argument("--seed", type=int, help="of everything drawn at random (default: the config's)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto: cuda where there is one (default)")
@@ -104,7 +108,7 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: 
         network = assemble(spec, len(labels), options.model.output_stride)
     except ValueError as error:
         raise OptionError(f"{args.config}: model: {error}") from error
-    data = load_data(args.root, options, len(labels))
+    data = load_data(args.root, options, labels.names)
     if initial is not None:
         loaded = initial.load_into(network, part)
         logger.info("started from the %s of %s (%s)", loaded.part, args.init, loaded.layout)
@@ -148,6 +152,8 @@ def resolve_options(args: argparse.Namespace) -> TrainingOptions:
         raise OptionError(f"--splits {args.splits!r} names an empty split: give train or train,val")
     if args.splits:
         options = replace(options, splits=tuple(args.splits.split(",")))
+    if args.dataset:
+        options = replace(options, dataset=args.dataset)
     if args.hold_out:
         options = replace(options, hold_out=args.hold_out)
     if args.seed is not None:
@@ -178,9 +184,18 @@ def pick_device(name: str) -> torch.device:
         raise OptionError(f"--device {name}: no such device; use cpu, cuda or cuda:N") from None
 
 
-def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
-    """Read all pictures into memory; what the hold-out names is kept from training."""
-    samples = [sample for split in options.splits for sample in find_samples(root, split)]
+def load_data(root: Path, options: TrainingOptions, classes: Sequence[str]) -> Data:
+    """Read and check all pictures, whose labels are the given classes; what the hold-out names is kept from training.
+
+    Raises:
+        DataError: the data set or a picture cannot be used, or has other classes.
+    """
+    there = open_dataset(root, options.dataset).splits()
+
+    def found(split: str) -> list[Sample]:
+        return find_samples(root, split, options.dataset, classes)
+
+    samples = [sample for split in options.splits for sample in found(split)]
     if options.hold_out:
         held_out = [sample for sample in samples if sample.name.startswith(options.hold_out)]
         samples = [sample for sample in samples if not sample.name.startswith(options.hold_out)]
@@ -188,14 +203,14 @@ def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
             raise DataError(f"{root}: --hold-out {options.hold_out} leaves an empty side")
     else:
         # What is trained on is no validation: better no figure than one that flatters.
-        has_validation = options.validation not in options.splits and (root / options.validation).is_dir()
-        held_out = find_samples(root, options.validation) if has_validation else []
+        has_validation = options.validation not in options.splits and options.validation in there
+        held_out = found(options.validation) if has_validation else []
 
-    def read(files: list[Sample], what: str) -> list[tuple[UInt8, UInt8]]:
-        return [
-            read_sample(sample, classes, (options.ignore,))
-            for sample in tqdm(files, desc=f"reading {what}", unit="picture")
-        ]
+    def read(files: list[Sample], what: str) -> StoredPictures:
+        pictures = StoredPictures(files, len(classes), (options.ignore,))
+        for number in tqdm(range(len(files)), desc=f"reading {what}", unit="picture"):
+            pictures[number]  # checks it, and keeps it where there is room
+        return pictures
 
     return Data(samples, read(samples, "training"), read(held_out, "validation"))
 
@@ -203,7 +218,8 @@ def load_data(root: Path, options: TrainingOptions, classes: int) -> Data:
 def recalibrate(module: nn.Module, network: Segmenter, data: Data) -> None:
     """Give loaded batch norms the statistics of pictures spread over the training data."""
     step = max(1, len(data.pictures) // CALIBRATION_PICTURES)
-    pictures = [image for image, _ in data.pictures[::step][:CALIBRATION_PICTURES]]
+    chosen = range(0, len(data.pictures), step)[:CALIBRATION_PICTURES]
+    pictures = [data.pictures[number][0] for number in chosen]
     height = min(image.shape[0] for image in pictures)
     width = min(image.shape[1] for image in pictures)
     stack = torch.from_numpy(np.stack([image[:height, :width] for image in pictures]))

@@ -23,7 +23,8 @@ from engines.training.average import MovingAverage
 from engines.training.batches import Batch, Batches
 from engines.training.board import Board
 from engines.training.checkpoint import Checkpoint
-from engines.training.dataset import Sample, UInt8
+from engines.training.datasets import Sample
+from engines.training.datasets.pictures import Pictures
 from engines.training.losses import SegmentationLoss, class_weights, enlarge_scores
 from engines.training.metrics import Confusion
 from engines.training.optimiser import freeze, make_optimiser
@@ -41,11 +42,11 @@ RUNNING_SHARE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Pictures in memory: to learn from and to measure on."""
+    """Pictures with their labels: to learn from and to measure on."""
 
     samples: Sequence[Sample]
-    pictures: Sequence[tuple[UInt8, UInt8]]
-    held_out: Sequence[tuple[UInt8, UInt8]]
+    pictures: Pictures
+    held_out: Pictures
 
 
 class Trainer:
@@ -86,7 +87,7 @@ class Trainer:
         self._processes = processes
         self._board: Board | None = None
         self._batches = Batches(data.samples, data.pictures, options, processes)
-        weights = class_weights([each for _, each in data.pictures], len(labels), options.loss.log_weight)
+        weights = class_weights((each for _, each in data.pictures), len(labels), options.loss.log_weight)
         self._loss = SegmentationLoss(weights, options.loss, network.align_corners, processes).to(self._device)
         self._frozen = freeze(network, options.model)
         self._optimiser = make_optimiser(network, options)

@@ -31,14 +31,14 @@ from engines import zoo
 from engines.backends import open_engine
 from engines.backends.common import available_cpus
 from engines.base import Engine, EngineError, EngineOptions
-from engines.training.dataset import Sample, find_samples
+from engines.training.datasets import Sample
 from engines.training.evaluate import (
     add_data_arguments,
     check_data_arguments,
+    chosen_samples,
     labelled_pictures,
     picture_geometry,
     score,
-    spread_over,
     write_bytes,
     write_json,
     write_text,
@@ -329,8 +329,8 @@ def run(args: argparse.Namespace) -> int:
         _refinement({name: ends[end] for name, ends in ranges.items()}, args.crf_iterations, args.crf_mode)
     if not args.output.absolute().parent.is_dir():
         raise EngineError(f"{args.output}: cannot be written: its directory does not exist")
-    samples = spread_over(find_samples(args.root, args.split), args.limit)
     model = zoo.load_model(args.model, args.precision)
+    samples = chosen_samples(args, model)
     size, work = args.size or model.size, args.work or args.output.with_name(f"{args.output.name}.work")
     names = hashlib.sha256("\n".join(str(sample.image.resolve()) for sample in samples).encode()).hexdigest()
     try:

@@ -18,7 +18,7 @@ from engines.backends import open_engine
 from engines.base import EngineError, EngineInfo, EngineOptions, Model, TensorSpec
 from engines.cli import main
 from engines.labels import LabelSet
-from engines.training.dataset import find_samples, read_sample
+from engines.training.datasets import find_samples, read_sample
 from engines.training.evaluate import add_arguments, evaluate, run, score, spread_over, write_json
 from engines.training.metrics import Confusion, edge_distance
 from engines.training.refining import CRF_MODES, Refinement, chosen_refinement

@@ -228,7 +228,10 @@ def test_a_known_label_set(models: dict[str, Model], tmp_path: Path) -> None:
     ("yaml", "words"),
     [
         ("lables: [a, b]\n", "unknown key 'lables'; known are labels, palette"),
-        ("labels: cityscapes\n", "labels is 'cityscapes': it must be camvid or voc"),
+        (
+            "labels: kitti\n",
+            "labels is 'kitti': it must be camvid or voc or cityscapes or pascal-context or person-part",
+        ),
         ("labels: [road, car]\n", "scores 4 classes but 2 labels are given"),
         ("labels: [road, road, car, sky]\n", "labels is .*: it must be a list of 2 to 255 different class names"),
         ("labels: [1, 2, 3, 4]\n", "it must be a list of 2 to 255 different class names"),

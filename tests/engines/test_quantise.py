@@ -75,7 +75,7 @@ def test_a_quantised_network_is_measured_written_and_run(tmp_path: Path, capfd: 
     [
         (["--model", "street", "--precision", "int8"], "give --root"),
         (["--model", "street", "--precision", "int8", "--root", ".", "--pictures", "0"], "--pictures 0"),
-        (["--model", "street", "--precision", "int8", "--root", "nowhere"], "nowhere/train/images: no such directory"),
+        (["--model", "street", "--precision", "int8", "--root", "nowhere"], "nowhere: no such directory"),
     ],
 )
 def test_what_cannot_be_quantised_is_refused_at_once(words: list[str], message: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ torch = pytest.importorskip("torch", reason="training needs torch (the extra `tr
 pytest.importorskip("cv2", reason="training needs OpenCV (the extra `train`)")
 
 from engines.base import EngineError, ModelError  # noqa: E402
+from engines.labels import CAMVID  # noqa: E402
 from engines.networks.trained import read_trained  # noqa: E402
 from engines.training import train  # noqa: E402
 from engines.training.checkpoint import Checkpoint  # noqa: E402
+from engines.training.datasets import open_dataset  # noqa: E402
 from engines.training.trainer import CHECKPOINT  # noqa: E402
 from tests.engines.camvid_like import arguments, paint  # noqa: E402
+from tests.engines.dataset_trees import TREES  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -131,13 +135,27 @@ def test_an_unknown_network_is_named(root: Path, tmp_path: Path) -> None:
 
 def test_a_drive_can_be_held_out(root: Path, tmp_path: Path) -> None:
     options = train.resolve_options(arguments(root, tmp_path / "run", "--hold-out", "B", "--splits", "train,val"))
-    data = train.load_data(root, options, 11)
+    data = train.load_data(root, options, CAMVID.names)
     assert [sample.name for sample in data.samples] == ["A_1", "A_2", "A_3", "A_1"]
     assert len(data.pictures) == 4
     np.testing.assert_array_equal(data.held_out[0][0], paint(0)[0])
     options = train.resolve_options(arguments(root, tmp_path / "run", "--hold-out", "C"))
     with pytest.raises(EngineError, match="--hold-out C leaves an empty side"):
-        train.load_data(root, options, 11)
+        train.load_data(root, options, CAMVID.names)
+
+
+@pytest.mark.parametrize("kind", ["voc-aug", "person-part", "cityscapes"])
+def test_published_data_sets_are_trained_on(kind: str, root: Path, tmp_path: Path) -> None:
+    tree = TREES[kind][1](tmp_path / "published")
+    options = train.resolve_options(arguments(root, tmp_path / "run", "--dataset", kind, "--splits", tree.split))
+    labels = open_dataset(tree.root, kind).labels
+    assert labels is not None
+    data = train.load_data(tree.root, replace(options, ignore=255), labels.names)
+    for (_, found), truth in zip(data.pictures, tree.truth, strict=True):
+        np.testing.assert_array_equal(found, truth)
+    assert len(data.held_out) == (3 if kind == "voc-aug" else 0), "what is trained on is not measured"
+    with pytest.raises(EngineError, match="but the model has 11"):
+        train.load_data(tree.root, options, CAMVID.names)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ pytest.importorskip("cv2", reason="training needs OpenCV (the extra `train`)")
 from engines.base import EngineError  # noqa: E402
 from engines.training.augment import augment, draw_view  # noqa: E402
 from engines.training.batches import draw_order, drive_weights  # noqa: E402
-from engines.training.dataset import IGNORE, Sample, find_samples, read_sample  # noqa: E402
+from engines.training.datasets import IGNORE, Sample, find_samples, read_sample  # noqa: E402
 from engines.training.options import AugmentOptions  # noqa: E402
 from tests.engines.camvid_like import paint  # noqa: E402
 
@@ -33,7 +33,7 @@ def test_samples_are_paired_and_mapped(root: Path) -> None:
 
 
 def test_bad_data_is_named(root: Path) -> None:
-    with pytest.raises(EngineError, match="test/images: no such directory"):
+    with pytest.raises(EngineError, match=r"test/images: no such directory: splits there are: train, val"):
         find_samples(root, "test")
     sample = find_samples(root, "train")[0]
     with pytest.raises(EngineError, match="label 8 of 8 classes"):

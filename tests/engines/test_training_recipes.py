@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="training needs torch (the extra `tr
 pytest.importorskip("cv2", reason="training needs OpenCV (the extra `train`)")
 
 from engines.base import EngineError  # noqa: E402
+from engines.labels import CAMVID  # noqa: E402
 from engines.model_file import LABEL_SETS  # noqa: E402
 from engines.networks import NETWORKS, NetworkSpec, assemble  # noqa: E402
 from engines.settings import preset_names  # noqa: E402
@@ -124,7 +125,7 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(root: Path, tm
 
 def test_a_batch_is_shared_evenly_or_not_at_all(root: Path, tmp_path: Path) -> None:
     options = train.resolve_options(arguments(root, tmp_path))
-    data = train.load_data(root, options, 11)
+    data = train.load_data(root, options, CAMVID.names)
     whole = next(iter(Batches(data.samples, data.pictures, options).epoch(0)))
     parts = [next(iter(Batches(data.samples, data.pictures, options, Processes(i, 2)).epoch(0))) for i in (0, 1)]
     np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)

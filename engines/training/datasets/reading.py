@@ -1,0 +1,147 @@
+"""A picture and its labels, read from their files and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from engines.base import EngineError
+
+UInt8 = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+IGNORE = 255
+"""Label of a pixel that has none."""
+
+
+class DataError(EngineError):
+    """A data set that cannot be used; the message is one line and names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCodes:
+    """What the values in a data set's label files mean.
+
+    Attributes:
+        what: the data set, for messages.
+        classes: by value its class, or `IGNORE`; any other value is an error.
+    """
+
+    what: str
+    classes: Mapping[int, int]
+
+    def decode(self, values: Values, path: Path) -> UInt8:
+        """Classes of an array of values: uint8 of the same shape.
+
+        Raises:
+            DataError: a value that the data set does not have.
+        """
+        unknown = 256
+        table = np.full(1 << 8 * values.itemsize, unknown, np.uint16)
+        table[list(self.classes)] = list(self.classes.values())
+        classes = table[values]
+        if classes.max(initial=0) == unknown:
+            wrong = int(values[classes == unknown].min())
+            raise DataError(f"{path}: {wrong} is no label of {self.what}: is it the file of another data set?")
+        return classes.astype(np.uint8)
+
+    def reordered(self, order: Sequence[int]) -> LabelCodes:
+        """The same for another order of the classes: ``order[old]`` is the new one."""
+        places = {IGNORE: IGNORE, **dict(enumerate(order))}
+        return replace(self, classes={value: places[label] for value, label in self.classes.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The files of one labelled picture.
+
+    Attributes:
+        image: the picture.
+        labels: a picture of one channel, or MATLAB's file in SBD and PASCAL-Context.
+        codes: what its values mean; classes as they are where None.
+    """
+
+    image: Path
+    labels: Path
+    codes: LabelCodes | None = None
+
+    @property
+    def name(self) -> str:
+        """File name without its suffix."""
+        return self.image.stem
+
+    @property
+    def drive(self) -> str:
+        """The recording it comes from: the part of the name before the first `_`."""
+        return self.name.split("_")[0]
+
+
+def read_sample(sample: Sample, classes: int, ignore: Sequence[int] = ()) -> tuple[UInt8, UInt8]:
+    """Read a picture and its labels.
+
+    Args:
+        sample: Its files.
+        classes: Number of classes; labels run from 0 to `classes` − 1.
+        ignore: Labels that mean none, besides 255.
+
+    Returns:
+        RGB picture, H×W×3, and labels, H×W with 255 where there is none.
+
+    Raises:
+        DataError: If a file cannot be read, the sizes differ or a label is out of range.
+    """
+    image = _read_picture(sample.image, "RGB")
+    return image, read_labels(sample.labels, image.shape[:2], classes, ignore, sample.codes)
+
+
+def read_labels(
+    path: Path, shape: tuple[int, ...], classes: int, ignore: Sequence[int] = (), codes: LabelCodes | None = None
+) -> UInt8:
+    """Read the labels of a picture of ``shape`` (height, width); else as `read_sample`."""
+    values = _read_matlab(path) if path.suffix == ".mat" else _read_picture(path, None)
+    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path}: not an 8 bit picture of one channel")
+    if values.shape != shape:
+        raise DataError(
+            f"{path}: {values.shape[1]}×{values.shape[0]} pixels, but its picture has {shape[1]}×{shape[0]}"
+        )
+    if codes is not None:
+        values = codes.decode(values, path)
+    elif values.dtype != np.uint8:
+        raise DataError(f"{path}: not an 8 bit picture of one channel")
+    mapping = np.arange(256, dtype=np.uint8)
+    mapping[list(ignore)] = IGNORE
+    mapped = mapping[values]
+    wrong = mapped[(mapped >= classes) & (mapped != IGNORE)]
+    if wrong.size:
+        raise DataError(f"{path}: label {wrong[0]} of {classes} classes")
+    return mapped
+
+
+def _read_picture(path: Path, mode: str | None) -> UInt8:
+    """The samples of a picture, converted to PIL's ``mode`` if one is given."""
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture.convert(mode) if mode else picture)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise DataError(f"{path}: not a readable picture") from error
+
+
+def _read_matlab(path: Path) -> Values:
+    """The label values in a file of SBD (``GTcls.Segmentation``) or PASCAL-Context (``LabelMap``)."""
+    try:
+        from scipy.io import loadmat
+        from scipy.io.matlab import MatReadError
+    except ModuleNotFoundError as error:
+        raise DataError(f"{path}: needs SciPy ({error}): pip install 'deeplab-stream[train]'") from error
+    try:
+        found = loadmat(path, variable_names=("GTcls", "LabelMap"))
+        values = found["LabelMap"] if "LabelMap" in found else found["GTcls"]["Segmentation"][0, 0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MatReadError) as error:
+        raise DataError(f"{path}: no labels of SBD or PASCAL-Context") from error
+    return np.asarray(values)
