@@ -23,6 +23,7 @@ examples:
   %(prog)s list
   %(prog)s fetch voc
   %(prog)s info mine.onnx
+  %(prog)s export deeplabv3-resnet50-voc
   %(prog)s bench street --frame 640x360 --threads 2
   %(prog)s train --config camvid --root data/camvid --output runs/street
   %(prog)s train --config camvid --root data/camvid --output runs/street --init efficientnet-lite0.pth
@@ -41,6 +42,7 @@ examples:
 INFO_EXAMPLES = """\
 examples:
   %(prog)s street
+  %(prog)s deeplabv3-resnet50-voc
   %(prog)s mine.onnx
 """
 
@@ -75,7 +77,7 @@ class Offline:
 
 
 OFFLINE = {
-    "export": Offline("engines.export_command", "a trained network as one ONNX file, or one quantised to int8"),
+    "export": Offline("engines.export_command", "a published or trained network as one ONNX file, or one in int8"),
     "train": Offline("engines.training.train", "train a network on pictures and label maps"),
     "evaluate": Offline("engines.training.evaluate", "mIoU of a model on labelled pictures"),
     "evaluate-video": Offline("engines.training.evaluate_video", "how right and how steady a model is on a video"),
@@ -190,40 +192,32 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from engines.facts import PREFIX
-    from engines.onnx_metadata import read_header
-    from engines.zoo import ZOO, load_model
+    from engines.catalogue import ZOO
+    from engines.describe import describe_entry, describe_model
+    from engines.zoo import is_ready, load_model
 
+    entry = ZOO.get(args.model)
+    if entry is not None and entry.recipe is not None and not is_ready(entry, weights_dir=args.weights_dir):
+        print(_table(describe_entry(entry)))
+        print(f"\nNot exported yet: python -m engines export {entry.name}")
+        return 0
     model = load_model(args.model, weights_dir=args.weights_dir)
     known = ZOO.get(model.name) if args.model in ("auto", model.name) else None
-    grid = f"{model.output_stride}k + 1" if model.align_corners else f"{model.output_stride}k"
-    sides = "{1}×{0}, no other".format(*model.fixed_size) if model.fixed_size else f"any; sides of {grid} pixels"
-    facts = [
-        ("name", model.name),
-        ("about", known.about if known else "-"),
-        ("file", f"{model.path} ({model.path.stat().st_size / 1e6:.1f} MB)"),
-        ("sha256", model.sha256),
-        ("licence", model.licence),
-        ("accuracy", (known.accuracy if known else "") or "-"),
-        ("input", f"{model.input_name}: {model.input_dtype} {model.layout} {model.channels}"),
-        ("normalisation", f"mean {model.mean}, std {model.std}" if model.mean else "inside the graph"),
-        ("input size", sides),
-        ("short side", f"{model.size} pixels unless --size is given"),
-        ("arithmetic", "int8 (quantised)" if model.quantised else "float"),
-        ("classes", f"{len(model.labels)}: {', '.join(model.labels.names)}"),
-    ]
-    told = read_header(model.path).properties
-    shown = {"name", "labels", "palette", "licence", "size", "output_stride", "align_corners", "background"}
-    others = sorted(key.removeprefix(PREFIX) for key in told if key.startswith(PREFIX))
-    facts += [(key.replace("_", " "), told[PREFIX + key]) for key in others if key not in shown]
-    print(_table(facts))
+    print(_table(describe_model(model, known)))
     return 0
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from engines.zoo import fetch_model
+    from engines.zoo import fetch_model, fetch_published, find_entry, is_ready
 
-    model = fetch_model(args.model, weights_dir=args.weights_dir)
+    entry = find_entry(args.model)
+    if entry.recipe is not None:
+        path = fetch_published(entry, weights_dir=args.weights_dir)
+        print(f"{entry.name}: {path} ({path.stat().st_size / 1e6:.1f} MB, {entry.licence})")
+        if not is_ready(entry, weights_dir=args.weights_dir):
+            print(f"make it ready to run: python -m engines export {entry.name}")
+        return 0
+    model = fetch_model(entry.name, weights_dir=args.weights_dir)
     print(f"{model.name}: {model.path} ({model.path.stat().st_size / 1e6:.1f} MB, {model.licence})")
     return 0
 

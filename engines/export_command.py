@@ -1,4 +1,4 @@
-"""`python -m engines export`: a trained network, or an ONNX file in another precision, as one ONNX file.
+"""`python -m engines export`: a published or trained network, or an ONNX file in another precision, as one ONNX file.
 
 Quantising an ONNX file needs no torch.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.base import EngineError
-from engines.zoo import load_model
+from engines.base import EngineError, Model
+from engines.zoo import exported_place, fetch_model, fetch_published, find_entry, load_model
 
 if TYPE_CHECKING:
     from engines.networks import Segmenter
@@ -22,6 +24,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 EXAMPLES = """\
 examples:
+  %(prog)s deeplabv3-resnet50-voc
+  %(prog)s deeplabv3-resnet50-voc --output weights/deeplabv3-resnet50-voc.onnx
   %(prog)s --checkpoint runs/street/last.pt --output street.onnx
   %(prog)s --checkpoint runs/street/last.pt --output small.onnx --name small --licence CC-BY-4.0 --size 320
   %(prog)s --checkpoint runs/street/last.pt --output fast.onnx --precision fp16
@@ -34,9 +38,18 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "entry", nargs="?", metavar="NAME", help="published model, as `list` shows it: fetched, and made ready to run"
+    )
     source.add_argument("--checkpoint", type=Path, help="checkpoint that `train` wrote")
     source.add_argument("--model", help="name of a model, or an ONNX file: one that this wrote, or any to quantise")
-    parser.add_argument("--output", type=Path, required=True, help="ONNX file to write")
+    parser.add_argument(
+        "--output", type=Path, help="ONNX file to write (of NAME: one in the user's cache, where the stream finds it)"
+    )
+    parser.add_argument(
+        "--weights-dir", type=Path, metavar="DIR",
+        help="published or converted files, looked for here first (the variable DEEPLAB_STREAM_WEIGHTS)",
+    )  # fmt: skip
     parser.add_argument(
         "--average",
         type=Path,
@@ -75,6 +88,10 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         EngineError: with a message of one line.
     """
+    if args.entry is not None:
+        return _publish(args)
+    if args.output is None:
+        raise EngineError("say which file to write: give --output FILE.onnx")
     if args.precision == "int8" and args.root is None:
         raise EngineError("--precision int8 needs labelled pictures to calibrate and to measure on: give --root")
     changed = args.average or args.size is not None or args.output_stride is not None
@@ -87,18 +104,64 @@ def run(args: argparse.Namespace) -> int:
         return _export(args, plain) or _quantise(args, str(plain))
 
 
-def _export(args: argparse.Namespace, output: Path) -> int:
+def _publish(args: argparse.Namespace) -> int:
+    """Fetch a named model and make what the stream runs."""
+    entry = find_entry(args.entry)
+    changes = (args.average, args.name, args.licence, args.size, args.output_stride)
+    if args.precision != "fp32" or any(changes):
+        raise EngineError(
+            f"{entry.name} is exported as it was published: of the other options --output and --weights-dir alone fit"
+        )
+    if entry.recipe is None:
+        model = fetch_model(entry.name, weights_dir=args.weights_dir)
+        if args.output is not None:
+            raise EngineError(f"{entry.name} needs no export: it is ready to run, as {model.path}")
+        print(f"{entry.name} needs no export: {model.path}")
+        return 0
+    with _needs_training_libraries(f"the export of {entry.name}"):
+        from engines.export import export
+        from engines.published import read_published
+    output = args.output or exported_place(entry)
+    source = fetch_published(entry, weights_dir=args.weights_dir)
+    if args.output is None:
+        _make_folder(output.parent)
+    difference = export(read_published(entry, source), output, name=entry.name, licence=entry.licence)
+    print(_written(output, difference))
+    if args.output is None:
+        print(f"run it: python run_pipeline.py --model {entry.name} …")
+    return 0
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        from engines.export import export, read_export
-        from engines.networks.trained import read_trained
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"cannot make {folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _needs_training_libraries(what: str) -> Iterator[None]:
+    """Turns the want of a library into a line that names the way out."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("engines"):
             raise  # ours: a broken installation, which no library mends
         raise EngineError(
-            f"an export needs the training libraries ({error}): pip install 'deeplab-stream[train]'"
+            f"{what} needs the training libraries ({error}): pip install 'deeplab-stream[train]'"
         ) from error
 
-    trained = read_trained(args.checkpoint) if args.checkpoint else read_export(load_model(args.model))
+
+def _written(output: Path, difference: float) -> str:
+    return f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores within {difference:.1g} of torch's"
+
+
+def _export(args: argparse.Namespace, output: Path) -> int:
+    with _needs_training_libraries("an export"):
+        from engines.export import export, read_export
+        from engines.networks.trained import read_trained
+
+    trained = read_trained(args.checkpoint) if args.checkpoint else read_export(_model(args, args.model))
     if args.size is not None:
         trained = replace(trained, size=args.size)
     if args.output_stride is not None:
@@ -111,14 +174,18 @@ def _export(args: argparse.Namespace, output: Path) -> int:
         half=args.precision == "fp16",
         others=[_read_network(path, trained) for path in args.average],
     )
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, scores within {difference:.1g} of torch's")
+    print(_written(output, difference))
     return 0
 
 
 def _licence(args: argparse.Namespace) -> str:
     if args.licence is not None:
         return str(args.licence)
-    return load_model(args.model).licence if args.checkpoint is None else ""
+    return _model(args, args.model).licence if args.checkpoint is None else ""
+
+
+def _model(args: argparse.Namespace, name: str) -> Model:
+    return load_model(name, weights_dir=args.weights_dir)
 
 
 def _read_network(path: Path, like: TrainedNetwork) -> Segmenter:
@@ -141,7 +208,7 @@ def _quantise(args: argparse.Namespace, model: str) -> int:
 
     if args.pictures < 1:
         raise EngineError(f"--pictures {args.pictures}: at least one picture is needed")
-    plain = load_model(model)
+    plain = _model(args, model)
 
     def samples(split: str) -> list[Sample]:
         return find_samples(args.root, split, classes=plain.labels.names)

@@ -37,6 +37,7 @@ MAX_BYTES = 4 << 30
 TRIES_WITHOUT_PROGRESS = 3
 PAUSE_S = 0.5
 LOCK_POLL_S = 0.1
+SHA256_DIGITS = 64
 USER_AGENT = "deeplab-stream"
 _PERHAPS = "(offline, or behind a proxy that https_proxy does not name?)"
 _NO_ANSWER = f"no answer in time {_PERHAPS}"
@@ -87,8 +88,9 @@ def fetch(
     Args:
         url: http or https address.
         target: where the file shall be; its directory is made.
-        sha256: hash that the file must have, hexadecimal.  None: the hash of the first download is
-            recorded in ``NAME.sha256`` beside the file, and any later one must agree with it.
+        sha256: hash that the file must have, hexadecimal, or its first digits.  Where that is not the whole of it (or
+            None), the hash of the first download is recorded in ``NAME.sha256`` beside the file, and any later one
+            must agree with it.
         size: length that the file must have, in bytes, where it is known.
         patience: how long it may take.
         progress: show a progress bar where there is a terminal.
@@ -107,14 +109,16 @@ def fetch(
         raise FetchError(f"the address at {parts.hostname} carries a password: that would end in logs")
     patience = patience or Patience()
     deadline = Deadline(patience.begin_s, patience.pace, patience.finish_s)
-    job = _Job(url, target, sha256 or _recorded(target), size, patience.silence_s, deadline, progress)
+    whole = sha256 is not None and len(sha256) == SHA256_DIGITS
+    expected = sha256 if whole else _recorded(target) or sha256
+    job = _Job(url, target, expected, size, patience.silence_s, deadline, progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with job.locked():
             if not job.present():
                 job.run()
-                if sha256 is None:
-                    _record(target)
+                if not whole:
+                    _record(target, sha256)
     except OSError as error:
         raise FetchError(
             f"cannot write {target}: {error.strerror or error}; make room or choose another directory"
@@ -146,7 +150,7 @@ class _Job:
         """Whether the file is there and right; a wrong one is deleted."""
         if not self.target.exists():
             return False
-        if self.sha256 is None or _hash(self.target) == self.sha256:
+        if self._agrees(self.target):
             return True
         _log.warning("%s is damaged (its hash is wrong): fetching it again", self.target)
         self.target.unlink()
@@ -155,19 +159,21 @@ class _Job:
     def run(self) -> None:
         """Download, verify, rename."""
         resumed = self._download()
-        actual = _hash(self.part)
-        if resumed and self.sha256 and actual != self.sha256:
+        if resumed and not self._agrees(self.part):
             self._discard()  # two versions of the file may have been joined: once more, in one piece
             self._download()
+        if not self._agrees(self.part):
             actual = _hash(self.part)
-        if self.sha256 and actual != self.sha256:
             self._discard()
             raise FetchError(
-                f"{self.url} has the SHA-256 {actual}, not {self.sha256} as it should: deleted; "
+                f"{self.url} has the SHA-256 {actual}, not {shown(self.sha256)} as it should: deleted; "
                 "the file there was changed, or something on the way changes files"
             )
         self.tag.unlink(missing_ok=True)
         self.part.replace(self.target)
+
+    def _agrees(self, path: Path) -> bool:
+        return self.sha256 is None or _hash(path).startswith(self.sha256)
 
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -317,12 +323,18 @@ def _recorded(target: Path) -> str | None:
     return words[0] if words else None
 
 
-def _record(target: Path) -> None:
+def _record(target: Path, published: str | None) -> None:
     record = target.with_name(target.name + ".sha256")
     if not record.exists():
         actual = _hash(target)
         record.write_text(f"{actual}  {target.name}\n", encoding="utf-8")
-        _log.warning("nobody has published a hash of %s; recorded that of this first download: %s", target.name, actual)
+        known = f"no more than {shown(published)} is published of the" if published else "nobody has published a"
+        _log.warning("%s hash of %s; recorded that of this first download: %s", known, target.name, actual)
+
+
+def shown(sha256: str | None) -> str:
+    """A hash, or as much of it as is known."""
+    return "unknown" if sha256 is None else sha256 if len(sha256) == SHA256_DIGITS else f"{sha256}…"
 
 
 def _hash(path: Path) -> str:

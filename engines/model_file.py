@@ -3,7 +3,7 @@
 ``net.onnx`` may have a ``net.yaml`` (or ``net.yml``) next to it; whatever it says wins over the
 file's own metadata and over what is guessed from the graph:
 
-    labels: [road, car, person]      # or voc, camvid, cityscapes, pascal-context, person-part
+    labels: [road, car, person]      # or voc, camvid, cityscapes, pascal-context, person-part, coco-stuff
     palette: [[128, 64, 128], …]     # or "#804080"; PASCAL VOC's colours if left out
     background: road                 # the class drawn transparent, by name or number
     mean: [123.675, 116.28, 103.53]  # subtracted from the picture, in the graph's channel order
@@ -29,7 +29,7 @@ from typing import Any
 
 from engines.base import Model, ModelError
 from engines.facts import MAX_CLASSES, MAX_STRIDE, PREFIX, SIZES, Checker, ModelFacts
-from engines.labels import CAMVID, CITYSCAPES, PASCAL_CONTEXT, PERSON_PART, VOC, LabelSet, voc_palette
+from engines.labels import CAMVID, CITYSCAPES, COCO_STUFF, PASCAL_CONTEXT, PERSON_PART, VOC, LabelSet, voc_palette
 from engines.onnx_metadata import OnnxHeader, Value, read_header
 from engines.yaml_text import parse_yaml
 
@@ -39,6 +39,7 @@ LABEL_SETS = {
     "cityscapes": CITYSCAPES,
     "pascal-context": PASCAL_CONTEXT,
     "person-part": PERSON_PART,
+    "coco-stuff": COCO_STUFF,
 }
 """Label sets that a YAML file may name."""
 

@@ -1,7 +1,8 @@
-"""Models by name: what they know, where they come from, on what terms.
+"""Models by name: where they are, and how they get here.
 
 A named model is looked for in the directory ``DEEPLAB_STREAM_WEIGHTS`` (for sites without a network),
-then in this package, then in the user's cache, and fetched into that if it is nowhere.
+then in this package, then in the user's cache, and fetched into that if it is nowhere. Of those that torch has
+to make, the published file is fetched; ``python -m engines export NAME`` makes the model of it, once.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from engines.base import EngineError, Model, ModelError
+from engines.catalogue import STREET, VOC_MOBILENET, ZOO, Download, ZooEntry
 from engines.convert import convert
 from engines.facts import ModelFacts
-from engines.fetch import FetchError, Patience, fetch
-from engines.labels import CAMVID, VOC, LabelSet
+from engines.fetch import FetchError, Patience, fetch, shown
 from engines.model_file import file_sha256, read_model
 
 WEIGHTS_VARIABLE = "DEEPLAB_STREAM_WEIGHTS"
@@ -32,101 +33,11 @@ the next run goes on there.
 """
 
 CONVERTER = 1
-"""Part of a converted file's name: raise it whenever the same source converts to another file."""
+"""Part of a converted or exported file's name: raise it whenever the same source makes another file."""
 
 _BUNDLED = Path(__file__).parent / "models"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """A published file of weights.
-
-    Attributes:
-        url: where it is.
-        file: what it is called here.
-        sha256: its hash, None where nobody knows (then the first download's is recorded).
-        size: its length, in bytes.
-    """
-
-    url: str
-    file: str
-    sha256: str | None
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class ZooEntry:
-    """A named model.
-
-    Attributes:
-        name: what people type.
-        about: the network and its data, in a line.
-        labels: its classes.
-        size: preferred short side of the input, in pixels.
-        output_stride: input sides are multiples of this (plus one with ``align_corners``).
-        align_corners: see `engines.base.Model`.
-        licence: terms of the weights.
-        accuracy: published or measured mean intersection over union, with its source; empty if unknown.
-        download: what to fetch, None for a model in this package.
-        int8: name of the same network quantised, which precision int8 takes in its place; empty if there is none.
-    """
-
-    name: str
-    about: str
-    labels: LabelSet
-    size: int
-    output_stride: int
-    align_corners: bool
-    licence: str
-    accuracy: str
-    download: Download | None = None
-    int8: str = ""
-
-
-STREET = ZooEntry(
-    name="street",
-    about="DeepLabV3+ on MobileNetV2, trained on CamVid: streets seen from a car",
-    labels=CAMVID,
-    size=384,
-    output_stride=16,
-    align_corners=False,
-    licence="research use (CamVid)",
-    accuracy="its recipe: 48, 55 and 57 mIoU on three drives, each kept from training (models/street.md)",
-    int8="street-int8",
-)
-
-STREET_INT8 = replace(
-    STREET,
-    name="street-int8",
-    about="street quantised to int8: for processors that multiply bytes faster (AVX-512 VNNI, AMX, ARM dot product)",
-    accuracy="57.7 mIoU where float has 57.1 on a drive kept from training (models/street.md)",
-    int8="",
-)
-
-VOC_MOBILENET = ZooEntry(
-    name="voc",
-    about="DeepLabV3 on MobileNetV2, trained on COCO and PASCAL VOC 2012: people, animals, vehicles, furniture",
-    labels=VOC,
-    # Trained at 513.  On 640×360 video 385 costs half the time and draws the same people (IoU 0.94 with
-    # 513); below 321 furniture begins to appear where a cat sits.
-    size=385,
-    output_stride=16,
-    align_corners=True,
-    licence="Apache-2.0",
-    accuracy="74.3 VOC 2012 val, the 8-bit network at 513 (tensorflow/models, deeplab/g3doc/quantize.md)",
-    download=Download(
-        url="https://github.com/google-coral/test_data/raw/master/deeplabv3_mnv2_pascal_quant.tflite",
-        file="deeplabv3_mnv2_pascal_quant.tflite",
-        # The publisher gives none: computed from a copy of the file.
-        sha256="350af47fd346ea6d74b58833a351f583ba860e9806ec5bd292ff8d8f1f249398",
-        size=2_193_224,
-    ),
-)
-
-ZOO: dict[str, ZooEntry] = {entry.name: entry for entry in (STREET, STREET_INT8, VOC_MOBILENET)}
-"""The named models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +46,16 @@ class Listing:
 
     Attributes:
         entry: the model.
-        place: ``"embedded"``, ``"in DIRECTORY"``, ``"cached"`` or ``"not fetched"``.
+        place: ``"embedded"``, ``"in DIRECTORY"``, ``"cached"``, ``"not fetched"``; with ``", not exported"`` behind it
+            where the published file alone is there and torch has to make the model.
         size: bytes on disk, or to be fetched.
+        ready: it can be loaded without the network and without torch.
     """
 
     entry: ZooEntry
     place: str
     size: int
+    ready: bool
 
 
 def model_cache() -> Path:
@@ -169,7 +83,7 @@ def load_model(
         progress: show a progress bar while fetching.
 
     Raises:
-        ModelError: no such model, or its file is unusable.
+        ModelError: no such model, its file is unusable, or it is not exported yet.
         FetchError: it cannot be downloaded.
     """
     if name_or_path == "auto":
@@ -197,16 +111,54 @@ def list_models(*, weights_dir: Path | None = None) -> tuple[Listing, ...]:
     return tuple(_listing(entry, folder) for entry in ZOO.values())
 
 
+def is_ready(entry: ZooEntry, *, weights_dir: Path | None = None) -> bool:
+    """Whether a named model can be loaded without the network and without torch.
+
+    Raises:
+        ModelError: the weights directory does not exist.
+    """
+    return _listing(entry, _weights(weights_dir)).ready
+
+
 def fetch_model(name: str, *, weights_dir: Path | None = None, progress: bool = True) -> Model:
     """See that a named model is here, ready to run.
 
     Raises:
-        ModelError: no such model, or its file is unusable.
+        ModelError: no such model, its file is unusable, or it is not exported yet.
         FetchError: it cannot be downloaded.
+    """
+    return _load(find_entry(name), _weights(weights_dir), None, progress=progress)
+
+
+def fetch_published(entry: ZooEntry, *, weights_dir: Path | None = None, progress: bool = True) -> Path:
+    """The published file of a named model, from the weights directory, the cache, or the network into the cache.
+
+    Raises:
+        ModelError: the model is one of this package, or the file in the weights directory is another one.
+        FetchError: it cannot be downloaded.
+    """
+    if entry.download is None:
+        raise ModelError(f"{entry.name} is in the package: there is nothing to fetch")
+    folder = _weights(weights_dir)
+    if folder is not None and (source := folder / entry.download.file).is_file():
+        return _checked(entry.download, source)
+    return _fetch(entry, entry.download, None, progress=progress)
+
+
+def exported_place(entry: ZooEntry) -> Path:
+    """Where the stream looks for a model that was converted or exported: in the user's cache."""
+    return model_cache() / f"{entry.name}-{CONVERTER}.onnx"
+
+
+def find_entry(name: str) -> ZooEntry:
+    """The entry of a named model.
+
+    Raises:
+        ModelError: there is none.
     """
     if name not in ZOO:
         raise ModelError(f"there is no model {name!r}: choose from {', '.join(ZOO)}")
-    return _load(ZOO[name], _weights(weights_dir), None, progress=progress)
+    return ZOO[name]
 
 
 def _weights(given: Path | None) -> Path | None:
@@ -233,8 +185,9 @@ def _automatic(folder: Path | None, *, progress: bool) -> Model:
 def _listing(entry: ZooEntry, folder: Path | None) -> Listing:
     for place, path in _places(entry, folder):
         if path.is_file():
-            return Listing(entry, place, path.stat().st_size)
-    return Listing(entry, "not fetched", entry.download.size if entry.download else 0)
+            raw = entry.recipe is not None and path.suffix != ".onnx"
+            return Listing(entry, f"{place}, not exported" if raw else place, path.stat().st_size, not raw)
+    return Listing(entry, "not fetched", entry.download.expected if entry.download else 0, ready=False)
 
 
 def _places(entry: ZooEntry, folder: Path | None) -> list[tuple[str, Path]]:
@@ -242,52 +195,60 @@ def _places(entry: ZooEntry, folder: Path | None) -> list[tuple[str, Path]]:
     places = []
     if folder is not None:
         places.append((f"in {folder}", folder / f"{entry.name}.onnx"))
-        if entry.download:
-            places.append((f"in {folder}", folder / entry.download.file))
     if entry.download is None:
         places.append(("embedded", _BUNDLED / f"{entry.name}.onnx"))
-    else:
-        places.append(("cached", _converted(entry)))
-        places.append(("cached", model_cache() / entry.download.file))
+        return places
+    published, converted = entry.download.file, ("cached", exported_place(entry))
+    if entry.recipe is not None:
+        places.append(converted)
+    if folder is not None:
+        places.append((f"in {folder}", folder / published))
+    if entry.recipe is None:
+        places.append(converted)
+    places.append(("cached", model_cache() / published))
     return places
 
 
-def _converted(entry: ZooEntry) -> Path:
-    return model_cache() / f"{entry.name}-{CONVERTER}.onnx"
-
-
 def _load(entry: ZooEntry, folder: Path | None, patience: Patience | None, *, progress: bool) -> Model:
-    if folder is not None:
-        if (converted := folder / f"{entry.name}.onnx").is_file():
-            return read_model(converted)
-        if entry.download and (source := folder / entry.download.file).is_file():
-            return _from_source(entry, source)
+    if folder is not None and (converted := folder / f"{entry.name}.onnx").is_file():
+        return read_model(converted)
     if entry.download is None:
         return read_model(_BUNDLED / f"{entry.name}.onnx")
+    if entry.recipe is None and folder is not None and (source := folder / entry.download.file).is_file():
+        return _from_source(entry, entry.download, source)
     cached = _from_cache(entry)
     if cached is not None:
         return cached
-    source = model_cache() / entry.download.file
+    if entry.recipe is not None:
+        raise ModelError(
+            f"{entry.name} is not exported yet: run 'python -m engines export {entry.name}' once, which fetches it and "
+            f"needs torch (pip install 'deeplab-stream[train]'), or put {entry.name}.onnx into a directory and name "
+            f"that in {WEIGHTS_VARIABLE}"
+        )
+    return _from_source(entry, entry.download, _fetch(entry, entry.download, patience, progress=progress))
+
+
+def _fetch(entry: ZooEntry, download: Download, patience: Patience | None, *, progress: bool) -> Path:
+    """The published file in the cache."""
     try:
-        fetch(
-            entry.download.url,
-            source,
-            sha256=entry.download.sha256,
-            size=entry.download.size,
+        return fetch(
+            download.url,
+            model_cache() / download.file,
+            sha256=download.sha256,
+            size=download.size,
             patience=patience,
             progress=progress,
         )
     except FetchError as error:
         raise FetchError(
-            f"{error}; give it another way: put {entry.download.file} or {entry.name}.onnx into a directory "
+            f"{error}; give it another way: put {download.file} or {entry.name}.onnx into a directory "
             f"and name that in {WEIGHTS_VARIABLE}"
         ) from error
-    return _from_source(entry, source)
 
 
 def _from_cache(entry: ZooEntry) -> Model | None:
     """The converted model; a damaged one is removed, since it can be made again."""
-    path = _converted(entry)
+    path = exported_place(entry)
     if not path.is_file():
         return None
     try:
@@ -298,22 +259,27 @@ def _from_cache(entry: ZooEntry) -> Model | None:
         return None
 
 
-def _from_source(entry: ZooEntry, source: Path) -> Model:
+def _from_source(entry: ZooEntry, download: Download, source: Path) -> Model:
     """Convert a published file, once."""
-    assert entry.download
     cached = _from_cache(entry)
     if cached is not None:
         return cached
-    actual = file_sha256(source)
-    if entry.download.sha256 not in (None, actual):
-        raise ModelError(f"{source} is not the published file: its SHA-256 is {actual}, not {entry.download.sha256}")
+    _checked(download, source)
     facts = ModelFacts(entry.name, entry.labels, entry.size, entry.output_stride, entry.align_corners, entry.licence)
     try:
         data = convert(source.read_bytes(), facts)
     except ModelError as error:
         raise ModelError(f"cannot convert {source}: {error}") from error
-    _write(_converted(entry), data)
-    return read_model(_converted(entry))
+    _write(exported_place(entry), data)
+    return read_model(exported_place(entry))
+
+
+def _checked(download: Download, source: Path) -> Path:
+    """A published file whose hash is right, as far as one is known."""
+    actual = file_sha256(source)
+    if not actual.startswith(download.sha256 or ""):
+        raise ModelError(f"{source} is not the published file: its SHA-256 is {actual}, not {shown(download.sha256)}")
+    return source
 
 
 def _write(target: Path, data: bytes) -> None:

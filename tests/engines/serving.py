@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from engines import zoo
+from engines.catalogue import ZOO
 
 PUBLISHED = "deeplabv3_mnv2_pascal_quant.tflite"
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -96,11 +97,11 @@ class Server(http.server.ThreadingHTTPServer):
 
 def point_at(url: str, patch: pytest.MonkeyPatch) -> None:
     """Let ``voc`` come from another address."""
-    entry = zoo.VOC_MOBILENET
+    entry = ZOO["voc"]
     assert entry.download
     moved = replace(entry, download=replace(entry.download, url=url))
     patch.setattr(zoo, "VOC_MOBILENET", moved)
-    patch.setitem(zoo.ZOO, "voc", moved)
+    patch.setitem(ZOO, "voc", moved)
 
 
 def leftovers(target: Path) -> set[str]:

@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engines.base import Model
+from engines.catalogue import ZOO
 from engines.cli import main
+from tests.engines.serving import Server
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,11 +34,13 @@ def test_list_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["NAME", "CLASSES", "FILE", "WHERE", "LICENCE", "WHAT"]
     street, int8, voc = lines[1:4]
-    assert street.startswith("street       11 ")
-    assert int8.startswith("street-int8  11       2.5 MB  embedded ")
+    assert street.split()[:2] == ["street", "11"]
+    assert int8.split()[:5] == ["street-int8", "11", "2.5", "MB", "embedded"]
     assert " embedded " in street
     assert "research use" in street
-    assert voc.startswith("voc          21       2.2 MB  not fetched  Apache-2.0")
+    assert voc.split()[:7] == ["voc", "21", "2.2", "MB", "not", "fetched", "Apache-2.0"]
+    (torchs,) = (line for line in lines if line.startswith("deeplabv3-resnet50-voc"))
+    assert torchs.split()[1:6] == ["21", "168.3", "MB", "not", "fetched"]
     where = lines[0].index("WHERE")
     assert street[where - 1] == voc[where - 1] == " ", "columns are aligned"
 
@@ -51,6 +56,36 @@ def test_info_of_a_name_and_of_a_file(models: dict[str, Model], home: Path, caps
     told = capsys.readouterr().out
     assert "sides of 16k + 1 pixels" in told
     assert models["voc"].sha256 in told
+
+
+def test_info_of_what_is_not_exported_tells_what_is_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "deeplabv2-resnet101-cocostuff"]) == 0
+    told = capsys.readouterr().out
+    for words in (
+        "MIT (kazuto1011)", "39.1 COCO-Stuff 164k val, 39.7 with the CRF", "deeplabv2-resnet101-aspp, output stride 8",
+        "at the scales 1, 0.75, 0.5", "bgr of 0–255, mean 104.008, 116.669, 122.675, std 1, 1, 1", "bi_xy 67",
+        "releases/download/v1.0/deeplabv2_resnet101_msc-cocostuff164k-100000.pth", "182: person, bicycle",
+        "Not exported yet: python -m engines export deeplabv2-resnet101-cocostuff",
+    ):  # fmt: skip
+        assert words in told
+
+
+def test_fetch_of_what_torch_must_make_tells_the_next_command(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = ZOO["deeplabv2-resnet101-voc"]
+    assert entry.download
+    moved = replace(entry, download=replace(entry.download, url=server.url))
+    monkeypatch.setitem(ZOO, entry.name, moved)
+    assert main(["fetch", entry.name]) == 0
+    told = capsys.readouterr().out
+    assert f"{entry.download.file} (0.3 MB, MIT (kazuto1011))" in told
+    assert f"python -m engines export {entry.name}" in told
+    assert main(["list"]) == 0
+    assert "cached, not exported" in capsys.readouterr().out
+    assert main(["export", entry.name]) == 1
+    assert "not a readable file of weights" in capsys.readouterr().err, "the server's file is none"
+    assert len(server.does.seen) == 1
 
 
 def test_a_weights_directory_is_looked_into_first(
@@ -89,6 +124,10 @@ def test_bench_measures(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["info", "vox"], "no model 'vox'"),
         (["fetch", "vox"], "no model 'vox': choose from street, street-int8, voc"),
+        (["export", "vox"], "no model 'vox': choose from street, street-int8, voc"),
+        (["export", "street", "--output", "x.onnx"], "street needs no export: it is ready to run"),
+        (["export", "deeplabv2-resnet101-voc", "--size", "320"], "is exported as it was published"),
+        (["export", "--checkpoint", "last.pt"], "give --output FILE.onnx"),
         (["bench", "street", "--engine", "tensorrt"], "no TensorRT engine yet"),
         (["bench", "street-int8", "--precision", "fp32"], "use its float model for fp32"),
         (["bench", "street", "--size", "3"], "--size 3 is out of range"),
@@ -135,7 +174,7 @@ def test_help_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"python -m engines {command}" in told
 
 
-@pytest.mark.parametrize("command", ["train", "export"])
+@pytest.mark.parametrize("command", ["train", "export", "export deeplabv3-resnet50-voc"])
 def test_without_the_training_libraries_it_says_what_to_install(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,8 +182,8 @@ def test_without_the_training_libraries_it_says_what_to_install(
         monkeypatch.delitem(sys.modules, module)
     for library in ("torch", "cv2"):
         monkeypatch.setitem(sys.modules, library, None)
-    words = ["--checkpoint", "last.pt", "--output", "x.onnx"] if command == "export" else ["--help"]
-    assert main([command, *words]) == 1
+    words = {"train": ["--help"], "export": ["--checkpoint", "last.pt", "--output", "x.onnx"]}.get(command, [])
+    assert main([*command.split(), *words]) == 1
     assert "needs the training libraries" in (told := capsys.readouterr().err)
     assert "pip install 'deeplab-stream[train]'" in told
 

@@ -132,6 +132,27 @@ def test_an_unknown_hash_is_recorded_once_and_holds(
         fetch(server.url, target, sha256=None)
 
 
+def test_the_published_head_of_a_hash_is_held_to_and_the_rest_recorded(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target, head = tmp_path / "net", SHA256[:8]
+    with pytest.raises(FetchError, match=rf"has the SHA-256 {SHA256}, not 00000000… as it should: deleted"):
+        fetch(server.url, target, sha256="00000000")
+    assert leftovers(target) == set()
+    assert not target.exists()
+    server.does.break_after = [100_000]
+    fetch(server.url, target, sha256=head)
+    assert target.read_bytes() == BODY
+    assert f"no more than {head}… is published of the hash of net; recorded that of this first" in caplog.text
+    assert (tmp_path / "net.sha256").read_text() == f"{SHA256}  net\n"
+    caplog.clear()
+    fetch(server.url, target, sha256=head)
+    assert not caplog.text
+    target.write_bytes(BODY[:-1])
+    fetch(server.url, target, sha256=head)
+    assert target.read_bytes() == BODY, "damaged, so fetched again"
+
+
 def test_missing_is_one_line(server: Server, tmp_path: Path) -> None:
     server.does.status = [404]
     with pytest.raises(FetchError, match=r"cannot fetch http://127.0.0.1:\d+/net.tflite: HTTP 404 Not Found$"):

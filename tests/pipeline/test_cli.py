@@ -165,6 +165,17 @@ def test_list_models(cli: Cli) -> None:
     assert "Apache-2.0" in rows["voc"]
 
 
+def test_a_model_that_is_not_exported_names_the_command(
+    cli: Cli, clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    name = "deeplabv3-mobilenetv3-large-voc"
+    done = cli("--input", clip("h264").path, "--output", tmp_path / "out.mp4", "--model", name)
+    assert done.returncode == 1
+    assert f"run 'python -m engines export {name}' once" in one_line_error(done)
+    assert not (tmp_path / "out.mp4").exists()
+
+
 def test_list_inputs(cli: Cli) -> None:
     done = cli("--list-inputs")
     assert done.returncode == 0, done.stderr
