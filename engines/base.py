@@ -102,12 +102,14 @@ class EngineOptions:
         threads: CPU threads for the whole engine; 0 leaves it to the backend.
         requests: how many requests shall be in flight at once (1: lowest latency).
         cache: directory of the user's own for compiled models, or None.
+        batch: pictures of the largest batch, for a GPU's engine, whose sessions take several at once.
     """
 
     precision: str = "auto"
     threads: int = 0
     requests: int = 1
     cache: Path | None = None
+    batch: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +205,21 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free everything; harmless when repeated."""
+
+
+@runtime_checkable
+class PageLocking(Protocol):
+    """An engine on a processor of its own, which copies faster where the memory here is page-locked."""
+
+    def page_lock(self, memory: NDArray[np.generic]) -> None:
+        """Let copies go straight from and to an array's memory.
+
+        Args:
+            memory: contiguous; pictures and score arrays that lie in it need no detour.
+
+        Raises:
+            EngineError: the system does not allow as much.
+        """
+
+    def page_unlock(self, memory: NDArray[np.generic]) -> None:
+        """Undo `page_lock`, before the memory is freed; no request may use it any more."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines import build_command
 from engines.base import EngineError, EngineOptions
 
 Run = Callable[[argparse.Namespace], int]
@@ -25,6 +26,7 @@ examples:
   %(prog)s info mine.onnx
   %(prog)s export deeplabv3-resnet50-voc
   %(prog)s bench street --frame 640x360 --threads 2
+  %(prog)s build street --engine tensorrt --precision fp16 --max-batch 4
   %(prog)s train --config camvid --root data/camvid --output runs/street
   %(prog)s train --config camvid --root data/camvid --output runs/street --init efficientnet-lite0.pth
   %(prog)s export --checkpoint runs/street/last.pt --output street.onnx
@@ -146,7 +148,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     fetch.add_argument("model", help="a name, as list shows it")
     bench = command("bench", "how long a picture takes", _bench, BENCH_EXAMPLES)
     _bench_arguments(bench)
-    for reader in (listing, info, fetch, bench):
+    build = command("build", "compile a model for this machine's GPU", build_command.run, build_command.EXAMPLES)
+    build_command.add_arguments(build, _frame)
+    for reader in (listing, info, fetch, bench, build):
         reader.add_argument(
             "--weights-dir", type=Path, metavar="DIR",
             help="published or converted files, looked for here first (the variable DEEPLAB_STREAM_WEIGHTS)",

@@ -32,6 +32,12 @@ MAGIC = b"deeplab-stream plan 1\n"
 KEPT_PLANS = 32
 """Plans that stay: one a model, size, precision, GPU and library, some 10 to 200 MB each."""
 
+PORTABLE = "portable"
+"""Among the options of a key: the plan runs on other GPUs and by later releases, too."""
+
+OLDEST_PORTABLE = (8, 0)
+"""Compute capability of Ampere, the oldest that a portable plan runs on."""
+
 ANOTHER = "choose another directory (XDG_CACHE_HOME)"
 
 _LOCK = "plans.lock"
@@ -87,8 +93,23 @@ class PlanKey:
         return f"{self.stem}{hashlib.sha256(text.encode()).hexdigest()[:16]}.plan"
 
     def serves(self, wanted: PlanKey) -> bool:
-        """A plan of this key can do what ``wanted`` asks: it is the same, or takes larger batches."""
-        return self.max_batch >= wanted.max_batch and replace(self, max_batch=wanted.max_batch) == wanted
+        """A plan of this key can do what ``wanted`` asks: it is the same, takes larger batches, or is portable."""
+        if self.max_batch < wanted.max_batch:
+            return False
+        key = replace(self, max_batch=wanted.max_batch)
+        if PORTABLE in self.options and PORTABLE not in wanted.options and self._reaches(wanted):
+            key = replace(
+                key, library=wanted.library, device=wanted.device, compute_capability=wanted.compute_capability,
+                options=tuple(option for option in self.options if option != PORTABLE),
+            )  # fmt: skip
+        return key == wanted
+
+    def _reaches(self, wanted: PlanKey) -> bool:
+        """A portable plan of this key runs there: on Ampere or newer, by its release or a later one of its major."""
+        (name, ours), (other, theirs) = (key.library.rsplit(" ", 1) for key in (self, wanted))
+        here, there = _numbers(ours), _numbers(theirs)
+        newer = name == other and here[:1] == there[:1] and here <= there
+        return newer and _numbers(wanted.compute_capability) >= OLDEST_PORTABLE
 
     def differences(self, wanted: PlanKey) -> str:
         """What is another in ``wanted``, for people: ``"library TensorRT 10.16 → TensorRT 11.4"``."""
@@ -166,8 +187,8 @@ class PlanCache:
             handle = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise PlanError(
-                f"the plan cache {self.directory} cannot be written ({error.strerror}), so a plan would be built anew on "
-                f"each run: make it writable, build the plan where it is (python -m engines build), or {ANOTHER}"
+                f"the plan cache {self.directory} cannot be written ({error.strerror}), so each run would build it "
+                f"anew: make it writable, build the plan where it is (python -m engines build), or {ANOTHER}"
             ) from error
         try:
             try:
@@ -259,3 +280,7 @@ def _age(path: Path) -> float:
 def _told(value: object) -> str:
     text = "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return (text if len(text) <= 40 else f"{text[:12]}…") or "none"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))

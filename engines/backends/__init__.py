@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from pathlib import Path
 
 from engines.backends.common import PRECISIONS
 from engines.base import Engine, EngineError, EngineOptions, MissingEngineError, Model
@@ -18,10 +19,18 @@ BACKENDS = {
 
 CHOICES = ("auto", *BACKENDS)
 
-AUTOMATIC = ("openvino", "onnxruntime")
-"""What ``auto`` tries, the fastest on a CPU first."""
+GPU = "tensorrt"
+"""What ``auto`` tries first where there is an NVIDIA GPU."""
 
-ENGINE_HELP = f"library that runs the network; default auto: {', else '.join(AUTOMATIC)}"
+AUTOMATIC = ("openvino", "onnxruntime")
+"""What ``auto`` tries then, the fastest on a CPU first."""
+
+_CPU_ENGINES = ", else ".join(AUTOMATIC)
+
+ENGINE_HELP = f"library that runs the network; default auto: {GPU} where it is and an NVIDIA GPU, else {_CPU_ENGINES}"
+
+NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""What NVIDIA's driver shows of itself, the second under WSL."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +63,11 @@ def open_engine(model: Model, choice: str = "auto", options: EngineOptions | Non
     return engine
 
 
+def has_nvidia_driver() -> bool:
+    """NVIDIA's driver runs here, so that it is worth loading what needs it."""
+    return any(path.exists() for path in NVIDIA_DEVICES)
+
+
 def _open(model: Model, backend: str, options: EngineOptions) -> Engine:
     module, _, name = BACKENDS[backend].partition(":")
     engine: Engine = getattr(importlib.import_module(module), name)(model, options)
@@ -63,11 +77,12 @@ def _open(model: Model, backend: str, options: EngineOptions) -> Engine:
 def _best(model: Model, options: EngineOptions) -> tuple[Engine, str]:
     """The fastest backend whose library loads, and why it was chosen."""
     missing: list[str] = []
-    for backend in AUTOMATIC:
+    gpu = (GPU,) if has_nvidia_driver() else ()
+    for backend in (*gpu, *AUTOMATIC):
         try:
             engine = _open(model, backend, options)
         except MissingEngineError as error:
             missing.append(str(error))
             continue
-        return engine, "; ".join(missing) or "the fastest on a CPU"
+        return engine, "; ".join(missing) or ("there is a GPU" if backend == GPU else "the fastest on a CPU")
     raise EngineError(f"no engine can be loaded: {'; '.join(missing)}")

@@ -1,22 +1,238 @@
-"""TensorRT: its place; this release runs networks on the CPU."""
+"""TensorRT: the engine of NVIDIA GPUs; written to its releases 10 and 11."""
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from engines.base import EngineError, EngineOptions, Model
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, check_arrays, one_line, prepare
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.plans import PORTABLE, PlanCache, PlanKey
+
+try:
+    import tensorrt as trt
+except Exception as error:  # a broken library can raise anything
+    raise MissingEngineError(
+        f"TensorRT cannot be loaded ({one_line(error)}): pip install 'deeplab-stream[tensorrt]'"
+    ) from error
+
+from engines.backends.nvidia import typed_graph
+from engines.backends.nvidia.building import BuildOptions, Messages, build_plan
+from engines.backends.nvidia.cuda import Array, PageLocked, open_device
+from engines.backends.nvidia.lanes import Border, Lane
 
 
-class TensorRTEngine:
-    """Refuses, and says what to use instead."""
+class TensorRTEngine(EngineBase):
+    """One network in TensorRT.
 
-    def __new__(cls, model: Model, options: EngineOptions) -> NoReturn:  # noqa: ARG004
-        """Refuse.
+    A plan is built for each input size and kept (`engines.plans`); that takes minutes, once.
+
+    Args:
+        model: the network.
+        options: how it shall run.
+        portable: build plans that run on other GPUs, too (`engines.backends.nvidia.building.BuildOptions`).
+
+    Raises:
+        EngineError: TensorRT, CUDA's bindings or a GPU is missing, or it cannot give the precision.
+    """
+
+    def __init__(self, model: Model, options: EngineOptions, *, portable: bool = False) -> None:
+        device = open_device()
+        precision = _precision(options.precision, model)
+        self._capability = "{}.{}".format(*device.compute_capability)
+        self._batch = options.batch
+        self._portable = portable
+        self._cache = PlanCache(options.cache) if options.cache is not None else None
+        self._messages = Messages()
+        try:
+            self._runtime: trt.Runtime | None = trt.Runtime(self._messages)
+        except Exception as error:  # pybind11's own
+            raise MissingEngineError(f"TensorRT cannot start: {self._messages.why()} ({one_line(error)})") from error
+        self._runtime.engine_host_code_allowed = True  # of portable plans, which only this user can have written
+        self._page_locked = PageLocked()
+        info = EngineInfo("tensorrt", trt.__version__, device.name, precision, 0, options.requests, options.precision)
+        super().__init__(model, info)
+
+    def page_lock(self, memory: Array) -> None:
+        """Let copies go straight from and to an array's memory; see `engines.base.PageLocking`."""
+        self._page_locked.add(memory)
+
+    def page_unlock(self, memory: Array) -> None:
+        """Undo `page_lock`; see `engines.base.PageLocking`."""
+        self._page_locked.remove(memory)
+
+    def _compile(self, height: int, width: int) -> Session:
+        size = (height, width)
+        if self._cache is None:
+            engine = self._deserialise(self._build(size, None))
+        else:
+            key = self._key(size)
+            timing = self._cache.directory / f"{key.library} {key.device}.timing".replace(" ", "-").replace("/", "-")
+            engine = self._cache.obtain(key, lambda: self._build(size, timing), self._deserialise)
+        border = _border(engine, self._model, size, self._batch)
+
+        def lane() -> Lane:
+            return Lane(engine, border, self._page_locked, self._messages)
+
+        return TensorRTSession(size, border, self._model, self._quota, lane)
+
+    def _key(self, size: tuple[int, int]) -> PlanKey:
+        return PlanKey(
+            model=self._model.name,
+            onnx_sha256=self._model.sha256,
+            library=f"TensorRT {trt.__version__}",
+            device=self._info.device,
+            compute_capability=self._capability,
+            precision=self._info.precision,
+            size=size,
+            max_batch=self._batch,
+            options=(f"types {typed_graph.VERSION}", *([PORTABLE] if self._portable else [])),
+        )
+
+    def _build(self, size: tuple[int, int], timing: Path | None) -> bytes:
+        graph = typed_graph.typed_graph(self._model, self._info.precision, size, self._batch)
+        options = BuildOptions(
+            input_shape=_picture_shape(self._model, size),
+            max_batch=self._batch,
+            reduced=self._info.precision != "fp32",
+            portable=self._portable,
+            timing_cache=timing,
+        )
+        return build_plan(graph, options)
+
+    def _deserialise(self, plan: bytes) -> trt.ICudaEngine:
+        assert self._runtime
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(f"cannot be loaded by TensorRT: {self._messages.why()}")
+        return engine
+
+    def _free(self) -> None:
+        self._page_locked.close()
+        self._runtime = None
+
+
+class TensorRTSession(SessionBase):
+    """A network compiled for one input size.
+
+    Args:
+        size: (height, width) of the input, in pixels.
+        border: what the plan takes and gives.
+        model: the network.
+        quota: the engine's.
+        lane: makes one; as many are made as requests may be in flight.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], border: Border, model: Model, quota: Quota, lane: Callable[[], Lane]
+    ) -> None:
+        super().__init__(size, (1, *border.score_shape))
+        self._border = border
+        self._model = model
+        self._quota = quota
+        self._idle = deque(lane() for _ in range(quota.limit))
+
+    @property
+    def max_batch(self) -> int:
+        """Pictures of the largest batch."""
+        return self._border.max_batch
+
+    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> TensorRTRequest:
+        """Begin to score a picture; see `engines.base.Session`."""
+        return self.start_batch((image,), (out,))
+
+    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> TensorRTRequest:
+        """Begin to score several pictures at once; one request, whatever their number.
+
+        Args:
+            images: 1 to `max_batch` pictures as `start` takes them.
+            outs: an array of scores for each.
 
         Raises:
-            EngineError: always.
+            EngineError: as `start`, or too many pictures.
         """
-        raise EngineError(
-            "this release runs on CPU engines and has no TensorRT engine yet: use --engine auto, openvino or "
-            "onnxruntime (a later release will want an NVIDIA GPU and pip install 'deeplab-stream[tensorrt]')"
-        )
+        if not 1 <= len(images) <= self._border.max_batch or len(images) != len(outs):
+            raise EngineError(
+                f"a batch of {len(images)} pictures and {len(outs)} score arrays: the engine was opened for 1 to "
+                f"{self._border.max_batch}, with an array each"
+            )
+        for image, out in zip(images, outs, strict=True):
+            check_arrays(image, out, self._size, self._scores)
+        self._quota.take()
+        lane = self._idle.popleft()
+        try:
+            lane.start([prepare(image, self._model) for image in images], outs)
+        except BaseException:
+            self._finish(lane)
+            raise
+        return TensorRTRequest(self, lane)
+
+    def _finish(self, lane: Lane) -> None:
+        self._idle.append(lane)
+        self._quota.give()
+
+
+@dataclass(slots=True)
+class TensorRTRequest:
+    """Pictures on their way through the network."""
+
+    _session: TensorRTSession
+    _lane: Lane | None
+
+    def wait(self, timeout: float) -> None:
+        """Block until the scores are there; see `engines.base.Request`."""
+        lane = self._lane
+        if lane is None:
+            return
+        try:
+            done = lane.wait(timeout)
+        except EngineError:
+            self._lane = None
+            self._session._finish(lane)
+            raise
+        if not done:
+            raise EngineError(f"TensorRT has not finished within {timeout:g} s")
+        self._lane = None
+        self._session._finish(lane)
+
+
+def _precision(asked: str, model: Model) -> str:
+    """What really runs: half precision of itself only where the model is known to keep its labels.
+
+    Raises:
+        EngineError: the model cannot do what is asked.
+    """
+    kind = arithmetic(asked, model)
+    return "fp16" if asked == "fp16" or (asked == "auto" and model.half and kind == "fp32") else kind
+
+
+def _picture_shape(model: Model, size: tuple[int, int]) -> tuple[int, int, int]:
+    return (*size, 3) if model.layout == "nhwc" else (3, *size)
+
+
+def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch: int) -> Border:
+    """What a plan takes and gives.
+
+    Raises:
+        EngineError: it gives no scores.
+    """
+    context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    shape = _picture_shape(model, size)
+    context.set_input_shape(model.input_name, trt.Dims((1, *shape)))
+    dims = context.get_tensor_shape(model.output_name)
+    scores = [dims[axis] for axis in range(len(dims))]
+    if len(scores) != 4 or min(scores) < 1:
+        raise EngineError(f"{model.name} gives {'×'.join(map(str, scores))}, not 1×classes×height×width")
+    return Border(
+        input_name=model.input_name,
+        input_shape=shape,
+        input_dtype=np.dtype(model.input_dtype),
+        output_name=model.output_name,
+        score_shape=(scores[1], scores[2], scores[3]),
+        max_batch=batch,
+    )

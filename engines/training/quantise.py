@@ -25,6 +25,7 @@ from engines.backends import open_engine
 from engines.backends.common import one_line, prepare
 from engines.base import EngineError, EngineOptions, Model
 from engines.facts import PREFIX
+from engines.onnx_graph import whole_weights
 from engines.training.datasets import Sample
 from engines.training.evaluate import evaluate, labelled_pictures, network_picture, picture_geometry
 from engines.whole_file import whole_file
@@ -181,20 +182,3 @@ def _write(model: Model, path: Path, samples: Sequence[Sample], told: Mapping[st
         onnx.save(quantised, str(path))
     except OSError as error:
         raise QuantiseError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def whole_weights(graph: Any) -> None:
-    """Turn weights that are stored in half precision and cast by a node into float ones, in place."""
-    from onnx import TensorProto, numpy_helper
-
-    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            tensor = stored[node.input[0]]
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
-        else:
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)

@@ -14,7 +14,7 @@ import pytest
 
 from engines.backends import open_engine
 from engines.backends.common import one_line
-from engines.base import EngineError, EngineOptions, Model
+from engines.base import EngineError, EngineOptions, MissingEngineError, Model
 from tests.engines.support import (
     open_engine_for,
     picture,
@@ -221,11 +221,33 @@ def test_a_missing_engine_says_what_to_install(
         open_engine(models["street"], name)
 
 
-def test_tensorrt_says_that_it_is_not_here_yet(models: dict[str, Model]) -> None:
-    with pytest.raises(EngineError, match=r"runs on CPU engines .*deeplab-stream\[tensorrt\]"):
-        open_engine(models["street"], "tensorrt")
+def test_an_engine_that_there_is_none_of_is_told(models: dict[str, Model]) -> None:
     with pytest.raises(EngineError, match="no engine 'cuda': choose from auto, openvino"):
         open_engine(models["street"], "cuda")
+
+
+def test_tensorrt_says_what_to_install(models: dict[str, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        MissingEngineError, match=r"TensorRT cannot be loaded .*pip install 'deeplab-stream\[tensorrt\]'"
+    ):
+        open_engine(models["street"], "tensorrt")
+
+
+def test_auto_asks_for_tensorrt_where_there_is_a_driver_alone(
+    models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    for there in (False, True):
+        device = tmp_path / "nvidiactl"
+        monkeypatch.setattr("engines.backends.NVIDIA_DEVICES", (device,))
+        if there:
+            device.touch()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "engines"):
+            open_engine(models["street"]).close()
+        assert ("TensorRT cannot be loaded" in caplog.text) == there
+        assert "engine openvino" in caplog.text
 
 
 def test_running_a_model_imports_no_torch(models: dict[str, Model]) -> None:

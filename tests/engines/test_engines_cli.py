@@ -128,7 +128,7 @@ def test_bench_measures(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "street", "--output", "x.onnx"], "street needs no export: it is ready to run"),
         (["export", "deeplabv2-resnet101-voc", "--size", "320"], "is exported as it was published"),
         (["export", "--checkpoint", "last.pt"], "give --output FILE.onnx"),
-        (["bench", "street", "--engine", "tensorrt"], "no TensorRT engine yet"),
+        (["bench", "street", "--engine", "tensorrt"], "TensorRT cannot be loaded"),
         (["bench", "street-int8", "--precision", "fp32"], "use its float model for fp32"),
         (["bench", "street", "--size", "3"], "--size 3 is out of range"),
         (["bench", "street", "--pictures", "0"], "one picture at least"),

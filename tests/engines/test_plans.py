@@ -92,6 +92,27 @@ def test_a_plan_of_larger_batches_serves_smaller_ones(cache: PlanCache) -> None:
     assert build.built == 1
 
 
+def test_a_portable_plan_serves_other_gpus_and_later_releases(cache: PlanCache, why: pytest.LogCaptureFixture) -> None:
+    build = Builder()
+    options = ("types 1",)
+    portable = replace(KEY, options=(*options, "portable"))
+    obtain(cache, portable, build)
+    other = replace(KEY, options=options, device="NVIDIA A10", compute_capability="8.6")
+    for key in (other, replace(other, library="TensorRT 11.10.0"), replace(other, compute_capability="12.0")):
+        assert obtain(cache, key, build).startswith(b"plan 1")
+    for key in (
+        replace(other, compute_capability="7.5"),
+        replace(other, library="TensorRT 12.0"),
+        replace(other, library="TensorRT 11.3.0.99"),
+        replace(other, library="Another 11.4.0.106"),
+        replace(other, options=("types 2",)),
+        replace(other, max_batch=8),
+    ):
+        before = build.built
+        obtain(cache, key, build)
+        assert build.built == before + 1, key
+
+
 def damaged(whole: bytes) -> dict[str, bytes]:
     header_end = whole.index(b"\n", whole.index(b"\n") + 1)
     return {

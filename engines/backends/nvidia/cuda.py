@@ -1,0 +1,273 @@
+"""CUDA as the engines need it: one GPU, its memory, streams, events and graphs, by NVIDIA's own bindings.
+
+A copy is asynchronous only where the host's memory is page-locked: a caller's that was given to
+`PageLocked`, or `HostMemory`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.backends.common import one_line
+from engines.base import EngineError, MissingEngineError
+
+try:
+    from cuda.bindings import runtime
+except Exception as error:  # a broken library can raise anything
+    raise MissingEngineError(
+        f"CUDA's bindings cannot be loaded ({one_line(error)}): pip install 'deeplab-stream[tensorrt]'"
+    ) from error
+
+_POLL_S = 100e-6
+"""Between two looks at an event: cudaEventSynchronize knows no time limit, and a tight loop would burn a core."""
+
+Array = NDArray[Any]
+
+
+class CudaError(EngineError):
+    """A call of CUDA's that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU.
+
+    Attributes:
+        name: as it calls itself.
+        compute_capability: (major, minor).
+        memory: of its own, in bytes.
+        driver: CUDA version that the driver offers, e.g. ``"13.0"``.
+    """
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory: int
+    driver: str
+
+
+def check(what: str, answer: tuple[Any, ...]) -> Any:
+    """The value of a call's answer, None where there is none.
+
+    Raises:
+        CudaError: the call failed.
+    """
+    status, *values = answer
+    if int(status) != int(runtime.cudaError_t.cudaSuccess):
+        _, text = runtime.cudaGetErrorString(status)
+        raise CudaError(f"CUDA failed to {what}: {text.decode() if isinstance(text, bytes) else status}")
+    return values[0] if values else None
+
+
+def open_device() -> Device:
+    """The first GPU (of those in ``CUDA_VISIBLE_DEVICES``), made current for this thread.
+
+    Raises:
+        MissingEngineError: there is none, or no driver for it.
+    """
+    try:
+        count = check("count the GPUs", runtime.cudaGetDeviceCount())
+        if not count:
+            raise CudaError("no NVIDIA GPU is visible")
+        check("take the GPU", runtime.cudaSetDevice(0))
+        found: runtime.cudaDeviceProp = check("ask the GPU", runtime.cudaGetDeviceProperties(0))
+        version = check("ask the driver", runtime.cudaDriverGetVersion())
+    except Exception as error:  # the bindings raise errors of several kinds where the driver's library is missing
+        raise MissingEngineError(
+            f"no NVIDIA GPU can be used here ({one_line(error)}): install NVIDIA's driver, or use --engine auto"
+        ) from error
+    name = bytes(found.name).split(b"\0")[0].decode()
+    capability = (int(found.major), int(found.minor))
+    return Device(name, capability, int(found.totalGlobalMem), f"{version // 1000}.{version % 1000 // 10}")
+
+
+class DeviceMemory:
+    """Bytes on the GPU, freed by `close`."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.address = int(check(f"reserve {size / 2**20:.0f} MiB on the GPU", runtime.cudaMalloc(max(1, size))))
+
+    def close(self) -> None:
+        """Free them; harmless when repeated."""
+        if self.address:
+            check("free memory on the GPU", runtime.cudaFree(self.address))
+            self.address = 0
+
+
+class HostMemory:
+    """Page-locked bytes of this process, as an array of uint8, freed by `close`."""
+
+    def __init__(self, size: int) -> None:
+        what = f"reserve {size / 2**20:.0f} MiB of page-locked memory"
+        self._address = int(check(what, runtime.cudaHostAlloc(max(1, size), runtime.cudaHostAllocPortable)))
+        self.array: NDArray[np.uint8] = np.ctypeslib.as_array(
+            (ctypes.c_uint8 * max(1, size)).from_address(self._address)
+        )
+
+    def close(self) -> None:
+        """Free them; harmless when repeated.  Nobody may hold ``array`` any more."""
+        if self._address:
+            self.array = np.empty(0, np.uint8)
+            check("free page-locked memory", runtime.cudaFreeHost(self._address))
+            self._address = 0
+
+
+class PageLocked:
+    """Memory of others that is page-locked for copies while it is here; every method from any thread."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, memory: Array) -> None:
+        """Page-lock an array's memory.
+
+        Raises:
+            CudaError: the system does not allow as much (``ulimit -l``), or it is locked already.
+        """
+        start = memory.ctypes.data
+        what = f"page-lock {memory.nbytes / 2**20:.0f} MiB (ulimit -l)"
+        check(what, runtime.cudaHostRegister(start, memory.nbytes, runtime.cudaHostRegisterPortable))
+        with self._lock:
+            self._ranges[start] = start + memory.nbytes
+
+    def remove(self, memory: Array) -> None:
+        """Give it back; no copy may be under way."""
+        with self._lock:
+            known = self._ranges.pop(memory.ctypes.data, None)
+        if known is not None:
+            check("give page-locked memory back", runtime.cudaHostUnregister(memory.ctypes.data))
+
+    def covers(self, array: Array) -> bool:
+        """The array lies in memory that is page-locked."""
+        start = array.ctypes.data
+        with self._lock:
+            return any(low <= start and start + array.nbytes <= high for low, high in self._ranges.items())
+
+    def close(self) -> None:
+        """Give all of it back."""
+        with self._lock:
+            ranges, self._ranges = self._ranges, {}
+        for start in ranges:
+            check("give page-locked memory back", runtime.cudaHostUnregister(start))
+
+
+class Stream:
+    """An order of work on the GPU, independent of others and of the default stream."""
+
+    def __init__(self) -> None:
+        flags = runtime.cudaStreamNonBlocking
+        self._handle = check("make a stream", runtime.cudaStreamCreateWithFlags(flags))
+
+    @property
+    def address(self) -> int:
+        """As a number, for other libraries."""
+        return int(self._handle)
+
+    def copy_in(self, target: int, source: Array) -> None:
+        """Copy a contiguous array to an address on the GPU; it must not change before the stream is there."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        answer = runtime.cudaMemcpyAsync(target, source.ctypes.data, source.nbytes, kind, self._handle)
+        check("copy to the GPU", answer)
+
+    def copy_out(self, target: Array, source: int) -> None:
+        """Fill a contiguous array from an address on the GPU."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        answer = runtime.cudaMemcpyAsync(target.ctypes.data, source, target.nbytes, kind, self._handle)
+        check("copy from the GPU", answer)
+
+    def synchronise(self) -> None:
+        """Block until all is done that was given to it; what failed was told by whoever waited for it."""
+        runtime.cudaStreamSynchronize(self._handle)
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[Graph]:
+        """Record what is given to the stream inside the block, without running it.
+
+        Raises:
+            CudaError: something was given to it that cannot be recorded.
+        """
+        graph = Graph()
+        # Thread-local: other threads go on to reserve memory, which a global capture forbids them.
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        check("begin to record", runtime.cudaStreamBeginCapture(self._handle, mode))
+        try:
+            yield graph
+        except BaseException:
+            _, recorded = runtime.cudaStreamEndCapture(self._handle)
+            if recorded is not None and int(recorded):
+                runtime.cudaGraphDestroy(recorded)
+            raise
+        graph.take(check("end the recording", runtime.cudaStreamEndCapture(self._handle)))
+
+    def launch(self, graph: Graph) -> None:
+        """Run what was recorded."""
+        check("run a graph", runtime.cudaGraphLaunch(graph.handle, self._handle))
+
+    def record(self, event: Event) -> None:
+        """Let an event happen when the stream is there."""
+        check("record an event", runtime.cudaEventRecord(event.handle, self._handle))
+
+    def close(self) -> None:
+        """Destroy it; harmless when repeated."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            check("destroy a stream", runtime.cudaStreamDestroy(handle))
+
+
+class Graph:
+    """Recorded work, by `Stream.capture`."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+
+    def take(self, recorded: Any) -> None:
+        """Make what was recorded runnable."""
+        try:
+            self.handle = check("make a graph runnable", runtime.cudaGraphInstantiate(recorded, 0))
+        finally:
+            check("destroy a graph", runtime.cudaGraphDestroy(recorded))
+
+    def close(self) -> None:
+        """Destroy it; harmless when repeated."""
+        if self.handle is not None:
+            handle, self.handle = self.handle, None
+            check("destroy a graph", runtime.cudaGraphExecDestroy(handle))
+
+
+class Event:
+    """A moment in a stream."""
+
+    def __init__(self) -> None:
+        self.handle = check("make an event", runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming))
+
+    def wait(self, timeout: float) -> bool:
+        """Block until it has happened; False where ``timeout`` seconds have passed.
+
+        Raises:
+            CudaError: the work before it failed.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            (status,) = cast("tuple[Any]", runtime.cudaEventQuery(self.handle))
+            if int(status) != int(runtime.cudaError_t.cudaErrorNotReady):
+                check("finish its work", (status,))
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+
+    def close(self) -> None:
+        """Destroy it; harmless when repeated."""
+        if self.handle is not None:
+            handle, self.handle = self.handle, None
+            check("destroy an event", runtime.cudaEventDestroy(handle))

@@ -1,0 +1,195 @@
+"""One request at a time on the GPU: its memory, its stream, and a recorded graph for each size of batch."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import tensorrt as trt
+from numpy.typing import NDArray
+
+from engines.backends.nvidia.building import Messages
+from engines.backends.nvidia.cuda import Array, DeviceMemory, Event, Graph, HostMemory, PageLocked, Stream
+from engines.base import EngineError
+
+Owned = TypeVar("Owned", Stream, Event, DeviceMemory, HostMemory, Graph)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """What a plan takes and gives.
+
+    Attributes:
+        input_name: of the pictures' tensor.
+        input_shape: one picture, without the batch.
+        input_dtype: of the pictures.
+        output_name: of the scores' tensor.
+        score_shape: (classes, height, width) of one picture's scores, float32.
+        max_batch: pictures of the largest batch.
+    """
+
+    input_name: str
+    input_shape: tuple[int, int, int]
+    input_dtype: np.dtype[np.generic]
+    output_name: str
+    score_shape: tuple[int, int, int]
+    max_batch: int
+
+    @property
+    def picture_bytes(self) -> int:
+        """Of one picture."""
+        return int(np.prod(self.input_shape)) * self.input_dtype.itemsize
+
+    @property
+    def score_bytes(self) -> int:
+        """Of one picture's scores."""
+        return int(np.prod(self.score_shape)) * 4
+
+
+class Lane:
+    """Pictures in, scores out, one batch at a time.
+
+    Copies go straight from and to the caller's arrays where they are page-locked, else by memory of the
+    lane's own. A recorded graph must not outlive a change of the context that it was recorded from, so each size of
+    batch has a context of its own; they share the lane's working memory.
+
+    Args:
+        engine: the plan.
+        border: what it takes and gives.
+        page_locked: what of the callers' memory needs no staging.
+        messages: TensorRT's log.
+    """
+
+    def __init__(self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked, messages: Messages) -> None:
+        self._engine = engine
+        self._border = border
+        self._page_locked = page_locked
+        self._messages = messages
+        self._contexts: dict[int, trt.IExecutionContext] = {}
+        self._graphs: dict[int, Graph | None] = {}
+        self._closed = True
+        self._resources = ExitStack()
+        try:
+            self._stream = self._own(Stream())
+            self._done = self._own(Event())
+            self._pictures = self._own(DeviceMemory(border.max_batch * border.picture_bytes))
+            self._scores = self._own(DeviceMemory(border.max_batch * border.score_bytes))
+            self._work = self._own(DeviceMemory(engine.device_memory_size_v2))
+            self._staged_pictures = self._own(HostMemory(self._pictures.size))
+            self._staged_scores = self._own(HostMemory(self._scores.size))
+        except EngineError:
+            self._resources.close()
+            raise
+        self._closed = False
+        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
+        self._held: tuple[Sequence[Array], Sequence[Array]] | None = None
+
+    def start(self, pictures: Sequence[Array], outs: Sequence[NDArray[np.float32]]) -> None:
+        """Begin with a batch; nothing here waits for the GPU.
+
+        Args:
+            pictures: each as the plan takes it; they must not change before `wait` has returned True.
+            outs: an array of scores for each.
+
+        Raises:
+            EngineError: TensorRT or CUDA failed.
+        """
+        self._held = (pictures, outs)  # nobody frees them under a copy
+        size, staged = self._border.picture_bytes, self._staged_pictures.array
+        for index, picture in enumerate(pictures):
+            source: Array = picture
+            if not self._page_locked.covers(picture):
+                source = staged[index * size : (index + 1) * size]
+                source[:] = picture.reshape(-1).view(np.uint8)
+            self._stream.copy_in(self._pictures.address + index * size, source)
+        self._compute(len(pictures))
+        self._waiting = []
+        size, staged = self._border.score_bytes, self._staged_scores.array
+        for index, out in enumerate(outs):
+            target = out
+            if not self._page_locked.covers(out):
+                target = staged[index * size : (index + 1) * size].view(np.float32).reshape(out.shape)
+                self._waiting.append((out, target))
+            self._stream.copy_out(target, self._scores.address + index * size)
+        self._stream.record(self._done)
+
+    def wait(self, timeout: float) -> bool:
+        """Block until the scores are in their arrays; False where ``timeout`` seconds have passed.
+
+        Raises:
+            EngineError: CUDA failed.
+        """
+        if not self._done.wait(timeout):
+            return False
+        for out, staged in self._waiting:
+            np.copyto(out, staged)
+        self._waiting, self._held = [], None
+        return True
+
+    def _compute(self, batch: int) -> None:
+        """Give the network's work to the stream: plainly the first time, by a recorded graph from then on."""
+        if batch not in self._graphs:
+            context = self._context(batch)
+            self._enqueue(context)
+            self._graphs[batch] = self._record(context)
+            return
+        graph = self._graphs[batch]
+        if graph is None:
+            self._enqueue(self._contexts[batch])
+        else:
+            self._stream.launch(graph)
+
+    def _context(self, batch: int) -> trt.IExecutionContext:
+        border = self._border
+        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            raise EngineError(f"TensorRT cannot run the plan: {self._messages.why()}")
+        context.set_device_memory(self._work.address, self._work.size)
+        ready = context.set_input_shape(border.input_name, trt.Dims((batch, *border.input_shape)))
+        ready = ready and context.set_tensor_address(border.input_name, self._pictures.address)
+        ready = ready and context.set_tensor_address(border.output_name, self._scores.address)
+        if not ready:
+            raise EngineError(f"TensorRT cannot run a batch of {batch}: {self._messages.why()}")
+        self._contexts[batch] = context
+        return context
+
+    def _enqueue(self, context: trt.IExecutionContext) -> None:
+        if not context.execute_async_v3(self._stream.address):
+            raise EngineError(f"TensorRT failed: {self._messages.why()}")
+
+    def _record(self, context: trt.IExecutionContext) -> Graph | None:
+        """The network's work as a graph, or None where it cannot be recorded."""
+        try:
+            with self._stream.capture() as graph:
+                self._enqueue(context)
+        except EngineError as error:
+            _log.warning("the network runs without a CUDA graph, somewhat slower: %s", error)
+            return None
+        return self._own(graph)
+
+    def _own(self, resource: Owned) -> Owned:
+        """Free it with the lane, the last one first."""
+        self._resources.callback(resource.close)
+        return resource
+
+    def close(self) -> None:
+        """Wait for what is under way and free everything; harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stream.synchronise()
+        self._contexts.clear()
+        self._graphs.clear()
+        self._resources.close()
+
+    def __del__(self) -> None:
+        # With the last request or session that held it: memory must outlive the work under way.
+        if not sys.is_finalizing():
+            self.close()

@@ -1,0 +1,94 @@
+"""Machines to run TensorRT's engine on: fakes of both major releases, and the real one where there is one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.conftest import absent
+from tests.engines.tensorrt.bindings import TENSORRT, tensorrt_stubs
+from tests.engines.tensorrt.fake_cuda import FakeCuda
+from tests.engines.tensorrt.fake_tensorrt import fake_tensorrt
+
+OURS = ("engines.backends.tensorrt", "engines.backends.nvidia")
+
+
+@dataclass
+class Machine:
+    """Where the engine runs.
+
+    Attributes:
+        trt: the module ``tensorrt``, fake or real.
+        cuda: the fake GPU, None on a real one.
+    """
+
+    trt: Any
+    cuda: FakeCuda | None
+
+    @property
+    def gpu(self) -> FakeCuda:
+        """The fake GPU, for tests that look into it."""
+        assert self.cuda is not None
+        return self.cuda
+
+
+@pytest.fixture(params=["fake 10", "fake 11", pytest.param("gpu", marks=pytest.mark.gpu)])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Fakes with the signatures of both major releases, and the machine's own GPU."""
+    if request.param == "gpu":
+        yield Machine(real_tensorrt(), None)
+        return
+    with faked(int(request.param.split()[1])) as machine:
+        yield machine
+
+
+@pytest.fixture(params=[10, 11])
+def fake(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The fakes alone, for tests that look into them or let them fail."""
+    with faked(request.param) as machine:
+        yield machine
+
+
+@contextmanager
+def faked(major: int) -> Iterator[Machine]:
+    """A machine whose TensorRT and CUDA are ours, with the signatures of the published ones."""
+    try:
+        import cuda.bindings
+        from cuda.bindings import runtime
+    except ImportError:
+        absent("cuda-bindings")
+    gpu = FakeCuda(runtime)
+    trt = fake_tensorrt(tensorrt_stubs(major) / "tensorrt" / "__init__.pyi", TENSORRT[major], gpu)
+    others = {name: module for name, module in sys.modules.items() if name.startswith(OURS)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", trt)
+        patch.setitem(sys.modules, "cuda.bindings.runtime", gpu)  # type: ignore[arg-type]
+        patch.setattr(cuda.bindings, "runtime", gpu)
+        _forget()
+        yield Machine(trt, gpu)
+        _forget()
+    sys.modules.update(others)
+
+
+def real_tensorrt() -> ModuleType:
+    """TensorRT on a GPU; with REQUIRE_GPU=1 it must be there."""
+    try:
+        return importlib.import_module("tensorrt")
+    except ImportError as error:
+        if os.environ.get("REQUIRE_GPU") == "1":
+            pytest.fail(f"REQUIRE_GPU is set, and TensorRT cannot be loaded: {error}")
+        pytest.skip(f"no TensorRT: {error}")
+
+
+def _forget() -> None:
+    """Let our own modules be imported anew."""
+    for name in [name for name in sys.modules if name.startswith(OURS)]:
+        del sys.modules[name]
