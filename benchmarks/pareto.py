@@ -28,7 +28,8 @@ from engines.backends.common import PRECISIONS
 from engines.base import Engine, EngineOptions, Model
 from engines.model_file import read_model
 from engines.training.datasets import Sample, find_samples
-from engines.training.evaluate import evaluate, spread_over
+from engines.training.evaluate import spread_over
+from engines.training.evaluation import evaluate
 from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
 
 WIDTH = 4

@@ -23,7 +23,8 @@ from engines import zoo  # noqa: E402
 from engines.backends import open_engine  # noqa: E402
 from engines.base import EngineOptions  # noqa: E402
 from engines.training.datasets import find_samples  # noqa: E402
-from engines.training.evaluate import evaluate, spread_over  # noqa: E402
+from engines.training.evaluate import spread_over  # noqa: E402
+from engines.training.evaluation import evaluate  # noqa: E402
 from pipeline.errors import SourceError  # noqa: E402
 from pipeline.sources.sample import sample_path  # noqa: E402
 from tests.conftest import absent  # noqa: E402

@@ -19,7 +19,7 @@ from engines.backends.common import PRECISION_HELP, PRECISIONS
 from engines.base import EngineError
 from engines.training.consistency import Consistency, Flicker, FlowConsistency
 from engines.training.datasets import DataError, read_labels
-from engines.training.evaluate import number, write_json
+from engines.training.files import demand_directory_of, number, write_json
 from engines.training.metrics import Confusion
 from pipeline.config import load_options
 from pipeline.errors import PipelineError
@@ -141,8 +141,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         EngineError: with a message of one line.
     """
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise EngineError(f"{args.json}: cannot be written: its directory does not exist")
+    demand_directory_of(args.json)
     if not all(0 <= label <= 255 for label in args.ignore):
         raise EngineError("--ignore takes labels from 0 to 255")
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}

@@ -31,9 +31,11 @@ class Confusion:
         with np.errstate(invalid="ignore"):
             return np.asarray(hits / union)
 
-    def mean_iou(self) -> float:
-        """Mean of the classes that occur, in 0–1; NaN if none does."""
+    def mean_iou(self, without: int | None = None) -> float:
+        """Mean of the classes that occur, but for ``without``, in 0–1; NaN if none does."""
         iou = self.iou()
+        if without is not None:
+            iou[without] = np.nan
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
 
     def pixel_accuracy(self) -> float:
@@ -50,19 +52,22 @@ class Trimap:
     """
 
     def __init__(self, classes: int) -> None:
-        self._bands = [Confusion(classes) for _ in WIDTHS]
+        self.counts: npt.NDArray[np.int64] = np.zeros((len(WIDTHS), classes, classes), np.int64)
+        """By distance from an edge in pixels, counted from 1, the pixels by true and predicted class."""
 
     def add(self, truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> None:
         """Count a picture: H×W labels, those that are no class left out, though their edges count as edges."""
         near = edge_distance(truth, WIDTHS[-1])
-        for width, band in zip(WIDTHS, self._bands, strict=True):
+        for index, width in enumerate(WIDTHS):
             inside = near == width
+            band = Confusion(self.counts.shape[1])
             band.add(truth[inside], predicted[inside])
+            self.counts[index] += band.counts
 
     def band(self, width: int) -> Confusion:
         """What was counted no further than ``width`` pixels from an edge."""
-        total = Confusion(len(self._bands[0].counts))
-        total.counts = np.sum([band.counts for band in self._bands[:width]], axis=0)
+        total = Confusion(self.counts.shape[1])
+        total.counts = self.counts[:width].sum(0)
         return total
 
 

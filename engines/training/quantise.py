@@ -27,7 +27,8 @@ from engines.base import EngineError, EngineOptions, Model
 from engines.facts import PREFIX
 from engines.onnx_graph import whole_weights
 from engines.training.datasets import Sample
-from engines.training.evaluate import evaluate, labelled_pictures, network_picture, picture_geometry
+from engines.training.evaluation import evaluate
+from engines.training.scoring import labelled_pictures, network_picture, picture_geometry
 from engines.whole_file import whole_file
 
 MOST_LOST = 1.0

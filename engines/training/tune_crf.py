@@ -13,7 +13,6 @@ are kept in a directory, from which a search that was interrupted goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import itertools
 import json
@@ -32,19 +31,12 @@ from engines.backends import open_engine
 from engines.backends.common import available_cpus
 from engines.base import Engine, EngineError, EngineOptions
 from engines.training.datasets import Sample
-from engines.training.evaluate import (
-    add_data_arguments,
-    check_data_arguments,
-    chosen_samples,
-    labelled_pictures,
-    picture_geometry,
-    score,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from engines.training.evaluate import add_data_arguments, check_data_arguments, chosen_samples
+from engines.training.evaluation import pictures_key
+from engines.training.files import demand_directory_of, demand_same, write_bytes, write_json, write_text
 from engines.training.metrics import Confusion, Trimap
 from engines.training.refining import CRF_MODES, Labeller, Refinement
+from engines.training.scoring import labelled_pictures, picture_geometry, score
 from pipeline.crf import CRFParameters
 
 EXAMPLES = """\
@@ -117,11 +109,7 @@ class State:
         try:
             if path.exists():
                 self._tree = json.loads(path.read_text(encoding="utf-8"))
-                differing = [key for key in search if self._tree["search"].get(key) != search[key]]
-                if differing:
-                    raise EngineError(
-                        f"{path} belongs to a search with another {differing[0]}: remove it, or name another --work"
-                    )
+                demand_same(path, self._tree["search"], search, "a search", "--work")
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise EngineError(f"{path}: not the state of a search: {error}; remove it") from error
 
@@ -327,18 +315,17 @@ def run(args: argparse.Namespace) -> int:
     ranges = {**RANGES, **dict(args.ranges)}
     for end in (0, 1):
         _refinement({name: ends[end] for name, ends in ranges.items()}, args.crf_iterations, args.crf_mode)
-    if not args.output.absolute().parent.is_dir():
-        raise EngineError(f"{args.output}: cannot be written: its directory does not exist")
+    demand_directory_of(args.output)
     model = zoo.load_model(args.model, args.precision)
     samples = chosen_samples(args, model)
     size, work = args.size or model.size, args.work or args.output.with_name(f"{args.output.name}.work")
-    names = hashlib.sha256("\n".join(str(sample.image.resolve()) for sample in samples).encode()).hexdigest()
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(f"{work}: cannot be made: {error.strerror}") from error
     state = State(
-        work / "state.json", {"model": model.sha256, "pictures": names, "size": size, "ignore": sorted(args.ignore)}
+        work / "state.json",
+        {"model": model.sha256, "set of pictures": pictures_key(samples), "size": size, "ignore": sorted(args.ignore)},
     )
     engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads))
     try:

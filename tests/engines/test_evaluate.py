@@ -15,58 +15,20 @@ import pytest
 from PIL import Image
 
 from engines.backends import open_engine
-from engines.base import EngineError, EngineInfo, EngineOptions, Model, TensorSpec
+from engines.base import EngineError, EngineOptions
 from engines.cli import main
-from engines.labels import LabelSet
 from engines.training.datasets import find_samples, read_sample
-from engines.training.evaluate import add_arguments, evaluate, run, score, spread_over, write_json
+from engines.training.evaluate import add_arguments, run, spread_over
+from engines.training.evaluation import evaluate
+from engines.training.files import write_json
 from engines.training.metrics import Confusion, edge_distance
 from engines.training.refining import CRF_MODES, Refinement, chosen_refinement
+from engines.training.scoring import score
 from engines.zoo import load_model
 from pipeline.crf import CRFParameters, DenseCRF
 from pipeline.stages.guided import GuidedRefiner
+from tests.engines.colours import LABELS, ColourEngine, ColourSession
 from tests.engines.support import write_graph
-
-LABELS = LabelSet(("red", "green", "blue", "grey"), ((255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90)))
-"""Four classes, told by their colours; nothing is ever grey."""
-
-
-class Done:
-    """A request that is finished when it is made."""
-
-    def wait(self, timeout: float) -> None:
-        """Nothing is left to do."""
-        assert timeout > 0
-
-
-class ColourSession:
-    """Scores a pixel by how near it is to each class's colour."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.input_size = (height, width)
-        self.score_shape = (len(LABELS), height, width)
-
-    def start(self, image: np.ndarray, out: np.ndarray) -> Done:
-        """Score at once."""
-        distance = image[None].astype(np.float32) - np.array(LABELS.palette, np.float32)[:, None, None]
-        out[:] = -np.abs(distance).sum(-1)
-        return Done()
-
-
-class ColourEngine:
-    """An engine that knows colours, at a score for every pixel."""
-
-    model = Model("colours", Path("none.onnx"), LABELS, 24, 1, align_corners=False, licence="", sha256="")
-    info = EngineInfo("none", "0", "cpu", "fp32", 1, 1)
-    input = TensorSpec("image", "uint8", (1, -1, -1, 3), "rgb8")
-    output = TensorSpec("scores", "float32", (1, 4, -1, -1), "scores")
-
-    def session(self, height: int, width: int) -> ColourSession:
-        """A session of any size."""
-        return ColourSession(height, width)
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 @pytest.fixture
@@ -310,7 +272,7 @@ def test_evaluating_needs_no_torch() -> None:
         (["--size", "-5"], "--size -5 is out of range"),
         (["--limit", "0"], "--limit 0: at least one picture"),
         (["--crf-iterations", "-1"], "--crf-iterations: iterations is a whole number"),
-        (["--config", "nonsense"], "'nonsense' is neither a file nor a preset; presets: default"),
+        (["--config", "nonsense"], "'nonsense' is neither a file nor a preset; presets: "),
         (["--ignore", "300"], "--ignore takes labels from 0 to 255"),
         (["--json", "/no/such/folder/x.json"], "its directory does not exist"),
     ],
