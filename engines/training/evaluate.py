@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from engines import zoo
 from engines.backends import CHOICES, ENGINE_HELP, open_engine
 from engines.backends.common import PRECISION_HELP, PRECISIONS
-from engines.base import EngineError, EngineOptions, Model
+from engines.base import Engine, EngineError, EngineOptions, Model
 from engines.facts import SIZES
 from engines.training.datasets import CHOICES as DATASETS
 from engines.training.datasets import DATASET_HELP, Sample, find_samples
-from engines.training.evaluation import evaluate
-from engines.training.files import demand_directory_of, write_json
+from engines.training.evaluation import Evaluation, Method, evaluate
+from engines.training.files import demand_directory_of, write_json, write_text
 from engines.training.refining import CRF_MODES, chosen_refinement
-from engines.training.scoring import Views
+from engines.training.report.charts import demand_matplotlib
+from engines.training.report.frames import worst_frames
+from engines.training.report.page import html_report
+from engines.training.scoring import Size, Views
 from pipeline.stages.refine import KINDS
 
 EXAMPLES = """\
@@ -31,6 +35,7 @@ examples:
   python -m engines evaluate --model street --root data/camvid --split val --config tuned.yaml
   python -m engines evaluate --model voc --root data/voc --split val --scales 0.5,0.75,1,1.25,1.5,1.75 --flip
   python -m engines evaluate --model cityscapes.onnx --root data/cityscapes --split val --resume val.work
+  python -m engines evaluate --model street --root data/camvid --split val --html report.html
 """
 
 
@@ -45,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "sizes, times the network's own, and average the probabilities (default: 1)")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="see each mirrored, too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report for people: one file, with "
+                        "charts and the worst pictures")  # fmt: skip
     parser.add_argument("--resume", type=Path, metavar="FILE", help="keep what was counted here every few seconds, and "
                         "go on from it if it is there")  # fmt: skip
 
@@ -55,13 +62,24 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, required=True, help="directory of the data set")
     parser.add_argument("--split", required=True, help="which of its lists or directories, as val")
     parser.add_argument("--dataset", default="auto", choices=DATASETS, help=DATASET_HELP)
-    parser.add_argument("--size", type=int, help="short side of the network's picture (default: the model's)")
+    parser.add_argument("--size", type=_size, metavar="N|own", help="short side of the network's picture, or own: "
+                        "every picture at its own size (default: the model's)")  # fmt: skip
     parser.add_argument("--ignore", type=int, action="append", default=[], metavar="LABEL",
                         help="label that means none, besides 255 and the first beyond the classes")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="take N pictures alone, evenly from the whole")
     parser.add_argument("--engine", default="auto", choices=CHOICES, help=ENGINE_HELP)
     parser.add_argument("--precision", default="auto", choices=PRECISIONS, help=PRECISION_HELP)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all)")
+
+
+def _size(text: str) -> Size:
+    """A number of pixels, or ``own``."""
+    if text == "own":
+        return "own"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write a number of pixels, or own") from None
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -81,12 +99,14 @@ def run(args: argparse.Namespace) -> int:
         EngineError: with a message of one line.
     """
     check_data_arguments(args)
-    for path in (args.json, args.resume):
+    for path in (args.json, args.html, args.resume):
         demand_directory_of(path)
+    if args.html is not None:
+        demand_matplotlib()
     refinement = chosen_refinement(args.config, args.refine, args.crf_mode, args.crf_iterations)
     model = zoo.load_model(args.model, args.precision)
     views = Views(args.scales, args.flip)
-    views.sizes(model, args.size or model.size)
+    views.sizes(model, args.size if isinstance(args.size, int) else model.size)
     samples = chosen_samples(args, model)
     engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads))
     try:
@@ -99,12 +119,38 @@ def run(args: argparse.Namespace) -> int:
             views=views,
             work=args.resume,
         )
+        report = _report(args, engine, samples, result) if args.html is not None else None
     finally:
         engine.close()
     print(result.table())
+    if report is not None:
+        write_text(args.html, report)
     if args.json is not None:
         write_json(args.json, result.to_json())
     return 0
+
+
+def _report(args: argparse.Namespace, engine: Engine, samples: Sequence[Sample], result: Evaluation) -> str:
+    """The report for people, as HTML."""
+    title = f"{engine.model.name} on {args.split} of {args.root.resolve().name}"
+    return html_report(result, title, _facts(args, engine, result.method), worst_frames(engine, samples, result))
+
+
+def _facts(args: argparse.Namespace, engine: Engine, method: Method) -> list[tuple[str, str]]:
+    """What an evaluation depends on, for people."""
+    model, info, refinement = engine.model, engine.info, method.refinement
+    scales = ", ".join(f"{scale:g}" for scale in method.views.scales)
+    seen = "their own size" if method.size == "own" else f"a short side of {method.size} pixels"
+    made = {"none": "best of the scores, bilinear", "guided": "guided filter", "crf": "fully connected CRF"}
+    parameters = ", ".join(f"{name} {value}" for name, value in asdict(refinement.crf).items())
+    return [
+        ("model", f"{model.name} ({model.path.name})"),
+        ("SHA-256", model.sha256),
+        ("engine", f"{info.backend} {info.version}, {info.arithmetic}, on {info.device}"),
+        ("data", f"{args.split} of {args.root}" + (f", {args.limit} pictures at most" if args.limit else "")),
+        ("pictures are seen at", f"{seen}, times {scales}" + (", each mirrored, too" if method.views.flip else "")),
+        ("labels", made[refinement.kind] + (f", {refinement.mode}: {parameters}" if refinement.kind == "crf" else "")),
+    ]
 
 
 def check_data_arguments(args: argparse.Namespace) -> None:
@@ -113,7 +159,7 @@ def check_data_arguments(args: argparse.Namespace) -> None:
     Raises:
         EngineError: with a message of one line.
     """
-    if args.size is not None and not SIZES[0] <= args.size <= SIZES[1]:
+    if isinstance(args.size, int) and not SIZES[0] <= args.size <= SIZES[1]:
         raise EngineError(f"--size {args.size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
     if not all(0 <= label <= 255 for label in args.ignore):
         raise EngineError("--ignore takes labels from 0 to 255")

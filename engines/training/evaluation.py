@@ -8,7 +8,7 @@ import json
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from engines.training.datasets import Sample, UInt8
 from engines.training.files import demand_same, number, write_bytes
 from engines.training.metrics import WIDTHS, Confusion, Trimap
 from engines.training.refining import Labeller, Refinement
-from engines.training.scoring import Views, labelled_pictures, score_views
+from engines.training.scoring import Size, Views, labelled_pictures, score_views
 
 SHOWN = (1, 2, 4, 8, 16, 40)
 """Widths of the trimap that people are told of; programs get them all."""
@@ -112,6 +112,37 @@ class WorkFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Method:
+    """How pictures are seen and labelled.
+
+    Attributes:
+        size: of the network's picture at scale 1.
+        ignore: labels that mean none, besides 255 and the first beyond the classes.
+        refinement: what becomes of the scores.
+        views: in which sizes the network sees a picture.
+    """
+
+    size: Size
+    ignore: tuple[int, ...] = ()
+    refinement: Refinement = field(default_factory=Refinement)
+    views: Views = field(default_factory=Views)
+
+    def dependencies(self, engine: Engine, samples: Sequence[Sample]) -> dict[str, Any]:
+        """All that counts depend on."""
+        return {
+            "model": engine.model.sha256,
+            "engine": engine.info.backend,
+            "arithmetic": engine.info.arithmetic,
+            "set of pictures": pictures_key(samples),
+            "size": self.size,
+            "ignore": sorted(self.ignore),
+            "refine": asdict(self.refinement),
+            "scales": self.views.scales,
+            "flip": self.views.flip,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What came out.
 
@@ -120,16 +151,14 @@ class Evaluation:
         confusion: pixels by true and predicted class.
         trimap: the same within bands around the edges of the true labels.
         pictures: figures of each picture, in order.
-        refinement: what became of the scores.
-        views: in which sizes the network saw the pictures.
+        method: how they were seen and labelled.
     """
 
     labels: LabelSet
     confusion: Confusion
     trimap: Trimap
     pictures: tuple[PictureFigures, ...]
-    refinement: Refinement
-    views: Views
+    method: Method
 
     @property
     def milliseconds(self) -> float:
@@ -154,9 +183,9 @@ class Evaluation:
         sizes pictures were seen (``views``).
         """
         iou = dict(zip(self.labels.names, map(number, self.confusion.iou().tolist()), strict=True))
-        refine: dict[str, Any] = {"kind": self.refinement.kind}
-        if self.refinement.kind == "crf":
-            refine |= {"mode": self.refinement.mode, "crf": asdict(self.refinement.crf)}
+        refine: dict[str, Any] = {"kind": self.method.refinement.kind}
+        if self.method.refinement.kind == "crf":
+            refine |= {"mode": self.method.refinement.mode, "crf": asdict(self.method.refinement.crf)}
         return {
             "miou": number(self.confusion.mean_iou()),
             "pixel_accuracy": number(self.confusion.pixel_accuracy()),
@@ -166,7 +195,7 @@ class Evaluation:
             "labelling_milliseconds": number(self.labelling),
             "pictures": len(self.pictures),
             "refine": refine,
-            "views": {"scales": list(self.views.scales), "flip": self.views.flip},
+            "views": {"scales": list(self.method.views.scales), "flip": self.method.views.flip},
             "miou_without_background": number(self.without_background),
         }
 
@@ -191,7 +220,7 @@ def evaluate(
     engine: Engine,
     samples: Sequence[Sample],
     *,
-    size: int | None = None,
+    size: Size | None = None,
     ignore: Sequence[int] = (),
     refinement: Refinement | None = None,
     views: Views | None = None,
@@ -202,7 +231,7 @@ def evaluate(
     Args:
         engine: the network.
         samples: pictures and their true labels.
-        size: short side of the network's picture in pixels; the model's own where None.
+        size: of the network's picture; the model's own where None.
         ignore: labels that mean none, besides 255 and the first beyond the classes.
         refinement: how the labels are sharpened; not at all where None.
         views: in which sizes the network sees a picture; once as it is where None.
@@ -211,7 +240,7 @@ def evaluate(
     Raises:
         EngineError: a file cannot be used, or the network failed.
     """
-    method = _Method(size or engine.model.size, tuple(ignore), refinement or Refinement(), views or Views())
+    method = Method(size or engine.model.size, tuple(ignore), refinement or Refinement(), views or Views())
     counts = Counts(len(engine.model.labels))
     kept = WorkFile(work, method.dependencies(engine, samples)) if work is not None else None
     if kept is not None:
@@ -221,56 +250,34 @@ def evaluate(
     finally:
         if kept is not None:
             kept.save(counts)
-    return Evaluation(
-        engine.model.labels,
-        counts.confusion,
-        counts.trimap,
-        tuple(counts.pictures),
-        method.refinement,
-        method.views,
-    )
+    return Evaluation(engine.model.labels, counts.confusion, counts.trimap, tuple(counts.pictures), method)
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
-    """How pictures are seen and labelled; as the arguments of `evaluate`."""
-
-    size: int
-    ignore: tuple[int, ...]
-    refinement: Refinement
-    views: Views
-
-    def dependencies(self, engine: Engine, samples: Sequence[Sample]) -> dict[str, Any]:
-        """All that counts depend on."""
-        return {
-            "model": engine.model.sha256,
-            "engine": engine.info.backend,
-            "arithmetic": engine.info.arithmetic,
-            "set of pictures": pictures_key(samples),
-            "size": self.size,
-            "ignore": sorted(self.ignore),
-            "refine": asdict(self.refinement),
-            "scales": self.views.scales,
-            "flip": self.views.flip,
-        }
-
-
-def _count(engine: Engine, samples: Sequence[Sample], counts: Counts, method: _Method, kept: WorkFile | None) -> None:
+def _count(engine: Engine, samples: Sequence[Sample], counts: Counts, method: Method, kept: WorkFile | None) -> None:
     """Label and count the pictures that were not yet."""
     done, saved = len(counts.pictures), float("-inf")  # the first at once: a file that cannot be written is told early
     labeller = Labeller(method.refinement)
     pairs = labelled_pictures(samples[done:], len(engine.model.labels), method.ignore)
     bar = tqdm(pairs, total=len(samples), initial=done, desc="evaluating", unit="picture", mininterval=0.5)
     for image, truth in bar:
-        began = time.perf_counter()
-        scores, geometry = score_views(engine, image, method.size, method.views)
-        scored = time.perf_counter()
-        labels = labeller.labels(image, scores, geometry)
-        counts.add(truth, labels, scored - began, time.perf_counter() - scored)
+        counts.add(truth, *label_picture(engine, image, method, labeller))
         bar.set_postfix(mIoU=f"{counts.confusion.mean_iou():.3f}", refresh=False)
         if kept is not None and time.monotonic() - saved > SAVED_EVERY:
             kept.save(counts)
             saved = time.monotonic()
+
+
+def label_picture(engine: Engine, image: UInt8, method: Method, labeller: Labeller) -> tuple[UInt8, float, float]:
+    """H×W labels of an RGB picture, H×W×3, and the seconds that its scores and its labels took.
+
+    Raises:
+        EngineError: the network failed.
+    """
+    began = time.perf_counter()
+    scores, geometry = score_views(engine, image, method.size, method.views)
+    scored = time.perf_counter()
+    labels = labeller.labels(image, scores, geometry)
+    return labels, scored - began, time.perf_counter() - scored
 
 
 def pictures_key(samples: Sequence[Sample]) -> str:

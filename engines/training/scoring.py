@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import av
 import numpy as np
@@ -23,6 +24,9 @@ TIMEOUT = 600.0
 
 PICTURE_COLOUR = Colour(space=6, full_range=True)
 """BT.601 at full range: what pictures are turned into on their way to the stream's own scaling."""
+
+Size = int | Literal["own"]
+"""Short side of the network's picture in pixels, or each picture's own: published figures are measured so."""
 
 LEAST = np.float32(1e-30)
 """A probability whose logarithm is still a number."""
@@ -90,13 +94,13 @@ def labelled_pictures(
     return _ahead(lambda sample: read_sample(sample, classes, none), samples)
 
 
-def score(engine: Engine, image: UInt8, size: int) -> tuple[Float32, Geometry]:
+def score(engine: Engine, image: UInt8, size: Size) -> tuple[Float32, Geometry]:
     """Scores of one picture, as the stream would get them.
 
     Args:
         engine: the network.
         image: RGB, H×W×3.
-        size: short side of the network's picture, in pixels.
+        size: of the network's picture.
 
     Returns:
         C×h×w logits, and where they lie in the picture.
@@ -111,7 +115,7 @@ def score(engine: Engine, image: UInt8, size: int) -> tuple[Float32, Geometry]:
     return scores, geometry
 
 
-def score_views(engine: Engine, image: UInt8, size: int, views: Views) -> tuple[Float32, Geometry]:
+def score_views(engine: Engine, image: UInt8, size: Size, views: Views) -> tuple[Float32, Geometry]:
     """Scores of one picture over all its views.
 
     Several views are averaged as DeepLab does (arXiv 1706.05587, section 4.1, and its code): the scores of each are
@@ -120,7 +124,7 @@ def score_views(engine: Engine, image: UInt8, size: int, views: Views) -> tuple[
     Args:
         engine: the network.
         image: RGB, H×W×3.
-        size: short side of the network's picture at scale 1, in pixels.
+        size: of the network's picture at scale 1.
         views: scales and mirroring.
 
     Returns:
@@ -135,7 +139,7 @@ def score_views(engine: Engine, image: UInt8, size: int, views: Views) -> tuple[
     height, width = image.shape[:2]
     seen = [(image, 1)] + ([(np.ascontiguousarray(image[:, ::-1]), -1)] if views.flip else [])
     total = np.zeros((len(engine.model.labels), height, width), np.float32)
-    for each in views.sizes(engine.model, size):
+    for each in views.sizes(engine.model, short_side(image, size)):
         for view, direction in seen:
             total += softmax(enlarge(*score(engine, view, each)))[:, :, ::direction]
     np.log(np.maximum(total / np.float32(len(seen) * len(views.scales)), LEAST), out=total)
@@ -176,9 +180,14 @@ def network_picture(image: UInt8, geometry: Geometry) -> UInt8:
     return given
 
 
-def picture_geometry(model: Model, image: UInt8, size: int) -> Geometry:
+def picture_geometry(model: Model, image: UInt8, size: Size) -> Geometry:
     """Where a model's input and scores lie in a picture of H×W×3 square pixels."""
-    return geometry_for(_Picture(*image.shape[:2]), model, size)
+    return geometry_for(_Picture(*image.shape[:2]), model, short_side(image, size))
+
+
+def short_side(image: UInt8, size: Size) -> int:
+    """Short side of the network's picture in pixels, for a picture of H×W×3."""
+    return min(image.shape[:2]) if size == "own" else size
 
 
 def _ahead(read: Callable[[Sample], tuple[UInt8, UInt8]], samples: Sequence[Sample]) -> Iterator[tuple[UInt8, UInt8]]:

@@ -36,7 +36,7 @@ from engines.training.evaluation import pictures_key
 from engines.training.files import demand_directory_of, demand_same, write_bytes, write_json, write_text
 from engines.training.metrics import Confusion, Trimap
 from engines.training.refining import CRF_MODES, Labeller, Refinement
-from engines.training.scoring import labelled_pictures, picture_geometry, score
+from engines.training.scoring import Size, labelled_pictures, picture_geometry, score
 from pipeline.crf import CRFParameters
 
 EXAMPLES = """\
@@ -129,13 +129,20 @@ class Scored:
         samples: pictures and their true labels.
         folder: where scores are kept.
         engine: gives the scores that are missing.
-        size: short side of the network's picture, in pixels.
+        size: of the network's picture.
         ignore: labels that mean none.
         threads: how many pictures are labelled at a time.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], folder: Path, engine: Engine, *, size: int, ignore: Sequence[int], threads: int
+        self,
+        samples: Sequence[Sample],
+        folder: Path,
+        engine: Engine,
+        *,
+        size: Size,
+        ignore: Sequence[int],
+        threads: int,
     ) -> None:
         self._samples = samples
         self._folder = folder

@@ -85,6 +85,16 @@ def test_a_single_view_is_what_the_stream_sees(image: np.ndarray) -> None:
     assert geometry == where
 
 
+def test_pictures_may_be_seen_at_their_own_size() -> None:
+    for shape in ((40, 30), (18, 64)):
+        image = np.random.default_rng(4).integers(0, 256, (*shape, 3), np.uint8)
+        scores, geometry = score(ColourEngine(), image, "own")
+        assert (geometry.picture_height, geometry.picture_width) == shape
+        np.testing.assert_array_equal(scores, score(ColourEngine(), image, min(shape))[0])
+        doubled = score_views(ColourEngine(), image, "own", Views((2.0,)))[0]
+        np.testing.assert_array_equal(doubled, score_views(ColourEngine(), image, min(shape), Views((2.0,)))[0])
+
+
 @pytest.mark.parametrize("scales", [(), (1.0, 1.0), (0.0,), (-1.0,), (9.0,), (float("nan"),)])
 def test_scales_that_cannot_be_are_refused(scales: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="scales are different numbers above 0"):
@@ -228,6 +238,13 @@ def test_scales_that_are_none_are_wrong_usage(text: str, given: list[str], capsy
     with pytest.raises(SystemExit):
         main([*given, f"--scales={text}"])
     assert "are no scales: write different numbers above 0 and up to 8" in capsys.readouterr().err
+
+
+def test_a_size_that_is_none_is_wrong_usage(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*given, "--size", "large"])
+    assert "'large' is no size: write a number of pixels, or own" in capsys.readouterr().err
+    assert main([*given, "--size", "own", "--limit", "3"]) == 0
 
 
 def test_sizes_out_of_range_are_refused_before_any_work(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
