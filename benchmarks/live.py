@@ -4,7 +4,8 @@
 
 GStreamer's RTSP server (or ffmpeg, `--peer udp`: a transport stream to a port) sends 25 pictures a second
 and is cut every 20 seconds, in turn: killed and started anew, stopped and continued (SIGSTOP, SIGCONT),
-started anew with another size.  What runs is the whole stream in this process, `street` at a short side of
+started anew with another size, a third of its packets lost on the way (RTSP over TCP alone), started anew with H.265
+or again H.264.  What runs is the whole stream in this process, `street` at a short side of
 96 pixels, its output thrown away.  The exit status is 1 where a cut was not survived, or something has grown.
 """
 
@@ -24,17 +25,21 @@ from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.memory import Usage, usage, what_differs
 from benchmarks.on_air import Arrival, Tally, free_port, percentiles
+from benchmarks.relay import Relay, relaying
 from pipeline.options import InputOptions, ModelOptions, RunOptions
 from pipeline.reports import Percentiles
 from pipeline.runner import Runner
 from pipeline.sources import SourceOptions
 
 SIZES = ((320, 240), (480, 360))
-FROZEN_S = 3.0
+CODECS = ("h264", "h265")
+LOSS = 0.3
+BAD_S = 3.0
 READ_TIMEOUT_S = 1.0
 RETURN_TIMEOUT_S = 15.0
 
@@ -43,14 +48,15 @@ import sys, gi
 gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
-port, width, height = sys.argv[1:]
+port, width, height, codec = sys.argv[1:]
+coded = {"h264": "x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 threads=1 ! rtph264pay",
+         "h265": "x265enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! rtph265pay"}[codec]
 server = GstRtspServer.RTSPServer()
 server.set_address("127.0.0.1")
 server.set_service(port)
 factory = GstRtspServer.RTSPMediaFactory()
 factory.set_launch(f"( videotestsrc is-live=true pattern=ball ! video/x-raw,format=I420,width={width},"
-    f"height={height},framerate=25/1 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 threads=1 "
-    "! rtph264pay name=pay0 pt=96 config-interval=-1 )")
+    f"height={height},framerate=25/1 ! {coded} name=pay0 pt=96 config-interval=-1 )")
 server.get_mount_points().add_factory("/cam", factory)
 server.attach(None)
 GLib.MainLoop().run()
@@ -93,6 +99,18 @@ class Figures:
     results: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the program sends: pictures of this size in this coding."""
+
+    width: int
+    height: int
+    codec: str
+
+
+FIRST = Sent(*SIZES[0], CODECS[0])
+
+
 class Peer:
     """The program that sends.
 
@@ -101,27 +119,28 @@ class Peer:
     """
 
     def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._port = free_port(socket.SOCK_STREAM if kind == "rtsp" else socket.SOCK_DGRAM)
-        self.uri = f"rtsp://127.0.0.1:{self._port}/cam" if kind == "rtsp" else f"udp://127.0.0.1:{self._port}"
+        self.kind = kind
+        self.port = free_port(socket.SOCK_STREAM if kind == "rtsp" else socket.SOCK_DGRAM)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, width: int, height: int) -> None:
-        """Send pictures of this size."""
+    def start(self, sent: Sent) -> None:
+        """Send."""
         self._process = subprocess.Popen(
-            self._command(width, height),
+            self._command(sent),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
-    def _command(self, width: int, height: int) -> list[str]:
-        if self._kind == "rtsp":
-            return ["/usr/bin/python3", "-c", _SERVER, str(self._port), str(width), str(height)]
+    def _command(self, sent: Sent) -> list[str]:
+        if self.kind == "rtsp":
+            picture = [str(sent.width), str(sent.height), sent.codec]
+            return ["/usr/bin/python3", "-c", _SERVER, str(self.port), *picture]
         ffmpeg = shutil.which("ffmpeg") or "ffmpeg"
-        source = ["-re", "-f", "lavfi", "-i", f"testsrc2=size={width}x{height}:rate=25"]
-        coding = ["-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-pix_fmt", "yuv420p"]
-        return [ffmpeg, "-v", "error", *source, *coding, "-f", "mpegts", self.uri]
+        source = ["-re", "-f", "lavfi", "-i", f"testsrc2=size={sent.width}x{sent.height}:rate=25"]
+        coder = {"h264": "libx264", "h265": "libx265"}[sent.codec]
+        coding = ["-c:v", coder, "-preset", "ultrafast", "-tune", "zerolatency", "-g", "25", "-pix_fmt", "yuv420p"]
+        return [ffmpeg, "-v", "error", *source, *coding, "-f", "mpegts", f"udp://127.0.0.1:{self.port}"]
 
     def kill(self) -> None:
         """As a power cut does."""
@@ -182,16 +201,17 @@ def told(figures: Figures) -> Iterator[str]:
 def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Figures:
     """Run for so long, and cut."""
     tally, cuts, usages = Tally(), list[Cut](), list[Usage]()
-    with sending(kind) as peer:
-        inputs = (InputOptions(peer.uri, "cam"),)
+    with sending(kind) as peer, between(peer, options.source.rtsp_transport) as (uri, relay):
+        inputs = (InputOptions(uri, "cam"),)
         with Runner(replace(options, inputs=inputs), extra=[tally]) as runner:
             runner.start()
             began = time.monotonic()
-            ways = cycle(ways_to_cut(peer))
+            every_way = ways_to_cut(peer, relay)
+            ways = cycle(every_way)
             while time.monotonic() - began < seconds:
                 time.sleep(every)
                 cuts.append(cut(*next(ways), tally))
-                if len(cuts) % 3 == 0:
+                if len(cuts) % len(every_way) == 0:
                     usages.append(usage(len(tally.arrivals)))
             runner.stop()
             report = runner.finish()
@@ -212,20 +232,29 @@ def latency(arrivals: list[Arrival]) -> Percentiles:
     return percentiles([(one.there_ns - one.captured_ns) / 1e6 for one in arrivals] or [0.0])
 
 
-def ways_to_cut(peer: Peer) -> list[tuple[str, Callable[[], None]]]:
+def ways_to_cut(peer: Peer, relay: Relay | None) -> list[tuple[str, Callable[[], None]]]:
     """What is done in turn."""
-    sizes = cycle((SIZES[1], SIZES[0]))
-    now = [SIZES[0]]
+    sizes, codecs = cycle((SIZES[1], SIZES[0])), cycle((CODECS[1], CODECS[0]))
+    now = [FIRST]
 
-    def again() -> None:
+    def again(**other: Any) -> None:
+        now[0] = replace(now[0], **other)
         peer.kill()
-        peer.start(*now[0])
+        peer.start(now[0])
 
-    def other() -> None:
-        now[0] = next(sizes)
-        again()
+    def resized() -> None:
+        width, height = next(sizes)
+        again(width=width, height=height)
 
-    return [("restarted", again), ("frozen", lambda: peer.freeze(FROZEN_S)), ("resized", other)]
+    def thinned() -> None:
+        assert relay is not None
+        relay.lose(LOSS)
+        time.sleep(BAD_S)
+        relay.lose(0.0)
+
+    ways = [("restarted", again), ("frozen", lambda: peer.freeze(BAD_S)), ("resized", resized)]
+    ways += [("packets lost", thinned)] if relay is not None else []
+    return [*ways, ("recoded", lambda: again(codec=next(codecs)))]
 
 
 def cut(kind: str, do: Callable[[], None], tally: Tally) -> Cut:
@@ -246,11 +275,21 @@ def cut(kind: str, do: Callable[[], None], tally: Tally) -> Cut:
 def sending(kind: str) -> Iterator[Peer]:
     """A peer that sends."""
     peer = Peer(kind)
-    peer.start(*SIZES[0])
+    peer.start(FIRST)
     try:
         yield peer
     finally:
         peer.kill()
+
+
+@contextmanager
+def between(peer: Peer, transport: str) -> Iterator[tuple[str, Relay | None]]:
+    """The peer's address, and the network on the way there that can be bad: that of RTSP over TCP."""
+    if peer.kind == "udp" or transport == "udp":
+        yield f"{peer.kind}://127.0.0.1:{peer.port}{'/cam' if peer.kind == 'rtsp' else ''}", None
+        return
+    with relaying(peer.port) as relay:
+        yield f"rtsp://127.0.0.1:{relay.port}/cam", relay
 
 
 if __name__ == "__main__":

@@ -13,8 +13,13 @@ def upsample_argmax(
     counts: NDArray[np.int64],
     begin: int,
     end: int,
+    before: NDArray[np.uint8] | None = None,
+    margin: float = 0.0,
 ) -> None:
-    """Label rows ``[begin, end)`` of ``out`` (H×W) from C×h×w scores and add the pixels a class to ``counts`` (C)."""
+    """Label rows ``[begin, end)`` of ``out`` (H×W) from C×h×w scores and add the pixels a class to ``counts`` (C).
+
+    A pixel keeps its label of ``before`` (H×W) unless another class scores higher by more than ``margin``.
+    """
 
 def coarse_winners(scores: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
     """The best class of every score cell: C×h×w → h×w."""

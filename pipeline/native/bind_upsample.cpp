@@ -1,4 +1,6 @@
 // Python's way into upsample.hpp: checks, then the kernel without the GIL.
+#include <nanobind/stl/optional.h>
+
 #include "arrays.hpp"
 #include "bindings.hpp"
 #include "upsample.hpp"
@@ -11,17 +13,25 @@ using arrays::Out;
 using arrays::refuse;
 
 void argmax(const In &scores, double scale_y, double offset_y, double scale_x, double offset_x, const Out &out,
-            const Out &counts, int begin, int end) {
+            const Out &counts, int begin, int end, const std::optional<In> &before, float margin) {
     const auto from = arrays::scores(scores);
     const auto y = arrays::map(scale_y, offset_y, "rows"), x = arrays::map(scale_x, offset_x, "columns");
     const auto to = arrays::plane<uint8_t>(out, "out");
     int64_t *pixels = arrays::pointer<int64_t>(counts, "counts", 1, 1);
     arrays::need_shape(counts, "counts", {size_t(from.classes)});
     if (begin < 0 || begin > end || end > to.height) refuse("rows", "not within out");
+    std::optional<upsample::Before> held;
+    if (before) {
+        const auto labels = arrays::plane<const uint8_t>(*before, "before");
+        arrays::need_shape(*before, "before", {size_t(to.height), size_t(to.width)});
+        if (!(margin >= 0.0f && margin <= 1e30f)) refuse("margin", "is negative or not finite");
+        held = {labels.row(begin), labels.stride, margin};
+    }
     bool finite;
     {
         nb::gil_scoped_release unlocked;
-        finite = upsample::argmax(from, y, x, begin, end, to.width, to.row(begin), to.stride, pixels);
+        finite = upsample::argmax(from, y, x, begin, end, to.width, to.row(begin), to.stride, pixels,
+                                  held ? &*held : nullptr);
     }
     if (!finite) throw nb::value_error(arrays::kNotFinite);
 }
@@ -51,7 +61,8 @@ void count(const In &labels, const Out &counts) {
 void bind_upsample(nb::module_ &m) {
     using namespace nb::literals;
     m.def("upsample_argmax", &argmax, "scores"_a.noconvert(), "scale_y"_a, "offset_y"_a, "scale_x"_a, "offset_x"_a,
-          "out"_a.noconvert(), "counts"_a.noconvert(), "begin"_a, "end"_a);
+          "out"_a.noconvert(), "counts"_a.noconvert(), "begin"_a, "end"_a,
+          "before"_a.noconvert() = nb::none(), "margin"_a = 0.0f);
     m.def("count_labels", &count, "labels"_a.noconvert(), "counts"_a.noconvert());
     m.def("coarse_winners", &winners, "scores"_a.noconvert(), "out"_a.noconvert());
 }

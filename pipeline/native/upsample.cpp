@@ -3,6 +3,9 @@
 // Such cells (nearly all) are filled.  In the others, a class that lies below one of the corners'
 // winners at all four corners can win nowhere inside, for the same reason; only what remains (two or
 // three classes) is interpolated.  Ties go to the lowest class, as numpy's argmax gives them.
+//
+// Where a pixel may keep the label that it had before, a cell is filled only if all its pixels had that label, too, and a
+// class is left out only if it lies below by more than the margin.
 #include "upsample.hpp"
 
 #include <algorithm>
@@ -86,8 +89,9 @@ struct Cell {  // the classes that may win in one cell, with their scores at its
     float corner[256][4];  // top left, top right, bottom left, bottom right
 };
 
+// Those that lie below a corner's winner by more than `margin` at all corners are left out.
 void find_candidates(const float *top, const float *bottom, int right, int classes, int64_t step,
-                     const uint8_t (&best)[4], Cell &cell) {
+                     const uint8_t (&best)[4], float margin, Cell &cell) {
     uint8_t rival[4];
     float strong[4][4];
     int rivals = 0;
@@ -102,9 +106,11 @@ void find_candidates(const float *top, const float *bottom, int right, int class
         const float v[4] = {top[c * step], top[c * step + right], bottom[c * step], bottom[c * step + right]};
         bool beaten = false;
         for (int r = 0; r < rivals; ++r) {
-            const float(&s)[4] = strong[r];
-            beaten |= rival[r] < c ? (s[0] >= v[0]) & (s[1] >= v[1]) & (s[2] >= v[2]) & (s[3] >= v[3])
-                                   : (s[0] > v[0]) & (s[1] > v[1]) & (s[2] > v[2]) & (s[3] > v[3]);
+            const float s[4] = {strong[r][0] - margin, strong[r][1] - margin, strong[r][2] - margin,
+                                strong[r][3] - margin};
+            beaten |= rival[r] < c && margin == 0.0f
+                          ? (s[0] >= v[0]) & (s[1] >= v[1]) & (s[2] >= v[2]) & (s[3] >= v[3])
+                          : (s[0] > v[0]) & (s[1] > v[1]) & (s[2] > v[2]) & (s[3] > v[3]);
         }
         if (beaten) continue;
         cell.label[cell.n] = uint8_t(c);
@@ -112,10 +118,37 @@ void find_candidates(const float *top, const float *bottom, int right, int class
     }
 }
 
+struct Row {  // the candidates' scores at the left and right end of a picture row inside one cell
+    int n;
+    float left[256], right[256];
+
+    Row(const Cell &cell, float down) : n(cell.n) {
+        const float up = 1.0f - down;
+        for (int k = 0; k < n; ++k) {
+            const auto &v = cell.corner[k];
+            left[k] = v[0] * up + v[2] * down;
+            right[k] = v[1] * up + v[3] * down;
+        }
+    }
+
+    float at(int candidate, float across) const { return left[candidate] * (1.0f - across) + right[candidate] * across; }
+
+    int winner(float across, float &best) const {
+        int found = 0;
+        best = at(0, across);
+        for (int k = 1; k < n; ++k) {
+            const float value = at(k, across);
+            found = value > best ? k : found;
+            best = value > best ? value : best;
+        }
+        return found;
+    }
+};
+
 // One picture row inside one cell.
 void paint(const Cell &cell, float down, const float *across, int pixels, uint8_t *out, int64_t *counts) {
-    const float up = 1.0f - down;
     if (cell.n == 2) {
+        const float up = 1.0f - down;
         const auto &a = cell.corner[0], &b = cell.corner[1];
         const float left = (a[0] - b[0]) * up + (a[2] - b[2]) * down;
         const float right = (a[1] - b[1]) * up + (a[3] - b[3]) * down;
@@ -129,30 +162,43 @@ void paint(const Cell &cell, float down, const float *across, int pixels, uint8_
         counts[cell.label[1]] += second;
         return;
     }
-    float left[256], right[256];
-    for (int k = 0; k < cell.n; ++k) {
-        const auto &v = cell.corner[k];
-        left[k] = v[0] * up + v[2] * down;
-        right[k] = v[1] * up + v[3] * down;
-    }
+    const Row row(cell, down);
     for (int i = 0; i < pixels; ++i) {
-        const float far = across[i], near = 1.0f - far;
-        float best = left[0] * near + right[0] * far;
-        int winner = 0;
-        for (int k = 1; k < cell.n; ++k) {
-            const float value = left[k] * near + right[k] * far;
-            winner = value > best ? k : winner;
-            best = value > best ? value : best;
-        }
+        float best;
+        const uint8_t label = cell.label[row.winner(across[i], best)];
+        out[i] = label;
+        ++counts[label];
+    }
+}
+
+// As `paint`, but a pixel keeps the label that it had before unless another class lies above it by more than `margin`.
+void repaint(const Cell &cell, float down, const float *across, int pixels, const uint8_t *before, float margin,
+             uint8_t *out, int64_t *counts) {
+    const Row row(cell, down);
+    int16_t place[256];  // of each class among the candidates
+    std::fill(place, place + 256, int16_t(-1));
+    for (int k = 0; k < cell.n; ++k) place[cell.label[k]] = int16_t(k);
+    for (int i = 0; i < pixels; ++i) {
+        float best;
+        int winner = row.winner(across[i], best);
+        const int kept = place[before[i]];
+        if (kept >= 0 && best - row.at(kept, across[i]) <= margin) winner = kept;
         out[i] = cell.label[winner];
         ++counts[cell.label[winner]];
     }
 }
 
+bool filled(const uint8_t *labels, int64_t stride, int rows, int pixels, uint8_t label) {
+    for (int y = 0; y < rows; ++y)
+        for (int x = 0; x < pixels; ++x)
+            if (labels[y * stride + x] != label) return false;
+    return true;
+}
+
 }  // namespace
 
 bool argmax(const Scores &scores, Map my, Map mx, int begin, int end, int width, uint8_t *out, int64_t stride,
-            int64_t *counts) {
+            int64_t *counts, const Before *before) {
     const Axis x = make_axis(mx, width, scores.width);
     const Axis y = make_axis({my.scale, my.offset + my.scale * begin}, end - begin, scores.height);
     const int64_t step = int64_t(scores.height) * scores.width;
@@ -183,7 +229,9 @@ bool argmax(const Scores &scores, Map my, Map mx, int begin, int end, int width,
             const int pixels = x.start[k + 1] - x.start[k];
             if (pixels == 0) continue;
             const uint8_t label = upper[k];
-            if (label != upper[k + right] || label != lower[k] || label != lower[k + right]) {
+            const bool agreed = label == upper[k + right] && label == lower[k] && label == lower[k + right];
+            if (!agreed || (before && !filled(before->labels + row * before->stride + x.start[k], before->stride, rows,
+                                              pixels, label))) {
                 mixed.push_back(k);
                 continue;
             }
@@ -193,10 +241,18 @@ bool argmax(const Scores &scores, Map my, Map mx, int begin, int end, int width,
         for (int i = 1; i < rows; ++i) std::memcpy(first + i * stride, first, width);
         for (int k : mixed) {
             const uint8_t best[4] = {upper[k], upper[k + right], lower[k], lower[k + right]};
-            find_candidates(top + k, bottom + k, right, scores.classes, step, best, candidates);
-            for (int i = 0; i < rows; ++i)
-                paint(candidates, y.weight[row + i], x.weight.data() + x.start[k], x.start[k + 1] - x.start[k],
-                      first + i * stride + x.start[k], counts);
+            find_candidates(top + k, bottom + k, right, scores.classes, step, best, before ? before->margin : 0.0f,
+                            candidates);
+            const float *across = x.weight.data() + x.start[k];
+            const int pixels = x.start[k + 1] - x.start[k];
+            for (int i = 0; i < rows; ++i) {
+                uint8_t *to = first + i * stride + x.start[k];
+                if (before)
+                    repaint(candidates, y.weight[row + i], across, pixels,
+                            before->labels + (row + i) * before->stride + x.start[k], before->margin, to, counts);
+                else
+                    paint(candidates, y.weight[row + i], across, pixels, to, counts);
+            }
         }
         row += rows;
     }

@@ -14,10 +14,16 @@ struct Scores {  // classes × height × width, dense
     int classes, height, width;
 };
 
+struct Before {  // the labels that pixels keep unless another class scores higher by more than `margin` (≥ 0)
+    const uint8_t *labels;  // as `out` below
+    int64_t stride;
+    float margin;
+};
+
 // Labels of picture rows [begin, end) into `out` (row `begin` first, `stride` bytes a row), and the
 // number of pixels a class added to `counts`.  False if a score is not finite or beyond 2^126.
 bool argmax(const Scores &scores, Map y, Map x, int begin, int end, int width, uint8_t *out, int64_t stride,
-            int64_t *counts);
+            int64_t *counts, const Before *before = nullptr);
 
 // The best class of every score cell (height × width); false as above.
 bool winners(const Scores &scores, uint8_t *out);

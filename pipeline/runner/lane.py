@@ -27,6 +27,7 @@ from pipeline.runner.propagation import Pace, Propagation
 from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
+from pipeline.stages.hold import MARGIN, MARGIN_FORESEEN, Hold
 from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import class_counts, upsample_argmax
@@ -105,6 +106,8 @@ class Lane:
         self._crew = crew
         self._stopping = stopping
         self._epoch: Epoch | None = None
+        # Workers refine frames side by side, so none of them knows the labels of the one before.
+        self._hold = Hold(self._margin) if options.propagate.temporal and pool is None else None
         self._expected = 0
         self._max_age_ns = (options.max_latency_ns or MAX_AGE_NS) if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None
@@ -259,6 +262,11 @@ class Lane:
         return epoch
 
     @property
+    def _margin(self) -> float:
+        foreseen = not self._options.live and self._options.propagate.infer_every == 1
+        return MARGIN_FORESEEN if foreseen else MARGIN
+
+    @property
     def propagates(self) -> bool:
         """Whether frames take over anything from those before them."""
         return self._options.propagate.active
@@ -302,7 +310,7 @@ class Lane:
 
     def propagate(self) -> None:
         """Thread: give each frame the scores that it is labelled by."""
-        waiting: Waiting[Ticket] = Waiting()
+        waiting: Waiting[Ticket] = Waiting(foresees=self._options.propagate.temporal)
         with suppress(Closed):
             with suppress(Closed):
                 while True:
@@ -356,7 +364,10 @@ class Lane:
             counts = class_counts(slot.labels, slot.scores.shape[0])
         else:
             with self._stage("upsample", frame, self.meters.upsample):
-                _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
+                if self._hold is not None:
+                    counts = self._hold.label(slot.scores, epoch.geometry, ticket.motion, slot.labels)
+                else:
+                    _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
         with self._stage("render", frame, self.meters.render):
             plain = _own(frame) if self._options.plain or self._renderer is None else None
             painted = self._renderer.render(frame, slot.labels, counts) if self._renderer is not None else plain

@@ -146,7 +146,12 @@ class Propagation:
     @property
     def withholds(self) -> bool:
         """Whether frames wait for the next key frame, to take over from both sides."""
-        return self._options.infer_every != 1 and not self._pace.live
+        return self._options.active and not self._pace.live
+
+    @property
+    def foresees(self) -> bool:
+        """Whether key frames, too, wait for the next frame, whose scores then count in theirs."""
+        return self._options.temporal and self.withholds
 
     @property
     def _paced(self) -> bool:
@@ -208,9 +213,11 @@ class Propagation:
             return None
         smooth = self._options.temporal
         fresh = awaited.key.scores
-        observed = observe(awaited.base, fresh if smooth and awaited.base is not None else fresh.copy(), smooth=smooth)
+        mixed = smooth and awaited.base is not None
+        own = fresh.copy() if not mixed or self.foresees else fresh
+        observed = observe(awaited.base, own, smooth=smooth)
         self._free.put(awaited.key)
-        return State(observed.memory, awaited.motion)
+        return State(observed.memory, awaited.motion, own if self.foresees else None)
 
     def _deadline(self, frame: Frame) -> float:
         if not (self._pace.live and self._paced):

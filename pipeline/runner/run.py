@@ -175,11 +175,13 @@ class Runner:
     def _followers(self, live: bool) -> int:
         """Frames that wait for a key frame's scores while the engine may begin with the next key frame.
 
-        In files they wait for those of the next one, too, so two key frames' followers are in flight.
+        In files they wait for those of the next one, too, so two key frames' followers are in flight; and where
+        scores are mixed, a key frame waits for the next frame.
         """
-        every = self._options.propagate.infer_every
+        propagate = self._options.propagate
+        every = propagate.infer_every
         if every == 1:
-            return 0
+            return int(propagate.temporal and not live)
         return 2 if live else 2 * (LONGEST if every == "auto" else min(every, LONGEST))
 
     @property

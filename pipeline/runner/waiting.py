@@ -3,6 +3,9 @@
 A frame between two key frames is as near to the one as to the other on average, and what the motion uncovers is to be
 seen in the later one.  So the frames of files, which did not pass the network, are withheld until the next key frame's
 scores are there.
+
+A key frame, too, may wait for the next frame if scores are mixed: where that passes the network as well, what it shows
+tells an outline that moves from one that trembles.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ from typing import Generic, TypeVar
 from pipeline.frame import Float32
 from pipeline.stages.keyframes import LONGEST
 from pipeline.stages.motion import CUT, Motion
-from pipeline.stages.propagate import State, between, carry
+from pipeline.stages.propagate import Memory, State, between, carry
 
 T = TypeVar("T")
+
+FORESIGHT = 1 / 3
+"""Share of the next frame's fresh scores in those of a key frame: it has been seen once, the others more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,7 @@ class Sides(Generic[T]):
 
     Attributes:
         item: the frame, as it was given.
-        earlier: the last key frame seen from it.
+        earlier: the last key frame seen from it, which it may be itself.
         later: the next one, or None.
         share: of that, 0 to 1.
     """
@@ -48,10 +54,16 @@ class _Frame(Generic[T]):
 
 
 class Waiting(Generic[T]):
-    """The frames since the last key frame, `LONGEST` at most: before them, the oldest go by one side alone."""
+    """The frames since the last key frame, `LONGEST` at most: before them, the oldest go by one side alone.
 
-    def __init__(self) -> None:
+    Args:
+        foresees: key frames wait for the next frame, too.
+    """
+
+    def __init__(self, *, foresees: bool = False) -> None:
+        self._foresees = foresees
         self._frames: deque[_Frame[T]] = deque()
+        self._key: _Frame[T] | None = None  # and then there is nothing else
 
     def add(self, item: T, state: State, back: Motion | None) -> list[Sides[T]]:
         """Take the next frame.
@@ -64,23 +76,40 @@ class Waiting(Generic[T]):
         Returns:
             Frames that need wait no longer, in their order.
         """
-        if state.motion is None:
-            return [*self._meet(state, back), Sides(item, state)]
-        done = [self._alone()] if len(self._frames) == LONGEST else []
-        self._frames.append(_Frame(item, state, back))
+        frame = _Frame(item, state, back)
+        if state.motion is not None:
+            done = self._let_key_go(None)
+            if len(self._frames) == LONGEST:
+                done.append(self._alone())
+            self._frames.append(frame)
+            return done
+        done = [*self._let_key_go(frame), *self._meet(state, back)]
+        if self._foresees:
+            self._key = frame
+        else:
+            done.append(Sides(item, state))
         return done
 
     def end(self) -> list[Sides[T]]:
         """Those that still wait, when no key frame comes any more."""
-        return [self._alone() for _ in range(len(self._frames))]
+        return [*self._let_key_go(None), *(self._alone() for _ in range(len(self._frames)))]
+
+    def _let_key_go(self, following: _Frame[T] | None) -> list[Sides[T]]:
+        key, self._key = self._key, None
+        if key is None:
+            return []
+        if following is None or following.state.fresh is None or _cut(following.back):
+            return [Sides(key.item, key.state)]
+        later = State(Memory.fresh(following.state.fresh), following.back)
+        return [Sides(key.item, key.state, later, FORESIGHT)]
 
     def _alone(self) -> Sides[T]:
         frame = self._frames.popleft()
         return Sides(frame.item, frame.state)
 
     def _meet(self, key: State, back: Motion | None) -> list[Sides[T]]:
-        if back is None or back.confidence < CUT:
-            return self.end()
+        if back is None or _cut(back):
+            return [self._alone() for _ in range(len(self._frames))]
         count, path = len(self._frames), back
         ahead: deque[Motion] = deque()
         for frame in reversed(self._frames):
@@ -92,3 +121,7 @@ class Waiting(Generic[T]):
         ]
         self._frames.clear()
         return met
+
+
+def _cut(back: Motion | None) -> bool:
+    return back is None or back.confidence < CUT

@@ -40,6 +40,7 @@ class SourceOptions:
         read_timeout: seconds of silence after which a pipe, camera or network stream counts as lost.
         reconnect: how often in a row a lost camera or network stream is tried again, None for ever, 0 never.
         rtsp_transport: how RTSP carries pictures: "tcp", "udp", or "auto" for TCP where the server has it.
+        tls_verify: connect only to servers whose certificate the system's authorities stand for (https, rtsps, rtmps).
         video_size: width and height asked of a camera, as ``"1280x720"``; None for its own choice.
         framerate: pictures a second asked of a camera, None for its own choice.
         pixel_format: what a camera is asked to send, by libav's name (``"mjpeg"``, ``"yuyv422"`` …), None for its own
@@ -63,6 +64,7 @@ class SourceOptions:
     read_timeout: float = 10.0
     reconnect: int | None = None
     rtsp_transport: Literal["auto", "tcp", "udp"] = "auto"
+    tls_verify: bool = True
     video_size: str | None = None
     framerate: float | None = None
     pixel_format: str | None = None

@@ -6,6 +6,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.pictures import MAX_LIVE_PIXELS
 from pipeline.sources.target import Target
+from pipeline.sources.tls import verification
 from pipeline.sources.uri import SCHEME, mask_uri
 
 # A playlist or a redirect from elsewhere must not reach files, pipes or concatenations here.
@@ -65,6 +66,7 @@ def network_target(uri: str, options: SourceOptions) -> Target:
         settings |= _TRANSPORTS[options.rtsp_transport]
     else:
         settings |= {"analyzeduration": "100000", "fpsprobesize": "0"}
+    settings |= verification(scheme, verify=options.tls_verify)
     if scheme == "udp":
         settings |= {"timeout": microseconds, "overrun_nonfatal": "1"}
     return Target(

@@ -18,6 +18,7 @@ from av.container import InputContainer
 
 from pipeline.errors import SourceDeniedError, SourceError, SourceLostError
 from pipeline.sources.pictures import MAX_PIXELS
+from pipeline.sources.tls import mistrusted
 
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 """libav's formats for cameras."""
@@ -209,12 +210,34 @@ def _why_not(target: Target, error: Exception) -> str:
         return _not_a_video(target)
     if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
         return _CAMERA_REASONS[error.errno]
-    failed = error.errno if isinstance(error, OSError) else None
-    if target.network and failed in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO):
-        if failed == errno.EIO and (host := _unknown_host(target)):
-            return f"no such host {host!r}, its name cannot be resolved; check the address and the name server"
-        return f"cannot be reached ({_reason(error)}); check the address"
+    if target.network and isinstance(error, OSError) and error.errno in _UNREACHABLE:
+        return _unreachable(target, error)
     return f"cannot be opened ({_reason(error)})"
+
+
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
+
+
+def _unreachable(target: Target, error: OSError) -> str:
+    """An input/output error says nothing, and libav tells it of much."""
+    if error.errno == errno.EIO:
+        if why := _mistrusted(target):
+            return (
+                f"the server's certificate is not believed ({why}); name the authority that signed it by "
+                "SSL_CERT_FILE, or set source: {tls_verify: false} in a preset if the network is yours"
+            )
+        if host := _unknown_host(target):
+            return f"no such host {host!r}, its name cannot be resolved; check the address and the name server"
+    return f"cannot be reached ({_reason(error)}); check the address"
+
+
+def _mistrusted(target: Target) -> str | None:
+    if target.options.get("tls_verify") != "1":
+        return None
+    try:
+        return mistrusted(urlsplit(str(target.url)))
+    except ValueError:
+        return None
 
 
 def _unknown_host(target: Target) -> str | None:

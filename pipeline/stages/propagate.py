@@ -45,10 +45,12 @@ class State:
     Attributes:
         memory: of the last frame that passed the network.
         motion: from the last frame to that one; None where they are the same.
+        fresh: C×h×w float32, the network's own scores of that frame, where the frame before is to see them.
     """
 
     memory: Memory
     motion: Motion | None = None
+    fresh: Float32 | None = None
 
 
 def step(state: State | None, motion: Motion | None, fresh: Float32 | None, *, smooth: bool) -> tuple[State, Float32]:
@@ -107,12 +109,17 @@ def between(earlier: State, later: State, share: float) -> Float32:
     Each counts by the trust in the motion to it, so what is covered in the one comes from the other.
 
     Args:
-        earlier, later: both seen from this frame.
+        earlier, later: both seen from this frame; the earlier one may be this frame itself.
         share: of the later one, 0 to 1, where both are trusted alike.
+
+    Raises:
+        ValueError: the later one is this frame.
     """
     one, other = earlier.motion, later.motion
-    if one is None or other is None:
-        raise ValueError("a frame that passed the network lies between no others")
+    if other is None:
+        raise ValueError("nothing lies between a frame and itself")
+    if one is None:
+        one = Motion.still(other.trust.shape)
     out = np.empty_like(earlier.memory.scores)
     _native.between_scores(
         earlier.memory.scores, one.path, one.trust, later.memory.scores, other.path, other.trust, share, out

@@ -6,6 +6,8 @@ Scores are interpolated bilinearly between score cells and the best class is kep
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,22 @@ from pipeline.frame import Float32, Geometry, UInt8
 Counts = NDArray[np.int64]
 
 
-def upsample_argmax(scores: Float32, geometry: Geometry, out: UInt8 | None = None) -> tuple[UInt8, Counts]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Before:
+    """Labels that hold on.
+
+    Attributes:
+        labels: frame_height×frame_width uint8, rows contiguous, of the frame before.
+        margin: a pixel keeps its label unless another class scores higher by more than this.
+    """
+
+    labels: UInt8
+    margin: float
+
+
+def upsample_argmax(
+    scores: Float32, geometry: Geometry, out: UInt8 | None = None, before: Before | None = None
+) -> tuple[UInt8, Counts]:
     """Label every pixel of the frame by its best interpolated score.
 
     Equal to ``argmax`` over the bilinearly interpolated scores, the lowest class where
@@ -25,6 +42,7 @@ def upsample_argmax(scores: Float32, geometry: Geometry, out: UInt8 | None = Non
         scores: C×h×w float32, contiguous, 1 to 255 classes.
         geometry: where the scores lie in the frame.
         out: frame_height×frame_width uint8 to fill, rows contiguous (they may lie apart).
+        before: labels that hold on; not in ``out``'s memory.
 
     Returns:
         labels: ``out``, or a new array.
@@ -45,7 +63,8 @@ def upsample_argmax(scores: Float32, geometry: Geometry, out: UInt8 | None = Non
         raise ValueError(f"scores are {scores.shape}, not classes×height×width")
     counts = np.zeros(scores.shape[0], np.int64)
     scale_y, offset_y, scale_x, offset_x = geometry.score_map(*scores.shape[1:])
-    _native.upsample_argmax(scores, scale_y, offset_y, scale_x, offset_x, out, counts, 0, shape[0])
+    held = () if before is None else (before.labels, before.margin)
+    _native.upsample_argmax(scores, scale_y, offset_y, scale_x, offset_x, out, counts, 0, shape[0], *held)
     return out, counts
 
 

@@ -22,15 +22,16 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.frame import FORMATS, Colour, Frame, Geometry
 from pipeline.options import InputOptions, PropagateOptions
 from pipeline.runner.propagation import Pace, Propagation
-from pipeline.runner.waiting import Sides, Waiting
+from pipeline.runner.waiting import FORESIGHT, Sides, Waiting
 from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.guided import GuidedRefiner
+from pipeline.stages.hold import MARGIN, MARGIN_FORESEEN
 from pipeline.stages.keyframes import DOUBT, LONGEST, KeyFrames, affordable
 from pipeline.stages.motion import CUT, Guide, Motion, measure_both
 from pipeline.stages.prepare import prepare, to_rgb
 from pipeline.stages.propagate import Memory, State, between, carry, step
-from pipeline.stages.upsample import upsample_argmax
+from pipeline.stages.upsample import Before, upsample_argmax
 from pipeline.telemetry import PropagationMeter
 from tests.pipeline import tiny
 from tests.pipeline.clips import Clip
@@ -71,6 +72,7 @@ def one_by_one(path: Path, every: int, *, smooth: bool) -> list[tuple[Frame, Arr
     found: list[tuple[Frame, Array, Geometry]] = []
     states: list[State] = []
     backs: list[Motion | None] = []
+    own: list[Array] = []
     state, before, since = None, None, 0
     with closing(open_source(str(path), SourceOptions())) as source:
         for item in source.read():
@@ -92,6 +94,15 @@ def one_by_one(path: Path, every: int, *, smooth: bool) -> list[tuple[Frame, Arr
             found.append((frame, scores, geometry))
             states.append(state)
             backs.append(back)
+            own.append(fresh)
+    if smooth:
+        for index in range(len(found) - 1):
+            path = backs[index + 1]
+            adjacent = states[index].motion is None and states[index + 1].motion is None
+            if adjacent and path is not None and path.confidence >= CUT:
+                later = State(Memory.fresh(own[index + 1]), path)
+                mixed = between(State(states[index].memory), later, FORESIGHT)
+                found[index] = (found[index][0], mixed, found[index][2])
     keys = [index for index, each in enumerate(states) if each.motion is None]
     for early, late in pairwise(keys):
         path = backs[late]
@@ -110,8 +121,10 @@ def test_the_stream_does_what_the_pure_functions_do(every: int, smooth: bool, mo
     recorder = Recorder()
     with nothing_left():
         report = run([InputOptions(str(moving))], tiny, extra=[recorder], infer_every=every, temporal=smooth)
+    held: Before | None = None
     for result, (_, scores, geometry) in zip(recorder.results, one_by_one(moving, every, smooth=smooth), strict=True):
-        expected = upsample_argmax(scores, geometry)[0]
+        expected = upsample_argmax(scores, geometry, None, None if result.index == 12 else held)[0]
+        held = Before(expected, MARGIN_FORESEEN if every == 1 else MARGIN) if smooth else None
         assert (result.labels == expected).mean() > 0.9999, result.index  # the network's sums are rounded otherwise
     told = report.inputs[0].propagation
     assert told is not None
@@ -298,6 +311,20 @@ def test_frames_wait_for_the_next_key_frame() -> None:
     assert waiting.add(5, known(), sure(1.0)) == []
     assert told_apart(waiting.end()) == [(5, None)]
     assert waiting.end() == []
+
+
+def test_a_key_frame_waits_for_the_next_frame_where_scores_are_mixed() -> None:
+    fresh = np.full((1, 2, 3), 7, np.float32)
+    key = State(Memory.fresh(np.ones((1, 2, 3), np.float32)), None, fresh)
+    waiting: Waiting[int] = Waiting(foresees=True)
+    assert waiting.add(0, key, None) == []
+    (one,) = waiting.add(1, key, sure(1.0))
+    assert (one.item, one.share) == (0, FORESIGHT)
+    assert np.allclose(one.scores(), 1 + 6 * FORESIGHT)
+    assert told_apart(waiting.add(2, known(), sure(1.0))) == [(1, None)], "the next one shows nothing of its own"
+    assert told_apart(waiting.add(3, key, sure(1.0))) == [(2, 0.5)]
+    assert told_apart(waiting.add(4, key, sure(CUT / 2))) == [(3, None)], "the next one is another scene"
+    assert told_apart(waiting.end()) == [(4, None)]
 
 
 def test_a_cut_is_not_waited_across() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline import _native
 from pipeline.frame import Geometry
-from pipeline.stages.upsample import alive_classes, class_counts, coarse_winners, upsample_argmax
+from pipeline.stages.upsample import Before, alive_classes, class_counts, coarse_winners, upsample_argmax
 
 
 def reference_scores(scores: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -64,6 +64,37 @@ def test_labels_equal_the_float64_reference(data: st.DataObject) -> None:
         scores = (rng.normal(size=(classes, height, width)) * (1 if kind == "noise" else 1e36)).astype(np.float32)
     labels, counts = upsample_argmax(scores, geometry)
     check(scores, geometry, labels)
+    assert np.array_equal(counts, np.bincount(labels.ravel(), minlength=classes))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_labels_hold_on_as_the_float64_reference_says(data: st.DataObject) -> None:
+    draw = data.draw
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    classes = draw(st.sampled_from([1, 2, 3, 11, 40, 255]))
+    height, width = draw(st.integers(1, 30)), draw(st.integers(1, 100))
+    geometry = Geometry(*(draw(st.integers(1, 120)) for _ in "yx"), height, width, height, width, draw(st.booleans()))
+    scores = smooth(rng, classes, height, width) if draw(st.booleans()) else (
+        rng.normal(size=(classes, height, width)).astype(np.float32)
+    )  # fmt: skip
+    margin = draw(st.sampled_from([0.0, 0.1, 1.0, 100.0]))
+    full = reference_scores(scores, geometry)
+    winner = full.argmax(0).astype(np.uint8)
+    # Mostly the winner's own label, as from frame to frame, else any, even one that is no class of these scores.
+    any_label = rng.integers(0, classes + 1, winner.shape)
+    same = rng.random(winner.shape) < draw(st.sampled_from([0.0, 0.7, 1.0]))
+    held = np.where(same, winner, any_label).astype(np.uint8)
+    labels, counts = upsample_argmax(scores, geometry, None, Before(held, margin))
+    known = held < classes
+    own = np.take_along_axis(full, np.where(known, held, 0)[None].astype(int), 0)[0]
+    behind = np.where(known, full.max(0) - own, np.inf)
+    unsure = np.abs(behind - margin) < 1e-5 * max(np.ptp(scores), 1e-30)
+    keeps = behind <= margin
+    assert np.array_equal(labels[keeps & ~unsure], held[keeps & ~unsure])
+    check_where = ~keeps & ~unsure
+    gap = full.max(0) - np.take_along_axis(full, labels[None].astype(int), 0)[0]
+    assert not (check_where & (gap >= 1e-5 * max(np.ptp(scores), 1e-30))).any()
     assert np.array_equal(counts, np.bincount(labels.ravel(), minlength=classes))
 
 
@@ -145,6 +176,12 @@ def test_bad_arrays_are_refused() -> None:
         with pytest.raises(ValueError):
             upsample_argmax(good, geometry, out)
     out, counts = np.zeros((8, 8), np.uint8), np.zeros(2, np.int64)
+    for labels in (np.zeros((8, 9), np.uint8), np.zeros((8, 8), np.int8), np.zeros((8, 16), np.uint8)[:, ::2]):
+        with pytest.raises(ValueError, match="before"):
+            upsample_argmax(good, geometry, None, Before(labels, 0.5))
+    for margin in (-0.1, np.nan, np.inf):
+        with pytest.raises(ValueError, match="margin"):
+            upsample_argmax(good, geometry, None, Before(out, margin))
     for rows in ((-1, 8), (0, 9), (5, 4)):
         with pytest.raises(ValueError):
             _native.upsample_argmax(good, 1.0, 0.0, 1.0, 0.0, out, counts, *rows)

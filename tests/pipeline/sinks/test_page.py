@@ -8,7 +8,6 @@ import io
 import json
 import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.frame import Result
 from pipeline.sinks import ServeOptions, open_output, wants_plain
 from pipeline.sinks.base import Live, Sink
-from tests.conftest import need_program
+from tests.pipeline.certificates import self_signed
 from tests.pipeline.running import until
 from tests.pipeline.sinks.chromium import Browser, browser
 from tests.pipeline.sinks.made import TAKES, Take, labels_of
@@ -273,15 +272,7 @@ def test_a_slow_viewer_loses_its_own_pictures() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    openssl = need_program("openssl")
-    subprocess.run(
-        [openssl, *command, *names, "-out", cert, "-keyout", key], check=True, capture_output=True, timeout=30
-    )
-    return cert, key
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_and_credentials(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import av
@@ -49,14 +51,16 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def web_server(folder: Path) -> Iterator[str]:
+def web_server(folder: Path, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve a folder; gives the address of its root without a slash at the end."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if tls is not None else ''}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
@@ -139,7 +143,7 @@ def rtsp_camera(path: Path, then: Callable[[socket.socket, threading.Event], Non
     def answer(connection: socket.socket, over: threading.Event) -> None:
         lines = connection.makefile("rb")
         while not over.is_set():
-            request = b"".join(iter(lines.readline, b"\r\n")).decode()
+            request = b"".join(takewhile(lambda line: line not in (b"\r\n", b""), lines)).decode()
             if not request:
                 break
             method = request.split()[0]
