@@ -139,6 +139,10 @@ class Frame:
         )
 
 
+SLIMMEST = 16
+"""Long side : short side of pictures up to which the short side is what was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """Where the network's input lies in the frame, and the scores in both.
@@ -178,14 +182,16 @@ class Geometry:
 
         Args:
             frame_height, frame_width: the picture, in its own pixels.
-            size: short side of the scaled picture, in pixels.
+            size: short side of the scaled picture, in pixels; less where it is slimmer than 1 : `SLIMMEST`, which would
+                be enlarged beyond all measure.
             multiple: input sides are rounded up to a multiple of this (the output stride), plus
                 one pixel with ``align_corners``.
             align_corners: see the attribute.
             sample_aspect_ratio: width : height of a pixel of the frame.
         """
         shown_width = frame_width * float(sample_aspect_ratio)
-        scale = size / min(frame_height, shown_width)
+        short, long = sorted((float(frame_height), shown_width))
+        scale = size / max(short, long / SLIMMEST)
         picture = (max(1, round(frame_height * scale)), max(1, round(shown_width * scale)))
         extra = 1 if align_corners else 0
         sides = [max(1, ceil((side - extra) / multiple)) * multiple + extra for side in picture]

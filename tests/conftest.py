@@ -8,9 +8,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+_import_or_skip = pytest.importorskip
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -26,6 +28,18 @@ def absent(what: str) -> None:
     if _IN_CI:
         pytest.fail(f"{what} is missing, and CI must have it")
     pytest.skip(f"{what} is missing")
+
+
+def _need_module(name: str, *args: Any, **kwargs: Any) -> Any:
+    """As `pytest.importorskip`, but a library that is missing in CI is a failure there, too."""
+    try:
+        return _import_or_skip(name, *args, **kwargs)
+    except pytest.skip.Exception:
+        absent(f"the library {name}")
+
+
+if _IN_CI:
+    pytest.importorskip = _need_module
 
 
 def need_program(name: str) -> str:

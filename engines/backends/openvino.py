@@ -53,8 +53,12 @@ class OpenVINOEngine(EngineBase):
             "ENABLE_CPU_PINNING": False,
         }
         if options.cache is not None:
-            self._properties["CACHE_DIR"] = str(_own_directory(options.cache))
-            _prune(options.cache)
+            try:
+                self._properties["CACHE_DIR"] = str(_own_directory(options.cache))
+                _prune(options.cache)
+            except EngineError as error:
+                # A cache must never be why something does not run.
+                _log.warning("%s; compiling without it, anew at each start", error)
         version = openvino.get_version().split("-")[0]
         device = str(core.get_property(DEVICE, "FULL_DEVICE_NAME")).strip()
         info = EngineInfo("openvino", version, device, precision, threads, options.requests, options.precision)
@@ -71,7 +75,6 @@ class OpenVINOEngine(EngineBase):
             except RuntimeError as error:
                 if "CACHE_DIR" not in self._properties:
                     raise
-                # A cache must never be why something does not run.
                 _log.warning("the cache of compiled models fails (%s); compiling without", one_line(error))
                 del self._properties["CACHE_DIR"]
                 compiled = self._core.compile_model(network, DEVICE, self._properties)

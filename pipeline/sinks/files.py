@@ -26,7 +26,7 @@ _REASONS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.EROFS: "the file system is read-only",
-    errno.ENOENT: "its directory does not exist or cannot be made",
+    errno.ENOENT: "its directory does not exist, or no file can be made in it",
     errno.ENOTDIR: "a part of the path is a file, not a directory",
     errno.EISDIR: "there is a directory of that name",
     errno.ENAMETOOLONG: "the name is too long",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -104,6 +105,19 @@ class Demuxer:
         # Matroska tells when the last stream ends, not how long it is.
         late = "matroska" in self.container.format.name and 0 < self.start < duration
         return duration - self.start if late else duration
+
+    @property
+    def length(self) -> Fraction | None:
+        """Seconds of the video itself, None where only that of the longest stream is known."""
+        if self.live:
+            return None
+        if self.video.duration:
+            return self.video.duration * self.tick
+        # Matroska's muxers write down for people when each stream ends.
+        end = _seconds_of(self.video.metadata.get("DURATION", ""))
+        if end is not None and end > self.start:
+            return end - self.start
+        return self.duration if len(self.container.streams) == 1 else None
 
     @property
     def index_last(self) -> bool:
@@ -244,3 +258,9 @@ def _video_stream(container: InputContainer, target: Target) -> av.VideoStream:
         bound = f"{MAX_SIDE} a side and {target.max_pixels:,} pixels"
         raise SourceError(f"{shown}: pictures of {width}×{height} are above the bound of {bound}")
     return stream
+
+
+def _seconds_of(clock: str) -> Fraction | None:
+    """Of a time such as ``00:01:30.500000000``; None if it is none."""
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", clock.strip())
+    return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else None

@@ -72,7 +72,10 @@ def open_sources(wanted: Sequence[tuple[str, SourceOptions, str | None]]) -> lis
     with ExitStack() as undo:
         begun = []
         for uri, options, name in wanted:
-            pending = _begin(uri, options, name or input_name(uri))
+            try:
+                pending = _begin(uri, options, name or input_name(uri))
+            except PermissionError as error:  # of the path to it: what is there cannot even be asked
+                raise SourceError(f"{mask_uri(uri)}: no permission to read it") from error
             begun.append(pending)
             undo.callback(pending.source.close)
         for pending in begun:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.frame import Geometry
+from pipeline.frame import SLIMMEST, Geometry
 from tests.pipeline.tiny import tiny_model
 
 sides = st.integers(1, 5000)
@@ -29,10 +29,14 @@ def test_fit_keeps_aspect_and_fills_up(
     ratio = Fraction(aspect)
     g = Geometry.fit(height, width, size=size, multiple=multiple, align_corners=align, sample_aspect_ratio=ratio)
     shown = width * float(ratio)
-    assert min(g.picture_height, g.picture_width) == size
-    scale = size / min(height, shown)
-    assert abs(g.picture_height - height * scale) <= 0.5
-    assert abs(g.picture_width - shown * scale) <= 0.5
+    slim = max(height, shown) / min(height, shown)
+    if slim <= SLIMMEST:
+        assert min(g.picture_height, g.picture_width) == size
+    else:
+        assert max(g.picture_height, g.picture_width) == size * SLIMMEST
+    scale = size / max(min(height, shown), max(height, shown) / SLIMMEST)
+    assert abs(g.picture_height - max(1, height * scale)) <= 0.5
+    assert abs(g.picture_width - max(1, shown * scale)) <= 0.5
     for given_side, picture in ((g.input_height, g.picture_height), (g.input_width, g.picture_width)):
         assert (given_side - align) % multiple == 0
         assert 0 <= given_side - picture < multiple + align * (given_side == multiple + 1)

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +24,36 @@ from tests.pipeline.painting import read_number
 from tests.pipeline.sources.conftest import MakeClip
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
+
+
+def slow_video(path: Path, frames: int, seconds_of_sound: int = 0) -> Path:
+    """One picture a second and, beside them, silence."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=1)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=8000) if seconds_of_sound else None
+        for _ in range(frames):
+            container.mux(video.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(video.encode(None))
+        for _ in range(seconds_of_sound):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+            frame.sample_rate = 8000
+            assert sound is not None
+            container.mux(sound.encode(frame))
+        if sound is not None:
+            container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.mov"])
+@pytest.mark.parametrize(("frames", "sound"), [(1, 0), (10, 0), (5, 10), (10, 5)])
+def test_an_intact_file_is_not_called_damaged(
+    name: str, frames: int, sound: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_source(str(slow_video(tmp_path / name, frames, sound)))
+    assert sum(isinstance(item, Decoded) for item in source.read()) == frames
+    source.close()
+    assert (source.damaged, caplog.text) == (0, "")
 
 
 def number_or_none(item: Decoded) -> int | None:
@@ -119,11 +149,24 @@ def test_cut_before_the_index(clip: MakeClip, tmp_path: Path) -> None:
     assert "cut off before its index" in refused(str(path))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission(clip: MakeClip, tmp_path: Path) -> None:
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Who may not read everything, as root may."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_no_permission(clip: MakeClip, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip("h264").path.read_bytes())
     path.chmod(stat.S_IWUSR)
+    request.getfixturevalue("nobody")
     assert "no permission" in refused(str(path))
 
 
