@@ -24,7 +24,9 @@ except Exception as error:  # a broken library can raise anything
 from engines.backends.nvidia import typed_graph
 from engines.backends.nvidia.building import BuildOptions, Messages, build_plan
 from engines.backends.nvidia.cuda import Array, PageLocked, open_device
+from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane
+from engines.backends.nvidia.pixels import Frame, FrameMap, check_frame
 
 
 class TensorRTEngine(EngineBase):
@@ -44,7 +46,8 @@ class TensorRTEngine(EngineBase):
     def __init__(self, model: Model, options: EngineOptions, *, portable: bool = False) -> None:
         device = open_device()
         precision = _precision(options.precision, model)
-        self._capability = "{}.{}".format(*device.compute_capability)
+        self._capability = device.compute_capability
+        self._kernels: PixelKernels | None = None
         self._batch = options.batch
         self._portable = portable
         self._cache = PlanCache(options.cache) if options.cache is not None else None
@@ -79,7 +82,14 @@ class TensorRTEngine(EngineBase):
         def lane() -> Lane:
             return Lane(engine, border, self._page_locked, self._messages)
 
-        return TensorRTSession(size, border, self._model, self._quota, lane)
+        return TensorRTSession(size, border, self._model, self._quota, lane=lane, pixels=self._pixels)
+
+    def _pixels(self) -> PixelKernels:
+        """Our kernels, compiled when a session first takes a frame."""
+        with self._lock:
+            if self._kernels is None:
+                self._kernels = PixelKernels(self._capability)
+            return self._kernels
 
     def _key(self, size: tuple[int, int]) -> PlanKey:
         return PlanKey(
@@ -87,7 +97,7 @@ class TensorRTEngine(EngineBase):
             onnx_sha256=self._model.sha256,
             library=f"TensorRT {trt.__version__}",
             device=self._info.device,
-            compute_capability=self._capability,
+            compute_capability="{}.{}".format(*self._capability),
             precision=self._info.precision,
             size=size,
             max_batch=self._batch,
@@ -114,7 +124,7 @@ class TensorRTEngine(EngineBase):
 
     def _free(self) -> None:
         self._page_locked.close()
-        self._runtime = None
+        self._runtime = self._kernels = None
 
 
 class TensorRTSession(SessionBase):
@@ -126,15 +136,24 @@ class TensorRTSession(SessionBase):
         model: the network.
         quota: the engine's.
         lane: makes one; as many are made as requests may be in flight.
+        pixels: gives our kernels.
     """
 
     def __init__(
-        self, size: tuple[int, int], border: Border, model: Model, quota: Quota, lane: Callable[[], Lane]
+        self,
+        size: tuple[int, int],
+        border: Border,
+        model: Model,
+        quota: Quota,
+        *,
+        lane: Callable[[], Lane],
+        pixels: Callable[[], PixelKernels],
     ) -> None:
         super().__init__(size, (1, *border.score_shape))
         self._border = border
         self._model = model
         self._quota = quota
+        self._pixels = pixels
         self._idle = deque(lane() for _ in range(quota.limit))
 
     @property
@@ -163,10 +182,30 @@ class TensorRTSession(SessionBase):
             )
         for image, out in zip(images, outs, strict=True):
             check_arrays(image, out, self._size, self._scores)
+        pictures = [prepare(image, self._model) for image in images]
+        return self._started(lambda lane: lane.start(pictures, outs))
+
+    def start_frame(self, planes: Sequence[Array], where: FrameMap, labels: NDArray[np.uint8]) -> TensorRTRequest:
+        """Begin to label a frame as it was decoded: scaling, colours, upsampling and argmax are the GPU's.
+
+        Args:
+            planes: contiguous, with the shapes of `engines.backends.nvidia.pixels.plane_shapes`.
+            where: what they are, and where the network's input lies in them.
+            labels: height×width uint8 of the frame, contiguous; filled when `TensorRTRequest.wait` returns.
+
+        Raises:
+            EngineError: as `start`, or planes or labels of another shape or type.
+        """
+        check_frame(planes, where, labels)
+        frame, kernels = Frame(where, self._model, self._size), self._pixels()
+        return self._started(lambda lane: lane.start_frame(planes, frame, kernels, labels))
+
+    def _started(self, begin: Callable[[Lane], None]) -> TensorRTRequest:
+        """A request on an idle lane."""
         self._quota.take()
         lane = self._idle.popleft()
         try:
-            lane.start([prepare(image, self._model) for image in images], outs)
+            begin(lane)
         except BaseException:
             self._finish(lane)
             raise

@@ -61,10 +61,18 @@ def check(what: str, answer: tuple[Any, ...]) -> Any:
         CudaError: the call failed.
     """
     status, *values = answer
-    if int(status) != int(runtime.cudaError_t.cudaSuccess):
-        _, text = runtime.cudaGetErrorString(status)
-        raise CudaError(f"CUDA failed to {what}: {text.decode() if isinstance(text, bytes) else status}")
+    if int(status):  # success is 0, of the runtime as of the driver
+        raise CudaError(f"CUDA failed to {what}: {_told(status)}")
     return values[0] if values else None
+
+
+def _told(status: Any) -> str:
+    """What a status means."""
+    if isinstance(status, runtime.cudaError_t):
+        _, text = runtime.cudaGetErrorString(status)
+        if isinstance(text, bytes):
+            return f"{text.decode()} ({status})"
+    return str(status)
 
 
 def open_device() -> Device:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from engines.backends.nvidia.building import Messages
 from engines.backends.nvidia.cuda import Array, DeviceMemory, Event, Graph, HostMemory, PageLocked, Stream
+from engines.backends.nvidia.kernels import PixelKernels
+from engines.backends.nvidia.pixels import Frame
 from engines.base import EngineError
-
-Owned = TypeVar("Owned", Stream, Event, DeviceMemory, HostMemory, Graph)
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +53,27 @@ class Border:
         return int(np.prod(self.score_shape)) * 4
 
 
+class Room:
+    """Memory on the GPU, and as much page-locked memory here for what goes there from memory that is not.
+
+    Args:
+        size: bytes.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.device = DeviceMemory(size)
+        self.host = HostMemory(size)
+
+    def close(self) -> None:
+        """Free both; harmless when repeated."""
+        self.device.close()
+        self.host.close()
+
+
+Owned = TypeVar("Owned", Stream, Event, DeviceMemory, Room, Graph)
+
+
 class Lane:
     """Pictures in, scores out, one batch at a time.
 
@@ -79,17 +100,17 @@ class Lane:
         try:
             self._stream = self._own(Stream())
             self._done = self._own(Event())
-            self._pictures = self._own(DeviceMemory(border.max_batch * border.picture_bytes))
-            self._scores = self._own(DeviceMemory(border.max_batch * border.score_bytes))
+            self._pictures = self._own(Room(border.max_batch * border.picture_bytes))
+            self._scores = self._own(Room(border.max_batch * border.score_bytes))
             self._work = self._own(DeviceMemory(engine.device_memory_size_v2))
-            self._staged_pictures = self._own(HostMemory(self._pictures.size))
-            self._staged_scores = self._own(HostMemory(self._scores.size))
+            self._frame = self._own(Room(0))
+            self._labels = self._own(Room(0))
         except EngineError:
             self._resources.close()
             raise
         self._closed = False
-        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-        self._held: tuple[Sequence[Array], Sequence[Array]] | None = None
+        self._waiting: list[tuple[Array, Array]] = []
+        self._held: object = None
 
     def start(self, pictures: Sequence[Array], outs: Sequence[NDArray[np.float32]]) -> None:
         """Begin with a batch; nothing here waits for the GPU.
@@ -102,23 +123,64 @@ class Lane:
             EngineError: TensorRT or CUDA failed.
         """
         self._held = (pictures, outs)  # nobody frees them under a copy
-        size, staged = self._border.picture_bytes, self._staged_pictures.array
-        for index, picture in enumerate(pictures):
-            source: Array = picture
-            if not self._page_locked.covers(picture):
-                source = staged[index * size : (index + 1) * size]
-                source[:] = picture.reshape(-1).view(np.uint8)
-            self._stream.copy_in(self._pictures.address + index * size, source)
-        self._compute(len(pictures))
         self._waiting = []
-        size, staged = self._border.score_bytes, self._staged_scores.array
+        for index, picture in enumerate(pictures):
+            self._send(picture, self._pictures, index * self._border.picture_bytes)
+        self._compute(len(pictures))
         for index, out in enumerate(outs):
-            target = out
-            if not self._page_locked.covers(out):
-                target = staged[index * size : (index + 1) * size].view(np.float32).reshape(out.shape)
-                self._waiting.append((out, target))
-            self._stream.copy_out(target, self._scores.address + index * size)
+            self._receive(out, self._scores, index * self._border.score_bytes)
         self._stream.record(self._done)
+
+    def start_frame(
+        self, planes: Sequence[Array], frame: Frame, kernels: PixelKernels, labels: NDArray[np.uint8]
+    ) -> None:
+        """Begin with a frame as it was decoded; its bytes go in and its labels come out, nothing else.
+
+        Args:
+            planes: of the frame, dense.
+            frame: what they are, and where the network's input lies in them.
+            kernels: the GPU's.
+            labels: height×width of the frame, dense.
+
+        Raises:
+            EngineError: as `start`.
+        """
+        self._held = (planes, labels, kernels)
+        self._waiting = []
+        self._frame = self._at_least(self._frame, sum(plane.nbytes for plane in planes))
+        self._labels = self._at_least(self._labels, labels.nbytes)
+        addresses, offset = [], 0
+        for plane in planes:
+            addresses.append(self._frame.device.address + offset)
+            self._send(plane, self._frame, offset)
+            offset += plane.nbytes
+        kernels.prepare(self._stream, frame, addresses, self._pictures.device.address)
+        self._compute(1)
+        scores, shape = self._scores.device.address, self._border.score_shape
+        kernels.label(self._stream, frame, scores, shape, self._labels.device.address)
+        self._receive(labels, self._labels, 0)
+        self._stream.record(self._done)
+
+    def _send(self, source: Array, room: Room, offset: int) -> None:
+        if not self._page_locked.covers(source):
+            staged = room.host.array[offset : offset + source.nbytes]
+            staged[:] = source.reshape(-1).view(np.uint8)
+            source = staged
+        self._stream.copy_in(room.device.address + offset, source)
+
+    def _receive(self, out: Array, room: Room, offset: int) -> None:
+        target = out
+        if not self._page_locked.covers(out):
+            target = room.host.array[offset : offset + out.nbytes].view(out.dtype).reshape(out.shape)
+            self._waiting.append((out, target))
+        self._stream.copy_out(target, room.device.address + offset)
+
+    def _at_least(self, room: Room, size: int) -> Room:
+        """The room, or a larger one in its place; the lane has nothing under way."""
+        if room.size >= size:
+            return room
+        room.close()
+        return self._own(Room(size))
 
     def wait(self, timeout: float) -> bool:
         """Block until the scores are in their arrays; False where ``timeout`` seconds have passed.
@@ -153,8 +215,8 @@ class Lane:
             raise EngineError(f"TensorRT cannot run the plan: {self._messages.why()}")
         context.set_device_memory(self._work.address, self._work.size)
         ready = context.set_input_shape(border.input_name, trt.Dims((batch, *border.input_shape)))
-        ready = ready and context.set_tensor_address(border.input_name, self._pictures.address)
-        ready = ready and context.set_tensor_address(border.output_name, self._scores.address)
+        ready = ready and context.set_tensor_address(border.input_name, self._pictures.device.address)
+        ready = ready and context.set_tensor_address(border.output_name, self._scores.device.address)
         if not ready:
             raise EngineError(f"TensorRT cannot run a batch of {batch}: {self._messages.why()}")
         self._contexts[batch] = context

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 SOURCES = tuple(
     ROOT / "engines" / "backends" / name
-    for name in ("tensorrt.py", "nvidia/building.py", "nvidia/cuda.py", "nvidia/lanes.py")
+    for name in ("tensorrt.py", "nvidia/building.py", "nvidia/cuda.py", "nvidia/lanes.py", "nvidia/kernels.py")
 )
 """All that speaks to TensorRT or CUDA."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import absent
 from tests.engines.tensorrt.bindings import TENSORRT, tensorrt_stubs
-from tests.engines.tensorrt.fake_cuda import FakeCuda
+from tests.engines.tensorrt.fake_cuda import FakeCuda, FakeDriver
 from tests.engines.tensorrt.fake_tensorrt import fake_tensorrt
 
 OURS = ("engines.backends.tensorrt", "engines.backends.nvidia")
@@ -28,10 +28,12 @@ class Machine:
     Attributes:
         trt: the module ``tensorrt``, fake or real.
         cuda: the fake GPU, None on a real one.
+        pixels: what runs our kernels there.
     """
 
     trt: Any
-    cuda: FakeCuda | None
+    cuda: FakeCuda | None = None
+    pixels: FakeDriver | None = None
 
     @property
     def gpu(self) -> FakeCuda:
@@ -44,7 +46,7 @@ class Machine:
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Fakes with the signatures of both major releases, and the machine's own GPU."""
     if request.param == "gpu":
-        yield Machine(real_tensorrt(), None)
+        yield Machine(real_tensorrt())
         return
     with faked(int(request.param.split()[1])) as machine:
         yield machine
@@ -62,18 +64,21 @@ def faked(major: int) -> Iterator[Machine]:
     """A machine whose TensorRT and CUDA are ours, with the signatures of the published ones."""
     try:
         import cuda.bindings
-        from cuda.bindings import runtime
+        from cuda.bindings import driver, nvrtc, runtime  # noqa: F401 - nvrtc takes the real ones along
     except ImportError:
         absent("cuda-bindings")
     gpu = FakeCuda(runtime)
+    pixels = FakeDriver(driver, gpu)
     trt = fake_tensorrt(tensorrt_stubs(major) / "tensorrt" / "__init__.pyi", TENSORRT[major], gpu)
     others = {name: module for name, module in sys.modules.items() if name.startswith(OURS)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", trt)
         patch.setitem(sys.modules, "cuda.bindings.runtime", gpu)  # type: ignore[arg-type]
+        patch.setitem(sys.modules, "cuda.bindings.driver", pixels)  # type: ignore[arg-type]
         patch.setattr(cuda.bindings, "runtime", gpu)
+        patch.setattr(cuda.bindings, "driver", pixels)
         _forget()
-        yield Machine(trt, gpu)
+        yield Machine(trt, gpu, pixels)
         _forget()
     sys.modules.update(others)
 

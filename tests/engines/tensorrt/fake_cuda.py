@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from engines.backends.nvidia.pixels import Labels, Planes, Target
+from tests.engines.tensorrt.host_kernels import host_kernels
+
 Work = Callable[[], None]
 
 POLLS = 2
@@ -264,3 +267,58 @@ class FakeCuda:
                 return self._real.cudaError_t.cudaErrorNotReady
             event.stream.finish(event.marker)
         return None
+
+
+class FakeDriver:
+    """In the place of ``cuda.bindings.driver``: loads the real machine code, and runs the host's build in its place."""
+
+    def __init__(self, real: Any, gpu: FakeCuda) -> None:
+        self._real = real
+        self._gpu = gpu
+        self.launched: list[str] = []
+
+    def cuModuleLoadData(self, image: bytes) -> tuple[Any, Any]:
+        inspect.signature(self._real.cuModuleLoadData).bind(image)
+        assert image.startswith(b"\x7fELF")
+        return self._real.CUresult.CUDA_SUCCESS, image
+
+    def cuModuleUnload(self, module: bytes) -> tuple[Any]:
+        inspect.signature(self._real.cuModuleUnload).bind(module)
+        return (self._real.CUresult.CUDA_SUCCESS,)
+
+    def cuModuleGetFunction(self, module: bytes, name: bytes) -> tuple[Any, Any]:
+        inspect.signature(self._real.cuModuleGetFunction).bind(module, name)
+        assert name in module
+        return self._real.CUresult.CUDA_SUCCESS, name.decode()
+
+    def cuLaunchKernel(self, *args: Any) -> tuple[Any]:
+        bound = inspect.signature(self._real.cuLaunchKernel).bind(*args).arguments
+        name, kinds = bound["f"], {"label": (Labels,)}
+        pointers = (ctypes.c_void_p * 2).from_address(bound["kernelParams"])
+        structures = [
+            kind.from_buffer_copy(ctypes.string_at(at, ctypes.sizeof(kind)))
+            for kind, at in zip(kinds.get(name, (Planes, Target)), pointers, strict=False)
+        ]
+        assert bound["extra"] == 0
+        grid = [bound[key] for key in ("gridDimX", "gridDimY", "blockDimX", "blockDimY")]
+        self.launched.append(name)
+
+        def work() -> None:
+            for structure in structures:
+                self._check(structure)
+            addresses = (ctypes.c_void_p * len(structures))(*map(ctypes.addressof, structures))
+            getattr(host_kernels(), f"launch_{name}")(*grid, addresses)
+
+        self._gpu.stream(bound["hStream"]).give(work)
+        return (self._real.CUresult.CUDA_SUCCESS,)
+
+    def _check(self, structure: ctypes.Structure) -> None:
+        """What the kernel will touch is reserved on the device."""
+        if isinstance(structure, Planes):
+            self._gpu.view(structure.y, structure.y_pitch * structure.height * (1 + structure.wide))
+        elif isinstance(structure, Target):
+            size = (1, 2, 4)[structure.kind]
+            self._gpu.view(structure.out, 3 * structure.height * structure.width * size)
+        elif isinstance(structure, Labels):
+            self._gpu.view(structure.scores, structure.classes * structure.score_height * structure.score_width * 4)
+            self._gpu.view(structure.out, structure.pitch * structure.height)

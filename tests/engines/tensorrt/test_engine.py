@@ -394,3 +394,69 @@ def test_the_command_builds_what_the_stream_takes(
     assert main([*words[:-1], "97"]) == 0
     assert main([*words[:6], "--max-batch", "0"]) == 1
     assert "--max-batch 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layout", ["nv12", "yuv420p", "p010le", "yuv422p10le", "rgb24"])
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_frame_costs_its_bytes_in_and_its_labels_out(
+    machine: Machine, layout: str, locked: bool, dynamic: Model
+) -> None:
+    """Labels are those of the scores that the kernels' own picture gives; all is done on the device, in order."""
+    from engines.backends.nvidia.pixels import FrameMap
+    from pipeline.frame import Colour, Geometry
+    from pipeline.stages.colour import yuv_to_rgb
+    from pipeline.stages.upsample import upsample_argmax
+    from tests.engines.tensorrt.test_pixels import by_kernel, decoded
+
+    colour = Colour(space=1)
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=2)) as engine:
+        session = engine.session(*SIZE)
+        for turn, frame_size in enumerate([(64, 96), (50, 70), (96, 144), (64, 96)]):
+            geometry = Geometry.inside(*frame_size, input_height=SIZE[0], input_width=SIZE[1])
+            _, planes = decoded(layout, frame_size)
+            labels = np.full(frame_size, 255, np.uint8)
+            scores = session.score_shape
+            where = FrameMap(
+                layout, frame_size, (geometry.picture_height, geometry.picture_width),
+                yuv_to_rgb(colour, 8).tolist(), geometry.score_map(*scores[1:]),
+            )  # fmt: skip
+            if locked:
+                assert isinstance(engine, PageLocking)
+                for array in (*planes, labels):
+                    engine.page_lock(array)
+            copied = len(machine.cuda.copies) if machine.cuda else 0
+            request = session.start_frame(planes, where, labels)  # type: ignore[attr-defined]
+            assert not machine.cuda or (labels == 255).all()
+            request.wait(WAIT_S)
+            image = by_kernel(layout, planes, dynamic, geometry, colour)
+            expected, _ = upsample_argmax(score(session, image), geometry)
+            assert (labels == expected).mean() > 0.999, turn
+            if machine.cuda:
+                moved = machine.cuda.copies[copied : copied + len(planes) + 1]
+                assert moved == [*(("in", plane.nbytes) for plane in planes), ("out", labels.nbytes)]
+            if locked:
+                for array in (*planes, labels):
+                    engine.page_unlock(array)  # type: ignore[attr-defined]
+    if machine.pixels:
+        assert machine.pixels.launched == ["prepare_rgb" if layout == "rgb24" else "prepare_yuv", "label"] * 4
+
+
+def test_a_frame_that_is_none_is_told(fake: Machine, dynamic: Model) -> None:
+    from engines.backends.nvidia.pixels import FrameMap
+
+    planes = [np.zeros((64, 96), np.uint8), np.zeros((32, 48, 2), np.uint8)]
+    labels = np.zeros((64, 96), np.uint8)
+    where = FrameMap("nv12", (64, 96), (32, 48), [[1.0] * 4] * 3, (0.5, 0.0, 0.5, 0.0))
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32")) as engine:
+        session = engine.session(*SIZE)
+        for change, message in (
+            ({"where": replace(where, layout="yuyv422")}, "frames of yuyv422 cannot be taken: choose from rgb24, nv12"),
+            ({"planes": planes[:1]}, "a frame of nv12 has planes of 64×96, 32×48×2 uint8"),
+            ({"planes": [plane.astype(np.uint16) for plane in planes]}, "has planes of 64×96, 32×48×2 uint8"),
+            ({"labels": labels[:1]}, "the labels of a frame of 96×64"),
+            ({"labels": np.zeros((96, 64), np.uint8).T}, "must be contiguous"),
+        ):
+            given = {"planes": planes, "where": where, "labels": labels} | change
+            with pytest.raises(EngineError, match=message):
+                session.start_frame(**given)  # type: ignore[attr-defined]
+        session.start_frame(planes, where, labels).wait(WAIT_S)  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def test_no_name_can_be_misspelt(releases: tuple[int, int], tmp_path: Path) -> N
     copies, where = {}, {}
     for path in SOURCES:
         text = path.read_text()
-        for use in uses(path.name, text, ("trt", "runtime"), known):
+        for use in uses(path.name, text, ("trt", "runtime", "driver", "nvrtc"), known):
             name = f"copy{len(copies)}.py"
             copies[name] = misspelt(text, use)
             where[name] = f"{use.source}:{use.line}: {text.splitlines()[use.line - 1].strip()}"
