@@ -222,4 +222,4 @@ class PageLocking(Protocol):
         """
 
     def page_unlock(self, memory: NDArray[np.generic]) -> None:
-        """Undo `page_lock`, before the memory is freed; no request may use it any more."""
+        """Undo `page_lock`, before the memory is freed; what is under way is waited for."""

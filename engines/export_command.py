@@ -32,6 +32,7 @@ examples:
   %(prog)s --checkpoint runs/third/last.pt --average first.onnx second.onnx --output mean.onnx
   %(prog)s --model street --output-stride 8 --output finer.onnx
   %(prog)s --model street --precision int8 --root data/camvid --output street-int8.onnx
+  %(prog)s --model street --precision int8 --for tensorrt --root data/camvid --output street-tensorrt.onnx
 """
 
 
@@ -79,6 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="int8: directory of the splits of labelled pictures")
     parser.add_argument("--calibrate", default="train", metavar="SPLIT", help="int8: ranges are those of it (train)")
     parser.add_argument("--validate", default="val", metavar="SPLIT", help="int8: mIoU is measured on it (val)")
+    parser.add_argument(
+        "--for", dest="target", choices=("cpu", "tensorrt"), default="cpu",
+        help="int8: what shall run it; TensorRT has signed activations with one scale each alone (cpu)",
+    )  # fmt: skip
     parser.add_argument("--pictures", type=int, default=100, metavar="N", help="int8: pictures to calibrate on (100)")
 
 
@@ -220,6 +225,7 @@ def _quantise(args: argparse.Namespace, model: str) -> int:
         validation=samples(args.validate),
         name=args.name or args.output.stem,
         licence=args.licence,
+        target=args.target,
     )
     print(
         f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB, mIoU {loss.quantised:.2f} "

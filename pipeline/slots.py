@@ -159,6 +159,11 @@ class Ring:
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
 
+    @property
+    def memory(self) -> UInt8:
+        """All bytes of all slots."""
+        return np.frombuffer(self._memory, np.uint8)
+
     def __enter__(self) -> Ring:
         return self
 

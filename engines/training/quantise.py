@@ -25,11 +25,14 @@ from engines.backends import open_engine
 from engines.backends.common import one_line, prepare
 from engines.base import EngineError, EngineOptions, Model
 from engines.facts import PREFIX
-from engines.onnx_graph import whole_weights
+from engines.onnx_graph import plain_activations, whole_weights
 from engines.training.datasets import Sample
 from engines.training.evaluation import evaluate
 from engines.training.scoring import labelled_pictures, network_picture, picture_geometry
 from engines.whole_file import whole_file
+
+TARGETS = ("cpu", "tensorrt")
+"""What a quantised network is for: CPUs have unsigned activations and scales a channel, which lose less."""
 
 MOST_LOST = 1.0
 """Points of mIoU that a quantised network may lose."""
@@ -61,6 +64,7 @@ def quantise(
     validation: Sequence[Sample],
     name: str,
     licence: str | None = None,
+    target: str = TARGETS[0],
 ) -> Loss:
     """Write a network quantised to int8, if it keeps its mIoU; an older file is replaced only at the end.
 
@@ -71,6 +75,7 @@ def quantise(
         validation: labelled pictures that it is measured on, before and after.
         name: what people shall call it.
         licence: terms of the weights; the network's own where None.
+        target: one of `TARGETS`.
 
     Raises:
         QuantiseError: NNCF is missing or cannot quantise it, or more than `MOST_LOST` points are lost.
@@ -79,7 +84,7 @@ def quantise(
     if model.quantised:
         raise QuantiseError(f"{model.name} is quantised already: give its float model")
     with _silent_nncf(), whole_file(path) as part:
-        _write(model, part, calibration, _told(model, name, licence, len(calibration)))
+        _write(model, part, calibration, _told(model, name, licence, len(calibration)), target)
         plain = _measured(model, "fp32", validation)
         if not np.isfinite(plain):
             raise QuantiseError("the validation has no labelled pixel: nothing tells what int8 loses")
@@ -150,7 +155,7 @@ class _Calibration:
                 yield {self.model.input_name: prepare(given, self.model)}
 
 
-def _write(model: Model, path: Path, samples: Sequence[Sample], told: Mapping[str, Any]) -> None:
+def _write(model: Model, path: Path, samples: Sequence[Sample], told: Mapping[str, Any], target: str) -> None:
     """Write the quantised graph.
 
     Raises:
@@ -174,6 +179,8 @@ def _write(model: Model, path: Path, samples: Sequence[Sample], told: Mapping[st
         raise
     except Exception as error:  # NNCF's and ONNX Runtime's exceptions have no common class
         raise QuantiseError(f"NNCF cannot quantise {model.name}: {one_line(error)}") from error
+    if target == "tensorrt":
+        plain_activations(quantised.graph)
     entries = {entry.key: entry for entry in quantised.metadata_props}
     if PREFIX + "labels" in entries:  # else a YAML tells of it
         for key, value in told.items():

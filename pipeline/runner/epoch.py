@@ -6,13 +6,14 @@ given back, and the next one gets a ring, a compiled session and a way of its ow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from engines.base import Engine, Session
+from engines.base import Engine, EngineError, PageLocking, Session
 from pipeline.flow import Buffer, PoolLane, WorkerPool
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.runner.propagation import Key, Propagation
@@ -21,6 +22,8 @@ from pipeline.slots import Ring, SlotLayout
 from pipeline.sources.base import Decoded
 from pipeline.stages.motion import Motion
 from pipeline.stages.prepare import geometry_for, prepare
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -69,6 +72,7 @@ class Epoch:
         info: what sinks are told.
         propagation: what its frames take over from those before, or None.
         reformatter: libswscale's tables, kept from picture to picture.
+        unlock: lets the ring's memory be paged again, where an engine copies straight from it.
     """
 
     geometry: Geometry
@@ -79,6 +83,7 @@ class Epoch:
     info: OutputInfo
     propagation: Propagation | None
     reformatter: VideoReformatter
+    unlock: Callable[[], None]
 
     @classmethod
     def open(
@@ -127,7 +132,8 @@ class Epoch:
         for number in range(slots):
             free.put(number)
         following = propagation(geometry, session.score_shape)
-        return cls(geometry, session, ring, free, refining, info, following, VideoReformatter())
+        unlock = _page_locked(ring, engine)
+        return cls(geometry, session, ring, free, refining, info, following, VideoReformatter(), unlock)
 
     def takes(self, frame: Frame) -> bool:
         """Whether ``frame`` is of this epoch."""
@@ -163,4 +169,26 @@ class Epoch:
         """Give the memory back, drained or not; harmless when repeated."""
         if self.refining is not None:
             self.refining.close()
+        self.unlock()
         self.ring.close()
+
+
+def _page_locked(ring: Ring, engine: Engine) -> Callable[[], None]:
+    """Let the engine copy straight from and to the ring; what undoes it, harmless when repeated."""
+    if not isinstance(engine, PageLocking):
+        return lambda: None
+    memory: UInt8 | None = ring.memory
+    assert memory is not None
+    try:
+        engine.page_lock(memory)
+    except EngineError as error:
+        _log.warning("the frames' memory is copied twice on its way to the GPU: %s", error)
+        return lambda: None
+
+    def unlock() -> None:
+        nonlocal memory
+        if memory is not None:
+            engine.page_unlock(memory)
+            memory = None  # the last view of it: the ring can be unmapped
+
+    return unlock

@@ -149,10 +149,11 @@ class PageLocked:
             self._ranges[start] = start + memory.nbytes
 
     def remove(self, memory: Array) -> None:
-        """Give it back; no copy may be under way."""
+        """Give it back, when what is under way on the GPU is done."""
         with self._lock:
             known = self._ranges.pop(memory.ctypes.data, None)
         if known is not None:
+            runtime.cudaDeviceSynchronize()  # after a failure a copy may be left
             check("give page-locked memory back", runtime.cudaHostUnregister(memory.ctypes.data))
 
     def covers(self, array: Array) -> bool:
@@ -162,9 +163,11 @@ class PageLocked:
             return any(low <= start and start + array.nbytes <= high for low, high in self._ranges.items())
 
     def close(self) -> None:
-        """Give all of it back."""
+        """Give all of it back, as `remove`."""
         with self._lock:
             ranges, self._ranges = self._ranges, {}
+        if ranges:
+            runtime.cudaDeviceSynchronize()
         for start in ranges:
             check("give page-locked memory back", runtime.cudaHostUnregister(start))
 

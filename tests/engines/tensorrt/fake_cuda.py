@@ -150,6 +150,10 @@ class FakeCuda:
     def _cudaGetDeviceCount(self) -> int:
         return 1
 
+    def _cudaDeviceSynchronize(self) -> None:
+        for stream in self.streams:
+            stream.finish()
+
     def _cudaSetDevice(self, device: int) -> None:
         assert device == 0
 
@@ -167,8 +171,7 @@ class FakeCuda:
         return memory.ctypes.data
 
     def _cudaFree(self, address: int) -> None:
-        for stream in self.streams:  # it waits for the device
-            stream.finish()
+        self._cudaDeviceSynchronize()
         self._device.pop(address).fill(0x55)
 
     def _cudaHostAlloc(self, size: int, flags: int) -> int:
@@ -178,8 +181,7 @@ class FakeCuda:
         return memory.ctypes.data
 
     def _cudaFreeHost(self, address: int) -> None:
-        for stream in self.streams:
-            stream.finish()
+        self._cudaDeviceSynchronize()
         del self._host[address]
 
     def _cudaHostRegister(self, address: int, size: int, flags: int) -> None:

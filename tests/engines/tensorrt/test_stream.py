@@ -1,0 +1,45 @@
+"""The whole stream on TensorRT: the labels of another engine, and a ring that the GPU reads and writes itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli.main import main
+from tests.engines.tensorrt.conftest import Machine
+
+
+def masks(folder: Path, *words: str) -> list[np.ndarray]:
+    out = folder / "-".join(["masks", *words]).replace("/", "_")
+    arguments = ["--input", "sample", "--masks", f"{out}/", "--max-frames", "6", "--model", "street", "--size", "96"]
+    assert main([*arguments, "--precision", "fp32", *words]) == 0
+    return [np.asarray(Image.open(path)) for path in sorted(out.iterdir())]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_the_stream_runs_on_it(machine: Machine, home: Path) -> None:
+    found, expected = masks(home, "--engine", "tensorrt"), masks(home, "--engine", "onnxruntime")
+    assert len(found) == len(expected) == 6
+    assert all((one == other).mean() > 0.999 for one, other in zip(found, expected, strict=True))
+    if machine.cuda:
+        assert machine.cuda.calls["cudaHostRegister"] == machine.cuda.calls["cudaHostUnregister"] == 1
+        assert machine.cuda.alive == {}
+
+
+def test_memory_that_may_not_be_locked_is_copied_twice(
+    fake: Machine, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.gpu.fail["cudaHostRegister"] = "cudaErrorMemoryAllocation"
+    found, expected = masks(home, "--engine", "tensorrt"), masks(home, "--engine", "onnxruntime")
+    assert all((one == other).mean() > 0.999 for one, other in zip(found, expected, strict=True))
+    told = capsys.readouterr().err
+    assert told.count("copied twice on its way to the GPU: CUDA failed to page-lock") == 1
+    assert "ulimit -l" in told
