@@ -58,11 +58,11 @@ class Trimap:
     def add(self, truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.uint8]) -> None:
         """Count a picture: H×W labels, those that are no class left out, though their edges count as edges."""
         near = edge_distance(truth, WIDTHS[-1])
-        for index, width in enumerate(WIDTHS):
-            inside = near == width
-            band = Confusion(self.counts.shape[1])
-            band.add(truth[inside], predicted[inside])
-            self.counts[index] += band.counts
+        classes = self.counts.shape[1]
+        inside = (near <= WIDTHS[-1]) & (truth < classes)
+        rows = (near[inside] - np.int64(WIDTHS[0])) * classes + truth[inside]
+        pairs = np.bincount(rows * classes + predicted[inside], minlength=self.counts.size)
+        self.counts += pairs.reshape(self.counts.shape)
 
     def band(self, width: int) -> Confusion:
         """What was counted no further than ``width`` pixels from an edge."""
@@ -92,7 +92,7 @@ def _spread(values: npt.NDArray[np.uint8], best: np.ufunc) -> npt.NDArray[np.uin
     """The least or largest of each pixel and its eight neighbours."""
     for axis in (0, 1):
         line = np.moveaxis(values, axis, 0)
-        widened = line.copy()
+        widened = line.copy(order="K")
         best(widened[1:], line[:-1], out=widened[1:])
         best(widened[:-1], line[1:], out=widened[:-1])
         values = np.moveaxis(widened, 0, axis)

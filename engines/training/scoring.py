@@ -149,8 +149,9 @@ def score_views(engine: Engine, image: UInt8, size: Size, views: Views) -> tuple
 def enlarge(scores: Float32, geometry: Geometry) -> Float32:
     """C×h×w scores, interpolated bilinearly to C×H×W at the picture's pixels."""
     scale_y, offset_y, scale_x, offset_x = geometry.score_map(*scores.shape[1:])
-    rows = _interpolate(scores, 1, scale_y * np.arange(geometry.frame_height) + offset_y)
-    return _interpolate(rows, 2, scale_x * np.arange(geometry.frame_width) + offset_x)
+    # Columns first: they are gathered one by one, rows are copied whole.
+    wide = _interpolate(scores, 2, scale_x * np.arange(geometry.frame_width) + offset_x)
+    return _interpolate(wide, 1, scale_y * np.arange(geometry.frame_height) + offset_y)
 
 
 def _interpolate(values: Float32, axis: int, places: npt.NDArray[np.floating]) -> Float32:
