@@ -21,8 +21,8 @@ Field::Field(int height, int width, const Energy &energy, bool sampled, const Ke
       team_(team),
       order_(height, width, team.size()),
       all_(order_),
-      spatial_(order_, energy.pos_xy, energy.symmetric, sampled, kernels, team),
-      bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, energy.symmetric, team.size()) {}
+      spatial_(order_, energy.pos_xy, {energy.pos_w, energy.symmetric}, sampled, kernels, team),
+      bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, {energy.bi_w, energy.symmetric}, team.size()) {}
 
 void Field::start(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
                   const std::vector<uint8_t> &alive) {
@@ -51,15 +51,6 @@ void Field::infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marg
 }
 
 void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals) {
-    const float scales[2] = {energy_.bi_w / (1.0f + 1.0f / 32), energy_.pos_w / (1.0f + 1.0f / 4)};
-    if (!energy_.symmetric && !first) {
-        bilateral_scale_.resize(order_.size());
-        spatial_scale_.resize(order_.size());
-        for (size_t p = 0; p < order_.size(); ++p) {
-            bilateral_scale_[p] = scales[0] * bilateral_.after()[p];
-            spatial_scale_[p] = scales[1] * spatial_.after()[p];
-        }
-    }
     float *const to = values_[first ? 0 : 1].data();
     team_.run([&](int thread) {
         Buffer<float> q;
@@ -75,9 +66,8 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
         pass.bilateral_from = first ? nullptr : values_[0].data();
         pass.spatial_from = first ? nullptr : spatial_.blurred();
         pass.bilateral_to = last ? nullptr : to;
-        pass.bilateral_scale = energy_.symmetric ? &scales[0] : bilateral_scale_.data();
-        pass.spatial_scale = energy_.symmetric ? &scales[1] : spatial_scale_.data();
-        pass.scale_step = energy_.symmetric ? 0 : 1;
+        pass.bilateral_scale = bilateral_.after();
+        pass.spatial_scale = spatial_.after();
         pass.q = last ? q.data() : nullptr;
         for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
             pass.begin = order_.tile[t];
@@ -98,17 +88,22 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
 }
 
 void Field::write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const {
+    uint8_t best[kTile * kTile];
+    if (labels) kernels_.best(q, int(end - begin), lanes(), best);
+    if (labels && !marginals && order_.step.empty()) {
+        for (size_t p = begin; p < end; ++p)
+            labels[order_.row[p] * stride + order_.column[p]] = alive_[best[p - begin]];
+        return;
+    }
     for (size_t p = begin; p < end; ++p, q += lanes()) {
         // A point's square of pixels.
         const int step = order_.step.empty() ? 1 : order_.step[p];
         const int top = order_.row[p] / step * step, left = order_.column[p] / step * step;
         const int bottom = std::min(top + step, order_.height), right = std::min(left + step, order_.width);
         if (labels) {
-            int best = 0;
-            for (int k = 1; k < int(alive_.size()); ++k)
-                if (q[k] > q[best]) best = k;
+            const uint8_t label = alive_[best[p - begin]];
             for (int y = top; y < bottom; ++y)
-                for (int x = left; x < right; ++x) labels[y * stride + x] = alive_[best];
+                for (int x = left; x < right; ++x) labels[y * stride + x] = label;
         }
         if (marginals)
             for (size_t k = 0; k < alive_.size(); ++k)

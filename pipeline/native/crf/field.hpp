@@ -64,7 +64,6 @@ class Field {
     Unary unary_;
     std::vector<uint8_t> alive_;
     Buffer<float> values_[2];  // of the bilateral lattice: blurred, and splatted into
-    std::vector<float> bilateral_scale_, spatial_scale_;
 };
 
 }  // namespace crf

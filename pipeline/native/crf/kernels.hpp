@@ -6,6 +6,8 @@
 
 namespace crf {
 
+constexpr float kLog2E = 1.44269504f;  // unaries and messages are binary logarithms
+
 template <int D>
 struct Vertices {  // the corners of the simplex that a pixel lies in, and its barycentric coordinates
     int32_t id[D + 1];  // where a vertex's values begin, in pairs of floats
@@ -13,9 +15,10 @@ struct Vertices {  // the corners of the simplex that a pixel lies in, and its b
 };
 
 template <int D>
-struct Packing {  // lattice coordinates as fields of one 64-bit key
-    int32_t bias[D];
+struct Packing {  // lattice coordinates, all but the last, as fields of one 64-bit key
     int32_t shift[D];
+    uint64_t bias;         // makes all fields positive
+    uint64_t all;          // one in each field
     uint64_t step[D + 1];  // what the key changes by from a corner to the next, by the axis in between
 };
 
@@ -24,8 +27,8 @@ constexpr int kBlock = 8;  // pixels whose simplices are found together
 template <int D>
 struct Simplices {
     alignas(32) float elevated[D][kBlock];  // in: features times the lattice's scale
-    uint64_t key[kBlock][D + 1];
-    float weight[kBlock][D + 1];
+    alignas(32) uint64_t key[D + 1][kBlock];
+    alignas(32) float weight[D + 1][kBlock];
 };
 
 struct Upsampling {        // one column of scores, already interpolated between two columns of cells
@@ -37,10 +40,15 @@ struct Upsampling {        // one column of scores, already interpolated between
     float least_rest;      // their probability is at least this
 };
 
+struct Strength {  // of a kernel's messages
+    float weight;
+    bool symmetric;  // it is in the barycentric coordinates, half of it on either way; else a factor of each pixel
+};
+
 struct Pass {  // one sweep over pixels [begin, end) in their order
     size_t begin, end;
     int lanes;
-    const float *unary;  // pixels × lanes: logarithms of probabilities
+    const float *unary;  // pixels × lanes: binary logarithms of probabilities
     bool bounded;        // exponentials of what comes out cannot overflow
     const float *rest;   // pixels (and seven more): the summed probability of the classes without a lane; may be null
     const Vertices<5> *bilateral;
@@ -48,8 +56,7 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
     const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone
     float *bilateral_to, *spatial_to;            // lattices to splat into, or null
     int32_t spatial_offset;                      // the vertex that spatial_to begins with
-    const float *bilateral_scale, *spatial_scale;  // of the messages; a pixel each if scale_step is 1
-    size_t scale_step;
+    const float *bilateral_scale, *spatial_scale;  // of the messages of each pixel; null where it is in the weights
     const float *count;  // pixels that each point stands for; may be null
     float *q;  // begin's marginals first, a pixel of lanes each; or null
 };
@@ -63,7 +70,9 @@ struct Kernels {
     // out ← middle + (left + right) / 2.
     void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
     void (*pass)(const Pass &);
-    // Log-probabilities, at least log 1e-5, of the pixels at `count` rows from interpolated scores.
+    // The best lane of each of `count` records, the first where several are equal.
+    void (*best)(const float *records, int count, int lanes, uint8_t *best);
+    // Binary logarithms of probabilities, at least of 1e-5, of the pixels at `count` rows from interpolated scores.
     void (*unary)(const Upsampling &, const uint16_t *rows, int count, int lanes, float *out, float *rest);
 };
 

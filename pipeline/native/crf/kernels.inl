@@ -7,35 +7,57 @@ namespace {
 
 constexpr float kLeast = -11.5129255f;  // log 1e-5: no class is ever impossible
 constexpr float kNoLane = -1.5e6f;      // below it is padding, which has no class
-constexpr int kPixels = 16;              // that are worked on together
-template <int G>
-constexpr int kAhead = G == 1 ? 32 : G == 2 ? 24 : 16;  // vertices to fetch in advance
+constexpr float kNothing = -100.0f;     // the binary logarithm that padding has
+constexpr float kMost = 115.0f;         // no exponential of more
+constexpr int kPixels = 16;             // that are worked on together
+constexpr int kMostQuads = 64;           // of a record: 255 classes
+template <int Q>
+constexpr int kAhead = Q == 0 || Q > 4 ? 16 : Q > 2 ? 24 : 32;  // vertices to fetch in advance
 
-template <int G>
-CRF_INLINE void prefetch(const float *p) {
-    for (int g = 0; g < (G ? G : 4); g += 2) __builtin_prefetch(p + 8 * g);
+// A record of Q times four floats, piece by piece, as wide as the processor has them: act(their kind, first float).
+// Q = 0: of `quads`, which is known at run time alone.
+template <int Q, typename Act>
+CRF_INLINE void pieces(int quads, const Act &act) {
+    const int floats = 4 * (Q ? Q : quads);
+    int g = 0;
+#if defined(__AVX512F__)
+    for (; g + 16 <= floats; g += 16) act(Sixteen{}, g);
+#endif
+#if defined(__AVX2__)
+    for (; g + 8 <= floats; g += 8) act(Eight{}, g);
+#endif
+    for (; g < floats; g += 4) act(Four{}, g);
 }
 
-template <int G>
-CRF_INLINE void blur_chains(const int32_t *chain, size_t length, float *values, int lanes) {
-    const int groups = G ? G : lanes / 8;
-    const f8 half = splat8(0.5f);
-    f8 before[G ? G : 32] = {};
+template <int Q>
+struct Count {
+    static constexpr int value = Q;
+};
+
+template <int Q>
+CRF_INLINE void prefetch(const float *p) {
+    for (int g = 0; g < 4 * (Q ? Q : 8); g += 16) __builtin_prefetch(p + g);
+}
+
+// Where a chain ends is no branch, which nothing could foresee: what lies beyond the end is multiplied by zero.
+template <int Q>
+CRF_INLINE void blur_chains(const int32_t *chain, size_t length, float *values, int quads) {
+    const size_t record = 4 * (Q ? Q : quads);
+    alignas(64) float before[4 * (Q ? Q : kMostQuads)] = {}, old[4 * (Q ? Q : kMostQuads)];
+    const auto place = [&](int32_t entry) { return values + size_t(entry & INT32_MAX) * record; };
+    if (length) pieces<Q>(quads, [&](auto as, int g) { store(as, old + g, load(as, place(chain[0]) + g)); });
     for (size_t i = 0; i < length; ++i) {
-        if (i + kAhead<G> < length) prefetch<G>(values + size_t(chain[i + kAhead<G>] & 0x7fffffff) * 8 * groups);
-        f8 *here = (f8 *)(values + size_t(chain[i] & 0x7fffffff) * 8 * groups);
-        if (chain[i] < 0)
-            for (int g = 0; g < groups; ++g) before[g] = splat8(0);
-        if (i + 1 < length && chain[i + 1] >= 0) {
-            const f8 *after = (const f8 *)(values + size_t(chain[i + 1]) * 8 * groups);
-            for (int g = 0; g < groups; ++g) {
-                const f8 old = here[g];
-                here[g] = old + half * (before[g] + after[g]);
-                before[g] = old;
-            }
-        } else {
-            for (int g = 0; g < groups; ++g) here[g] = here[g] + half * before[g];
-        }
+        if (i + kAhead<Q> < length) prefetch<Q>(place(chain[i + kAhead<Q>]));
+        const int32_t next = i + 1 < length ? chain[i + 1] : INT32_MIN | chain[i];
+        const float on = next < 0 ? 0.0f : 1.0f;
+        float *const here = place(chain[i]);
+        const float *const after = place(next);
+        pieces<Q>(quads, [&](auto as, int g) {
+            const auto mine = load(as, old + g), following = load(as, after + g), linked = splat(as, on);
+            store(as, here + g, mine + splat(as, 0.5f) * (load(as, before + g) + following * linked));
+            store(as, before + g, mine * linked);
+            store(as, old + g, following);
+        });
     }
 }
 
@@ -51,18 +73,24 @@ void blur_scalar(const int32_t *chain, size_t length, float *values) {
     }
 }
 
-void blur(const int32_t *chain, size_t length, float *values, int lanes) {
-    switch (lanes) {
-        case 1: return blur_scalar(chain, length, values);
-        case 8: return blur_chains<1>(chain, length, values, lanes);
-        case 16: return blur_chains<2>(chain, length, values, lanes);
-        case 24: return blur_chains<3>(chain, length, values, lanes);
-        case 32: return blur_chains<4>(chain, length, values, lanes);
-        default: return blur_chains<0>(chain, length, values, lanes);
+// Calls `act` with the number of quads, as a constant where there are few.
+template <typename Act>
+CRF_INLINE void with_quads(int lanes, const Act &act) {
+    switch (lanes / 4) {
+        case 1: return act(Count<1>{});
+        case 2: return act(Count<2>{});
+        case 3: return act(Count<3>{});
+        case 4: return act(Count<4>{});
+        case 5: return act(Count<5>{});
+        case 6: return act(Count<6>{});
+        default: return act(Count<0>{});
     }
 }
 
-typedef float any8 __attribute__((vector_size(32), may_alias, aligned(4)));
+void blur(const int32_t *chain, size_t length, float *values, int lanes) {
+    if (lanes == 1) return blur_scalar(chain, length, values);
+    with_quads(lanes, [&](auto q) { blur_chains<decltype(q)::value>(chain, length, values, lanes / 4); });
+}
 
 // out ← middle + (left + right) / 2, for any number of floats.
 void blur_run(const float *left, const float *middle, const float *right, float *out, size_t floats) {
@@ -73,75 +101,93 @@ void blur_run(const float *left, const float *middle, const float *right, float 
     for (; i < floats; ++i) out[i] = middle[i] + 0.5f * (left[i] + right[i]);
 }
 
-template <int G, int D>
-CRF_INLINE void slice(const Vertices<D> &at, const float *from, float scale, f8 *a, int groups) {
-    f8 sum[G ? G : 32];
-    for (int g = 0; g < groups; ++g) sum[g] = splat8(0);
-    for (int k = 0; k <= D; ++k) {
-        const f8 w = splat8(at.weight[k]);
-        const f8 *v = (const f8 *)(from + size_t(at.id[k]) * 2);
-        for (int g = 0; g < groups; ++g) sum[g] = sum[g] + w * v[g];
-    }
-    for (int g = 0; g < groups; ++g) a[g] = a[g] + splat8(scale) * sum[g];
-}
+template <int D>
+struct Corners {  // where a pixel's vertices have their values, and what these are multiplied by
+    const float *value[D + 1];
+    float weight[D + 1];
 
-template <int G, int D>
-CRF_INLINE void splat(const Vertices<D> &at, const f8 *q, float *to, int32_t offset, int groups) {
-    for (int k = 0; k <= D; ++k) {
-        const f8 w = splat8(at.weight[k]);
-        f8 *v = (f8 *)(to + size_t(at.id[k] - offset) * 2);
-        for (int g = 0; g < groups; ++g) v[g] = v[g] + w * q[g];
+    CRF_INLINE Corners(const Vertices<D> &point, const float *from, float scale) {
+        for (int k = 0; k <= D; ++k) {
+            value[k] = from + size_t(point.id[k]) * 2;
+            weight[k] = point.weight[k] * scale;
+        }
     }
+    template <typename As>
+    CRF_INLINE auto times(As as, int k, int g) const {
+        return splat(as, weight[k]) * load(as, value[k] + g);
+    }
+};
+
+template <int Q, int D>
+CRF_INLINE void splat_into(const Vertices<D> &point, const float *q, float *to, int32_t offset, int quads) {
+    float *value[D + 1];
+    for (int k = 0; k <= D; ++k) value[k] = to + size_t(point.id[k] - offset) * 2;
+    pieces<Q>(quads, [&](auto as, int g) {
+        const auto mine = load(as, q + g);
+        for (int k = 0; k <= D; ++k)
+            store(as, value[k] + g, load(as, value[k] + g) + splat(as, point.weight[k]) * mine);
+    });
 }
 
 // Step by step over a few pixels, not pixel by pixel: the processor then finds independent work while
 // it waits for a pixel's chain of sums, exponentials and quotient.
-template <int G>
+template <int Q, bool Scaled>
 CRF_INLINE void sweep(const Pass &s) {
-    constexpr int kStride = G ? G : 32;
-    const int groups = G ? G : s.lanes / 8;
-    f8 a[kPixels * kStride], total[kPixels], inverse[kPixels / 8];
+    constexpr int kStride = 4 * (Q ? Q : kMostQuads);
+    const int quads = Q ? Q : s.lanes / 4;
+    alignas(64) float a[kPixels * kStride];
+    f8 total[kPixels], inverse[kPixels / 8];
     const float *scale = (const float *)inverse;
     for (size_t first = s.begin; first < s.end; first += kPixels) {
         const int count = s.end - first < kPixels ? int(s.end - first) : kPixels;
-        for (size_t i = 0; i < sizeof(f8) * kPixels * groups; i += 64)
-            __builtin_prefetch((const char *)(s.unary + (first + kPixels) * 8 * groups) + i);
+        for (int i = 0; i < 4 * kPixels * quads; i += 16)
+            __builtin_prefetch(s.unary + (first + kPixels) * 4 * quads + i);
         for (int i = 0; i < count; ++i) {
             const size_t p = first + i;
-            const f8 *unary = (const f8 *)(s.unary + p * 8 * groups);
-            f8 *sum = a + i * kStride;
-            if (s.bilateral_from) {
-                const Vertices<2> &later = s.spatial[p + kPixels];
-                for (int k = 0; k < 3; ++k) prefetch<G>(s.spatial_from + size_t(later.id[k]) * 2);
+            const float *unary = s.unary + p * 4 * quads;
+            float *sum = a + i * kStride;
+            if (!s.bilateral_from) {
+                pieces<Q>(quads, [&](auto as, int g) { store(as, sum + g, load(as, unary + g)); });
+                continue;
             }
-            for (int g = 0; g < groups; ++g) sum[g] = unary[g];
-            if (s.bilateral_from) {
-                slice<G>(s.bilateral[p], s.bilateral_from, s.bilateral_scale[p * s.scale_step], sum, groups);
-                slice<G>(s.spatial[p], s.spatial_from, s.spatial_scale[p * s.scale_step], sum, groups);
-            }
+            const Vertices<2> &later = s.spatial[p + kPixels];
+            for (int k = 0; k < 3; ++k) prefetch<Q>(s.spatial_from + size_t(later.id[k]) * 2);
+            const Corners<5> near(s.bilateral[p], s.bilateral_from, Scaled ? s.bilateral_scale[p] : 1.0f);
+            const Corners<2> beside(s.spatial[p], s.spatial_from, Scaled ? s.spatial_scale[p] : 1.0f);
+            // Three short chains of sums are done sooner than a long one.
+            pieces<Q>(quads, [&](auto as, int g) {
+                const auto one =
+                    load(as, unary + g) + near.times(as, 0, g) + near.times(as, 1, g) + near.times(as, 2, g);
+                const auto two = near.times(as, 3, g) + near.times(as, 4, g) + near.times(as, 5, g);
+                const auto three = beside.times(as, 0, g) + beside.times(as, 1, g) + beside.times(as, 2, g);
+                store(as, sum + g, one + (two + three));
+            });
         }
         if (s.bounded) {
-            const f8 most = splat8(80.0f);
             for (int i = 0; i < count; ++i) {
                 f8 sum = splat8(0);
-                for (int g = 0; g < groups; ++g) {
-                    f8 &x = a[i * kStride + g];
-                    x = exp8(x < most ? x : most);
-                    sum = sum + x;
-                }
+                pieces<Q>(quads, [&](auto as, int g) {
+                    const auto x = load(as, a + i * kStride + g), most = splat(as, kMost);
+                    const auto power = exp2_of(as, x < most ? x : most);
+                    store(as, a + i * kStride + g, power);
+                    sum = sum + folded(power);
+                });
                 total[i] = sum;
             }
         } else {
             for (int i = 0; i < count; ++i) {
-                f8 most = a[i * kStride], sum = splat8(0);
-                for (int g = 1; g < groups; ++g) most = max8(most, a[i * kStride + g]);
+                float *x = a + i * kStride;
+                f8 most = splat8(kNothing), sum = splat8(0);
+                pieces<Q>(quads, [&](auto as, int g) { most = max8(most, largest(load(as, x + g), kNothing)); });
                 const float top = max_of(most);
-                for (int g = 0; g < groups; ++g) {
-                    f8 &x = a[i * kStride + g];
-                    x = exp8(x - splat8(top));
-                    sum = sum + x;
-                }
-                if (s.rest) sum[0] += s.rest[first + i] * (exp8(splat8(-top))[0] - 1.0f);
+                pieces<Q>(quads, [&](auto as, int g) {
+                    const auto less = load(as, x + g) - splat(as, top), least = splat(as, kNothing);
+                    const auto power = exp2_of(as, less > least ? less : least);
+                    store(as, x + g, power);
+                    sum = sum + folded(power);
+                });
+                const f8 least = splat8(top < -kNothing ? -top : kNothing);
+                if (s.rest) sum[0] += s.rest[first + i] * (exp2_of(Eight{}, least)[0] - 1.0f);
                 total[i] = sum;
             }
         }
@@ -152,72 +198,106 @@ CRF_INLINE void sweep(const Pass &s) {
             inverse[i / 8] = splat8(1.0f) / sum;
         }
         for (int i = 0; i < count; ++i) {
-            f8 q[kStride];
-            for (int g = 0; g < groups; ++g) q[g] = a[i * kStride + g] * splat8(scale[i]);
+            float *q = a + i * kStride;
+            const float by = s.bilateral_to && s.count ? scale[i] * s.count[first + i] : scale[i];
+            pieces<Q>(quads, [&](auto as, int g) { store(as, q + g, load(as, q + g) * splat(as, by)); });
             if (s.bilateral_to) {
-                if (s.count)
-                    for (int g = 0; g < groups; ++g) q[g] = q[g] * splat8(s.count[first + i]);
-                splat<G>(s.bilateral[first + i], q, s.bilateral_to, 0, groups);
-                splat<G>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, groups);
+                splat_into<Q>(s.bilateral[first + i], q, s.bilateral_to, 0, quads);
+                splat_into<Q>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, quads);
             }
-            if (s.q) {
-                f8 *to = (f8 *)(s.q + (first + i - s.begin) * 8 * groups);
-                for (int g = 0; g < groups; ++g) to[g] = q[g];
-            }
+            float *const out = s.q + (first + i - s.begin) * 4 * quads;
+            if (s.q) pieces<Q>(quads, [&](auto as, int g) { store(as, out + g, load(as, q + g)); });
         }
     }
 }
 
 void pass(const Pass &s) {
-    switch (s.lanes) {
-        case 8: return sweep<1>(s);
-        case 16: return sweep<2>(s);
-        case 24: return sweep<3>(s);
-        case 32: return sweep<4>(s);
-        default: return sweep<0>(s);
+    with_quads(s.lanes, [&](auto q) {
+        constexpr int kQuads = decltype(q)::value;
+        return s.bilateral_scale ? sweep<kQuads, true>(s) : sweep<kQuads, false>(s);
+    });
+}
+
+void best_lanes(const float *records, int count, int lanes, uint8_t *best) {
+    const int quads = lanes / 4;
+    const f4 ascending{0, 1, 2, 3};
+    f8 most[8] = {}, first[8] = {};
+    alignas(32) float top[8], lane[8];
+    for (int begin = 0; begin < count; begin += 8, records += 8 * lanes, best += 8) {
+        const int n = count - begin < 8 ? count - begin : 8;
+        for (int i = 0; i < n; ++i) {
+            most[i] = splat8(0);
+            pieces<0>(quads, [&](auto as, int g) {
+                most[i] = max8(most[i], largest(load(as, records + i * lanes + g), 0));
+            });
+        }
+        store(Eight{}, top, maxima_of(most));
+        for (int i = 0; i < n; ++i) {
+            f4 nearest = splat(Four{}, -1000.0f);  // minus the lane
+            for (int g = 0; g < lanes; g += 4) {
+                const f4 here = splat(Four{}, float(-g)) - ascending;
+                const f4 now = load(Four{}, records + i * lanes + g) == splat(Four{}, top[i]) ? here : nearest;
+                nearest = now > nearest ? now : nearest;
+            }
+            first[i] = largest(nearest, -1000.0f);
+        }
+        store(Eight{}, lane, maxima_of(first));
+        for (int i = 0; i < n; ++i) best[i] = uint8_t(-lane[i]);
     }
 }
 
-template <int G>
-CRF_INLINE void log_probabilities(const Upsampling &up, const uint16_t *rows, int count, int lanes, float *out,
+// Pixel after pixel would be one long chain: each step is taken for eight of them.
+template <int Q>
+CRF_INLINE void log_probabilities(const Upsampling &up, const uint16_t *rows, int count, int quads, float *out,
                                   float *rest) {
-    const int groups = G ? G : lanes / 8;
-    f8 z[G ? G : 32];
-    for (int i = 0; i < count; ++i) {
-        const int near = up.cell[rows[i]], far = near < up.last ? near + 1 : near;
-        const f8 *left = (const f8 *)(up.column + size_t(near) * 8 * groups);
-        const f8 *right = (const f8 *)(up.column + size_t(far) * 8 * groups);
-        const f8 w = splat8(up.weight[rows[i]]);
-        f8 most = splat8(-3e6f);
-        for (int g = 0; g < groups; ++g) {
-            z[g] = left[g] + (right[g] - left[g]) * w;
-            most = max8(most, z[g]);
+    const int record = 4 * (Q ? Q : quads);
+    f8 most[8] = {}, total[8] = {};
+    alignas(32) float lumped[8] = {}, top[8], scale[8];
+    for (int first = 0; first < count; first += 8) {
+        const int n = count - first < 8 ? count - first : 8;
+        float *const z = out + size_t(first) * record;
+        for (int i = 0; i < n; ++i) {
+            const int row = rows[first + i], near = up.cell[row], far = near < up.last ? near + 1 : near;
+            const float *left = up.column + size_t(near) * record, *right = up.column + size_t(far) * record;
+            most[i] = splat8(-3e6f);
+            pieces<Q>(quads, [&](auto as, int g) {
+                const auto one = load(as, left + g), two = load(as, right + g);
+                const auto score = one + (two - one) * splat(as, up.weight[row]);
+                store(as, z + i * record + g, score);
+                most[i] = max8(most[i], largest(score, -3e6f));
+            });
+            if (up.rest) lumped[i] = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[row];
         }
-        const float top = max_of(most);
-        f8 total = splat8(0);
-        for (int g = 0; g < groups; ++g) total = total + exp8(z[g] - splat8(top));
-        float sum = sum_of(total);
+        const f8 best = maxima_of(most);
+        store(Eight{}, top, best);
+        for (int i = 0; i < n; ++i) {
+            total[i] = splat8(0);
+            pieces<Q>(quads, [&](auto as, int g) {
+                total[i] = total[i] + folded(exp_of(as, load(as, z + i * record + g) - splat(as, top[i])));
+            });
+        }
+        f8 sum = sums_of(total);
         if (up.rest) {
-            const float z_rest = up.rest[near] + (up.rest[far] - up.rest[near]) * up.weight[rows[i]];
-            const float others = exp8(splat8(z_rest - top < 80.0f ? z_rest - top : 80.0f))[0];
-            sum += others;
-            rest[i] = others / sum > up.least_rest ? others / sum : up.least_rest;
+            const f8 behind = load(Eight{}, lumped) - best, limit = splat8(80.0f);
+            const f8 others = exp_of(Eight{}, behind < limit ? behind : limit);
+            sum = sum + others;
+            alignas(32) float share[8];
+            store(Eight{}, share, max8(others / sum, splat8(up.least_rest)));
+            for (int i = 0; i < n; ++i) rest[first + i] = share[i];
         }
-        const f8 scale = splat8(top + log_of(sum));
-        f8 *to = (f8 *)(out + size_t(i) * 8 * groups);
-        for (int g = 0; g < groups; ++g)
-            to[g] = z[g] > splat8(kNoLane) ? max8(z[g] - scale, splat8(kLeast)) : splat8(-1e4f);
+        store(Eight{}, scale, best + log8(sum));
+        for (int i = 0; i < n; ++i)
+            pieces<Q>(quads, [&](auto as, int g) {
+                float *const to = z + i * record + g;
+                const auto score = load(as, to), less = score - splat(as, scale[i]), least = splat(as, kLeast);
+                const auto likely = (less > least ? less : least) * splat(as, kLog2E);
+                store(as, to, score > splat(as, kNoLane) ? likely : splat(as, kNothing));
+            });
     }
 }
 
 void unary(const Upsampling &up, const uint16_t *rows, int count, int lanes, float *out, float *rest) {
-    switch (lanes) {
-        case 8: return log_probabilities<1>(up, rows, count, lanes, out, rest);
-        case 16: return log_probabilities<2>(up, rows, count, lanes, out, rest);
-        case 24: return log_probabilities<3>(up, rows, count, lanes, out, rest);
-        case 32: return log_probabilities<4>(up, rows, count, lanes, out, rest);
-        default: return log_probabilities<0>(up, rows, count, lanes, out, rest);
-    }
+    with_quads(lanes, [&](auto q) { log_probabilities<decltype(q)::value>(up, rows, count, lanes / 4, out, rest); });
 }
 
 }  // namespace

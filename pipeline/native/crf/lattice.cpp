@@ -17,8 +17,8 @@ constexpr float kAlpha = 1.0f / (1.0f + 1.0f / 32);
 
 }  // namespace
 
-Lattice::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts)
-    : order_(order), symmetric_(symmetric), parts_(parts), opened_(order.tiles()) {
+Lattice::Lattice(const Order &order, Sigmas sigmas, Strength strength, int parts)
+    : order_(order), strength_(strength), parts_(parts), opened_(order.tiles()) {
     const float deviation = float(std::sqrt(2.0 / 3.0) * (D + 1));
     float scale[D];
     for (int i = 0; i < D; ++i) scale[i] = float(1.0 / std::sqrt(double((i + 2) * (i + 1))) * deviation);
@@ -37,26 +37,28 @@ Lattice::Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts)
     // Coordinate j reaches from -j·f[j-1] to the sum of the features after it, and a little further by
     // rounding, to the other corners of the simplex and to their neighbours.
     int bits = 0;
-    uint64_t one[D + 1] = {}, all = 0;
+    uint64_t one[D + 1] = {};
+    packing_.bias = packing_.all = 0;
     for (int j = 0; j < D; ++j) {
         double high = 0;
         for (int i = j; i < D; ++i) high += most[i];
         const double low = j ? -j * most[j - 1] : 0.0;
         if (!(high - low < double(1 << 21))) throw std::range_error("bi_xy and bi_rgb: too small for this picture, lattice keys would overflow");
-        packing_.bias[j] = int32_t(std::ceil(-low)) + 4 * (D + 1);
-        const int64_t range = int64_t(std::ceil(high)) + packing_.bias[j] + 4 * (D + 1);
+        const int64_t bias = int64_t(std::ceil(-low)) + 4 * (D + 1);
+        const int64_t range = int64_t(std::ceil(high)) + bias + 4 * (D + 1);
         packing_.shift[j] = bits;
         one[j] = uint64_t(1) << bits;
-        all += one[j];
+        packing_.bias += uint64_t(bias) << bits;
+        packing_.all += one[j];
         while ((int64_t(1) << (bits - packing_.shift[j])) <= range) ++bits;
         if (bits > 63) throw std::range_error("bi_xy and bi_rgb: too small for this picture, lattice keys would overflow");
     }
-    for (int j = 0; j <= D; ++j) packing_.step[j] = all - uint64_t(D + 1) * one[j];
+    for (int j = 0; j <= D; ++j) packing_.step[j] = packing_.all - uint64_t(D + 1) * one[j];
 }
 
 void Lattice::build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team) {
     points_.need(order_.size() + kPixelsAhead);
-    if (!symmetric_) after_.need(order_.size());
+    if (!strength_.symmetric) after_.need(order_.size());
     const size_t expected = std::max(size_, order_.size() / 8);
     for (size_t p = 0; p < parts_.size(); ++p) parts_[p].table.reset(p ? expected / parts_.size() : expected);
     team.run([&](int part) { collect(part, image, kernels); });
@@ -84,6 +86,7 @@ void Lattice::collect(int index, const uint8_t *image, const Kernels &kernels) {
     Part &part = parts_[index];
     part.keys.clear();
     part.mass.clear();
+    part.forget();
     Simplices<5> s;
     for (size_t t = order_.part[index]; t < order_.part[index + 1]; ++t) {
         for (size_t first = order_.tile[t]; first < order_.tile[t + 1]; first += kBlock) {
@@ -107,35 +110,45 @@ void Lattice::collect(int index, const uint8_t *image, const Kernels &kernels) {
             for (float &f : feature) f = 0;
         kernels.simplices5(packing_, s);
         for (int k = 0; k <= D; ++k)
-            if (part.table.insert(s.key[0][k], int32_t(part.keys.size())) == int32_t(part.keys.size())) {
-                part.keys.push_back(s.key[0][k]);
+            if (part.table.insert(s.key[k][0], int32_t(part.keys.size())) == int32_t(part.keys.size())) {
+                part.keys.push_back(s.key[k][0]);
                 part.mass.push_back(0);
             }
         opened_.back() = part.keys.size();
     }
 }
 
+// Most vertices were met a moment ago; only the others are asked of the table, all at once.
 void Lattice::add(Part &part, size_t first, int count, const Simplices<5> &s) {
-    for (int i = 0; i < count; ++i)
-        for (int k = 0; k <= D; ++k) part.table.prefetch(s.key[i][k]);
+    constexpr int kCorners = (D + 1) * kBlock;
+    int32_t id[kCorners];
+    uint8_t unknown[kCorners];
+    const uint64_t *keys = s.key[0];
+    int n = 0;
+    for (int i = 0; i < kCorners; ++i) {
+        const Part::Met &met = part.recent(keys[i]);
+        id[i] = met.id;
+        unknown[n] = uint8_t(i);
+        n += met.key != keys[i];
+    }
+    for (int j = 0; j < n; ++j) part.table.prefetch(keys[unknown[j]]);
+    for (int j = 0; j < n; ++j) {
+        const int i = unknown[j];
+        const int32_t next = int32_t(part.keys.size());
+        id[i] = part.table.insert(keys[i], next);
+        if (id[i] == next) {
+            part.keys.push_back(keys[i]);
+            part.mass.push_back(0);
+        }
+        part.recent(keys[i]) = {keys[i], id[i]};
+    }
     for (int i = 0; i < count; ++i) {
         Vertices<5> &point = points_[first + i];
         const float pixels = order_.count.empty() ? 1.0f : order_.count[first + i];
         for (int k = 0; k <= D; ++k) {
-            int32_t id;
-            if (i > 0 && s.key[i][k] == s.key[i - 1][k]) {
-                id = points_[first + i - 1].id[k];
-            } else {
-                const int32_t next = int32_t(part.keys.size());
-                id = part.table.insert(s.key[i][k], next);
-                if (id == next) {
-                    part.keys.push_back(s.key[i][k]);
-                    part.mass.push_back(0);
-                }
-            }
-            point.id[k] = id;
-            point.weight[k] = s.weight[i][k];
-            part.mass[id] += s.weight[i][k] * pixels;
+            point.id[k] = id[k * kBlock + i];
+            point.weight[k] = s.weight[k][i];
+            part.mass[point.id[k]] += point.weight[k] * pixels;
         }
     }
 }
@@ -191,14 +204,15 @@ void Lattice::link(int index, int axis) {
 // Runs of neighbours; a vertex without any does not change and is in none.
 void Lattice::chain(int index, int axis) {
     Part &part = parts_[index];
-    std::vector<int32_t> &chain = part.chain[axis];
-    chain.clear();
-    for (size_t i = 0; i < part.keys.size(); ++i) {
-        int32_t v = part.base + int32_t(i);
-        if (follows_[v] || next_[v] < 0) continue;
-        chain.push_back(v | int32_t(0x80000000));
-        for (v = next_[v]; v >= 0; v = next_[v]) chain.push_back(v);
+    int32_t *const chain = part.chain[axis].need(size_ + 1), *end = chain;
+    const int32_t begin = part.base, count = int32_t(part.keys.size());
+    for (int32_t first = begin; first < begin + count; ++first) {
+        int32_t v = next_[first];
+        if (follows_[first] || v < 0) continue;
+        *end++ = first | INT32_MIN;
+        for (; v >= 0; v = next_[v]) *end++ = v;
     }
+    part.length[axis] = size_t(end - chain);
 }
 
 void Lattice::normalise(int index, int unit) {
@@ -211,11 +225,12 @@ void Lattice::normalise(int index, int unit) {
             point.id[k] += base;
             sum += point.weight[k] * mass_[point.id[k]] * kAlpha;
         }
-        if (symmetric_) {
-            const float scale = 1.0f / std::sqrt(sum + 1e-20f);
+        const float strength = strength_.weight * kAlpha * kLog2E / (sum + 1e-20f);
+        if (strength_.symmetric) {
+            const float scale = std::sqrt(strength);
             for (int k = 0; k <= D; ++k) point.weight[k] *= scale;
         } else {
-            after_[p] = 1.0f / (sum + 1e-20f);
+            after_[p] = strength;
         }
         for (int k = 0; k <= D; ++k) point.id[k] *= unit;
     }
@@ -240,8 +255,8 @@ void Lattice::blur(float *values, int lanes, const Kernels &kernels, Team &team)
         if (!part.twins.empty()) share(part, false);
     for (int axis = 0; axis <= D; ++axis)
         team.run([&](int thread) {
-            const auto &chain = parts_[thread].chain[axis];
-            kernels.blur(chain.data(), chain.size(), values, lanes);
+            const Part &part = parts_[thread];
+            kernels.blur(part.chain[axis].data(), part.length[axis], values, lanes);
         });
     for (const Part &part : parts_)
         if (!part.twins.empty()) share(part, true);
@@ -258,7 +273,7 @@ void Lattice::open_tile(size_t t, float *values, int lanes) const {
 size_t Lattice::links() const {
     size_t sum = 0;
     for (const Part &part : parts_)
-        for (const auto &chain : part.chain) sum += chain.size();
+        for (const size_t length : part.length) sum += length;
     return sum;
 }
 

@@ -1,6 +1,7 @@
 // The permutohedral lattice of one picture's places and colours.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -22,7 +23,7 @@ class Lattice {
     };
 
     // Throws std::range_error if keys of 63 bits cannot tell the vertices apart.
-    Lattice(const Order &order, Sigmas sigmas, bool symmetric, int parts);
+    Lattice(const Order &order, Sigmas sigmas, Strength strength, int parts);
 
     // Vertices, weights (with the normalisation in them) and neighbours for a height × width × 3 picture.
     void build(const uint8_t *image, int lanes, const Kernels &kernels, Team &team);
@@ -37,17 +38,28 @@ class Lattice {
     size_t distinct() const { return distinct_; }  // vertices
     size_t links() const;                          // entries of all chains
     const Vertices<5> *points() const { return points_.data(); }
-    const float *after() const { return after_.data(); }  // of each pixel: what "after" multiplies messages by
+    const float *after() const { return strength_.symmetric ? nullptr : after_.data(); }  // see Pass
 
    private:
+    static constexpr int kMetBits = 10, kMet = 1 << kMetBits;
+
     struct Part {  // what one thread has built of its share of the pixels
         Table table;
         std::vector<uint64_t> keys;
         std::vector<float> mass;
         std::vector<std::pair<int32_t, int32_t>> twins;  // vertices that an earlier part has too: own, that one's
         std::vector<uint8_t> twin;
-        std::vector<int32_t> chain[D + 1];
+        Buffer<int32_t> chain[D + 1];
+        size_t length[D + 1] = {};  // of the chains
         int32_t base = 0;
+
+        struct Met {
+            uint64_t key;
+            int32_t id;
+        };
+        std::vector<Met> met = std::vector<Met>(kMet);  // lately, by a hash of the key
+        Met &recent(uint64_t key) { return met[size_t(key * 0x9e3779b97f4a7c15u >> (64 - kMetBits))]; }
+        void forget() { std::fill(met.begin(), met.end(), Met{~uint64_t(0), 0}); }
     };
 
     void collect(int part, const uint8_t *image, const Kernels &kernels);
@@ -58,7 +70,7 @@ class Lattice {
     void normalise(int part, int unit);
 
     const Order &order_;
-    const bool symmetric_;
+    const Strength strength_;
     Packing<5> packing_;
     std::vector<float> place_y_, place_x_, level_[3];  // features times the lattice's scale
     std::vector<Part> parts_;

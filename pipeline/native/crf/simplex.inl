@@ -27,7 +27,9 @@ CRF_INLINE void simplices(const Packing<D> &packing, Simplices<D> &s) {
         off = off + whole;
         rank[i] = splat8i(0);
     }
+#pragma GCC unroll 8
     for (int i = 0; i < D; ++i)
+#pragma GCC unroll 8
         for (int j = i + 1; j <= D; ++j) {
             const i8 less = (at[i] - base[i]) < (at[j] - base[j]);
             rank[i] = rank[i] - less;
@@ -35,41 +37,38 @@ CRF_INLINE void simplices(const Packing<D> &packing, Simplices<D> &s) {
         }
     const i8 shift = __builtin_convertvector(off, i8);
     f8 inside[D + 1];
-    int32_t corner[D + 1][kBlock] __attribute__((aligned(32)));
+    u8 key = splat8u(packing.bias);
     for (int i = 0; i <= D; ++i) {
         rank[i] = rank[i] + shift;
         const i8 move = ((rank[i] < 0) & (D + 1)) - ((rank[i] > D) & (D + 1));
         rank[i] = rank[i] + move;
         base[i] = base[i] + __builtin_convertvector(move, f8);
         inside[i] = (at[i] - base[i]) * down;
-        *(i8 *)corner[i] = __builtin_convertvector(base[i], i8);
+        if (i < D) key = key + (__builtin_convertvector(__builtin_convertvector(base[i], i8), u8) << packing.shift[i]);
     }
 
-    int32_t axis[D + 1][kBlock] __attribute__((aligned(32)));
-    float weight[D + 1][kBlock] __attribute__((aligned(32)));
-    f8 sorted[D + 1];
+    // From a corner to the next all coordinates grow by one, but that of one axis, which falls by D.
+    const u8 all = splat8u(packing.all);
+    f8 before = splat8(0), first = splat8(0);
+#pragma GCC unroll 8
     for (int k = 0; k <= D; ++k) {
-        i8 value = splat8i(0), which = splat8i(0);
+        i8 value = splat8i(0), fall = splat8i(0), shift_by = splat8i(0);
+#pragma GCC unroll 8
         for (int i = 0; i <= D; ++i) {
             const i8 here = rank[i] == D - k;
             value = value | ((i8)inside[i] & here);
-            which = which | (here & i);
+            if (i == D) continue;  // its coordinate is no part of the key
+            fall = fall | (here & (D + 1));
+            shift_by = shift_by | (here & packing.shift[i]);
         }
-        sorted[k] = (f8)value;
-        *(i8 *)axis[k] = which;
+        *(u8 *)s.key[k] = key;
+        key = key + all - (__builtin_convertvector(fall, u8) << __builtin_convertvector(shift_by, u8));
+        const f8 sorted = (f8)value;
+        if (k == 0) first = sorted;
+        *(f8 *)s.weight[k] = sorted - before;
+        before = sorted;
     }
-    *(f8 *)weight[0] = sorted[0] + (splat8(1.0f) - sorted[D]);
-    for (int k = 1; k <= D; ++k) *(f8 *)weight[k] = sorted[k] - sorted[k - 1];
-
-    for (int p = 0; p < kBlock; ++p) {
-        uint64_t key = 0;
-        for (int i = 0; i < D; ++i) key += uint64_t(corner[i][p] + packing.bias[i]) << packing.shift[i];
-        for (int k = 0; k <= D; ++k) {
-            s.key[p][k] = key;
-            s.weight[p][k] = weight[k][p];
-            key += packing.step[axis[k][p] & 7];
-        }
-    }
+    *(f8 *)s.weight[0] = first + (splat8(1.0f) - before);
 }
 
 }  // namespace

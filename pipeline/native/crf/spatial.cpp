@@ -14,8 +14,8 @@ constexpr float kAlpha = 1.0f / (1.0f + 0.25f);
 
 }  // namespace
 
-Spatial::Spatial(const Order &order, float sigma, bool symmetric, bool keep, const Kernels &kernels, Team &team)
-    : order_(order), symmetric_(symmetric), kernels_(kernels), shares_(team.size()) {
+Spatial::Spatial(const Order &order, float sigma, Strength strength, bool keep, const Kernels &kernels, Team &team)
+    : order_(order), strength_(strength), kernels_(kernels), shares_(team.size()) {
     const float deviation = float(std::sqrt(2.0 / 3.0) * 3);
     const float scale[2] = {float(1.0 / std::sqrt(2.0) * deviation), float(1.0 / std::sqrt(6.0) * deviation)};
     // About 1.2 vertices a pixel at a deviation of one pixel; below a quarter only the pixel itself counts.
@@ -24,7 +24,8 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, bool keep, con
         const uint64_t all = 1 + (uint64_t(1) << 32);
         return axis == 0 ? all - 3 : axis == 1 ? all - (uint64_t(3) << 32) : all;
     };
-    const Packing<2> packing{{kBias, kBias}, {0, 32}, {step(0), step(1), step(2)}};
+    const uint64_t both = 1 + (uint64_t(1) << 32);
+    const Packing<2> packing{{0, 32}, kBias * both, both, {step(0), step(1), step(2)}};
     std::vector<std::pair<int, int>> corners(order.size() * 3);
     points_.need(order.size() + 16);
     std::fill_n(points_.data() + order.size(), 16, Vertices<2>{});
@@ -39,9 +40,9 @@ Spatial::Spatial(const Order &order, float sigma, bool symmetric, bool keep, con
         kernels.simplices2(packing, s);
         for (int i = 0; i < count; ++i)
             for (int k = 0; k < 3; ++k) {
-                const int k0 = int(uint32_t(s.key[i][k])) - kBias, k1 = int(s.key[i][k] >> 32) - kBias;
+                const int k0 = int(uint32_t(s.key[k][i])) - kBias, k1 = int(s.key[k][i] >> 32) - kBias;
                 corners[(first + i) * 3 + k] = {(k0 - k1) / 3, k0 + k1};
-                points_[first + i].weight[k] = s.weight[i][k];
+                points_[first + i].weight[k] = s.weight[k][i];
             }
     }
     locate(corners);
@@ -163,13 +164,14 @@ void Spatial::normalise() {
             close_tile(int(p), t);
         }
     finish();
-    after_.need(symmetric_ ? 0 : order_.size());
+    after_.need(strength_.symmetric ? 0 : order_.size());
     for (size_t i = 0; i < order_.size(); ++i) {
         Vertices<2> &point = points_[i];
         float sum = 0;
         for (int k = 0; k < 3; ++k) sum += point.weight[k] * blurred_[point.id[k]] * kAlpha;
-        if (!symmetric_) after_[i] = 1.0f / (sum + 1e-20f);
-        const float scale = symmetric_ ? 1.0f / std::sqrt(sum + 1e-20f) : 1.0f;
+        const float strength = strength_.weight * kAlpha * kLog2E / (sum + 1e-20f);
+        if (!strength_.symmetric) after_[i] = strength;
+        const float scale = strength_.symmetric ? std::sqrt(strength) : 1.0f;
         for (float &weight : point.weight) weight *= scale;
     }
 }

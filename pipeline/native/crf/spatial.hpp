@@ -20,7 +20,7 @@ class Spatial {
    public:
     // For the pixels of `order`; `keep` what `choose` needs.  Throws std::range_error if the standard
     // deviation (in pixels) is too small.
-    Spatial(const Order &order, float sigma, bool symmetric, bool keep, const Kernels &kernels, Team &team);
+    Spatial(const Order &order, float sigma, Strength strength, bool keep, const Kernels &kernels, Team &team);
 
     // From now on only these of all pixels, which the order must have changed to.
     void choose(const std::vector<int32_t> &chosen);
@@ -29,7 +29,7 @@ class Spatial {
     void prepare(int lanes);
 
     const Vertices<2> *points() const { return points_.data(); }
-    const float *after() const { return after_.data(); }
+    const float *after() const { return strength_.symmetric ? nullptr : after_.data(); }  // see Pass
     const float *blurred() const { return blurred_.data(); }
 
     // A sweep over the pixels: open a tile before splatting from it, close it afterwards (it blurs what is
@@ -74,7 +74,7 @@ class Spatial {
     }
 
     const Order &order_;
-    const bool symmetric_;
+    const Strength strength_;
     const Kernels &kernels_;
     int columns_ = 0, rows_ = 0, lanes_ = 0;
     size_t size_ = 0, places_ = 0;

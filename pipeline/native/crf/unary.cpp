@@ -14,7 +14,7 @@ constexpr float kLeastProbability = 1e-5f;
 
 void Unary::load(const upsample::Scores &scores, upsample::Map my, upsample::Map mx, const std::vector<uint8_t> &alive,
                  int height, int width) {
-    lanes_ = (int(alive.size()) + 7) / 8 * 8;
+    lanes_ = (int(alive.size()) + 3) / 4 * 4;
     lumped_ = int(alive.size()) < scores.classes;
     least_rest_ = kLeastProbability * float(scores.classes - int(alive.size()));
     rows_ = scores.height;
