@@ -36,7 +36,7 @@ from engines.whole_file import whole_file
 OPSET = 20
 
 TOLERANCE = 1e-3
-"""Largest difference of a score between the file and torch, at scores of about ±10."""
+"""Largest difference of a score between the file and torch, at scores of ±10 and below; more where they are larger."""
 
 CHECK_SIZES = ((96, 128), (104, 75))
 """Height and width of the pictures that an export is checked on; one is no multiple of 16."""
@@ -244,7 +244,7 @@ def check(model: ByteNetwork, path: Path) -> float:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(0)
-    worst = 0.0
+    worst, largest = 0.0, 10.0
     for batch, (height, width) in enumerate(CHECK_SIZES, 1):
         image = generator.integers(0, 256, (batch, height, width, 3), np.uint8)
         with torch.inference_mode():
@@ -253,6 +253,7 @@ def check(model: ByteNetwork, path: Path) -> float:
         if scores.shape != expected.shape:
             raise ExportError(f"scores of shape {scores.shape}, but torch gives {expected.shape}")
         worst = max(worst, float(np.abs(scores - expected).max()))
-    if not worst <= TOLERANCE:
-        raise ExportError(f"the exported scores differ from torch's by {worst:.2g}")
+        largest = max(largest, float(np.abs(expected).max()))
+    if not worst <= TOLERANCE * largest / 10:
+        raise ExportError(f"the exported scores differ from torch's by {worst:.2g}, at scores of up to {largest:.2g}")
     return worst

@@ -183,12 +183,12 @@ def _picture(path: Path, source: Value, notes: Checker, *, trusted: bool) -> _Pi
     batch, depth, height, width = source.shape if layout == "nchw" else (source.shape[i] for i in (0, 3, 1, 2))
     if depth not in (3, -1) or batch not in (1, -1):
         raise ModelError(
-            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as {layout}: "
+            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as layout {layout}: "
             "it must take one picture of three channels at a time"
         )
     if (height == -1) != (width == -1):
         raise ModelError(
-            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as {layout}: "
+            f"{path}: input {source.name!r} is {_spelled(source.shape)}, read as layout {layout}: "
             "only one of height and width is fixed"
         )
     mean, std = _normalisation(notes, source, guessed, trusted=trusted)
@@ -265,7 +265,8 @@ def _labels(path: Path, output: Value, notes: Checker, facts: ModelFacts | None)
     if not 2 <= len(known) <= MAX_CLASSES:
         raise ModelError(f"{path}: {len(known)} score channels: labels need 2 to {MAX_CLASSES}, one a class")
     if channels not in (-1, len(known)):
-        raise ModelError(f"{path} scores {channels} classes but {len(known)} labels are given")
+        told = f"{notes.where}labels" if "labels" in notes.values else f"{path}: metadata {PREFIX}labels"
+        raise ModelError(f"{told} has {len(known)} names, but {path.name} scores {channels} classes")
     palette = notes.palette("palette", len(known)) if "palette" in notes.values else known.palette
     background = notes.background("background", known.names) if "background" in notes.values else known.background
     return LabelSet(known.names, palette, background)

@@ -56,38 +56,60 @@ class Expected:
         assert not wrong.any(), f"frame {self.frame.index}: {wrong.sum()} of {wrong.size} labels are wrong"
 
 
-def plainly(uri: str | Path, size: int = tiny.SIZE, **source: Any) -> Iterator[Expected]:
-    """Every frame of an input as the tiny network must label it: one after the other, numpy alone.
+@dataclass(frozen=True)
+class PlainNetwork:
+    """A network as plain arithmetic.
 
-    The network's scores are multiples of 1/128 and exact in any arithmetic; interpolated ones are
-    taken as certain where the best leads by more than 1/1000.
+    Attributes:
+        scores: of H×W×3 bytes, C×h×w.
+        stride: H and W must be multiples of this.
+        lead: labels are certain where the best score leads by more than this.
     """
+
+    scores: Callable[[Array], Array]
+    stride: int
+    lead: float
+
+
+def plainly(
+    uri: str | Path, size: int = tiny.SIZE, network: PlainNetwork | None = None, **source: Any
+) -> Iterator[Expected]:
+    """Every frame of an input as a network must label it: one after the other, without the stream.
+
+    By default that is the tiny one, in numpy; its scores are multiples of 1/128 and exact in any arithmetic.
+    """
+    network = network or PlainNetwork(tiny_scores, tiny.STRIDE, 1e-3)
     opened = open_source(str(uri), SourceOptions(**source))
     try:
         for item in opened.read():
             if isinstance(item, Decoded):
-                yield _plainly(item, size)
+                yield _plainly(item, size, network)
     finally:
         opened.close()
 
 
-def _plainly(decoded: Decoded, size: int) -> Expected:
+def _plainly(decoded: Decoded, size: int, network: PlainNetwork) -> Expected:
     frame = decoded.frame
     shown = (Fraction(frame.height), frame.width * frame.sample_aspect_ratio)
     picture = [round(side * size / min(shown)) for side in shown]  # square pixels, nothing stretched
-    given = [-(-side // tiny.STRIDE) * tiny.STRIDE for side in picture]
+    given = [-(-side // network.stride) * network.stride for side in picture]
     geometry = Geometry(frame.height, frame.width, picture[0], picture[1], given[0], given[1])
     image = np.empty((*given, 3), np.uint8)
     prepare(decoded.picture, geometry, image, frame.colour)
     height, width = picture
     assert (image[:height, width:] == image[:height, width - 1 : width]).all(), "the edge must go on"
     assert (image[height:] == image[height - 1]).all()
+    coarse = network.scores(image)
     # Pixel centres of the frame, in the input, in cells: centres lie at halves.
-    rows = (np.arange(frame.height) + 0.5) * height / frame.height / tiny.STRIDE - 0.5
-    columns = (np.arange(frame.width) + 0.5) * width / frame.width / tiny.STRIDE - 0.5
-    full = between(between(tiny_scores(image), 1, rows), 2, columns)
+    rows, columns = (
+        (np.arange(side) + 0.5) * shown_as / side * cells / all_of_it - 0.5
+        for side, shown_as, cells, all_of_it in zip(
+            (frame.height, frame.width), picture, coarse.shape[1:], given, strict=True
+        )
+    )
+    full = between(between(coarse, 1, rows), 2, columns)
     ranked = np.sort(full, axis=0)
-    return Expected(frame, full.argmax(axis=0).astype(np.uint8), ranked[-1] - ranked[-2] > 1e-3)
+    return Expected(frame, full.argmax(axis=0).astype(np.uint8), ranked[-1] - ranked[-2] > network.lead)
 
 
 def tiny_scores(image: Array) -> Array:

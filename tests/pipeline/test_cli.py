@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import sys
@@ -163,6 +164,15 @@ def test_list_models(cli: Cli) -> None:
     assert "embedded" in rows["street"]
     assert "21 classes" in rows["voc"]
     assert "Apache-2.0" in rows["voc"]
+
+
+def test_a_wrong_yaml_is_a_line_that_names_file_and_field(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    model = tmp_path / "mine.onnx"
+    shutil.copy(tiny, model)
+    model.with_suffix(".yaml").write_text("size: 5\n")
+    done = cli("--input", clip("h264").path, "--output", tmp_path / "out.mp4", "--model", model)
+    one_line_error(done, f"{tmp_path}/mine.yaml: size is 5: it must be a whole number from 16 to 8192")
+    assert tree(tmp_path) == ["mine.onnx", "mine.yaml"]
 
 
 def test_a_model_that_is_not_exported_names_the_command(

@@ -33,3 +33,16 @@ def segmentation_models() -> ModuleType:
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _DECLARED.append(library)
     return importlib.import_module("torchvision.models.segmentation")
+
+
+@torch.no_grad()
+def settle_norms(network: torch.nn.Module, pictures: torch.Tensor) -> None:
+    """Give batch norms the statistics of some pictures; with those of a fresh network, deep ones see nothing.
+
+    Leaves the network in eval mode.
+    """
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean of all batches, not a hundredth of each
+    network.train()(pictures)
+    network.eval()
