@@ -179,8 +179,8 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto: voc if it is "
                        "here or comes within seconds, else street")  # fmt: skip
     group.add_argument("--size", type=int, metavar="N", help="short side of the network's input; default the model's")
-    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: openvino, else "
-                       "onnxruntime")  # fmt: skip
+    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: tensorrt where "
+                       "it is and an NVIDIA GPU, else openvino, else onnxruntime")  # fmt: skip
     group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="fp16 is bf16 on processors that "
                        "multiply that alone; default auto: the fastest that keeps the model's labels")  # fmt: skip
     group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")
@@ -241,6 +241,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--dry-run", action="store_true", help="open everything, say what would be done, and stop")
     group.add_argument("--list-inputs", action="store_true", help="cameras and other inputs on this machine")
     group.add_argument("--list-models", action="store_true", help="models by name")
+    group.add_argument("--doctor", action="store_true", help="what this machine can do, and what installs the rest")
     group.add_argument("--quiet", action="store_true", help="errors alone")
     group.add_argument("--log-format", choices=("text", "json"), default="text", help="an object a line, or plain text")
     group.add_argument("-v", "--verbose", action="count", default=0, help="more (-vv: everything), and tracebacks")
@@ -283,6 +284,12 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
 
 def _dispatch(flags: argparse.Namespace) -> int:
     _refuse_empty(flags)
+    if flags.doctor:
+        from pipeline.cli import doctor
+
+        text, status = doctor.report()
+        print(text)
+        return status
     if flags.list_inputs or flags.list_models:
         from pipeline.cli import listing
 

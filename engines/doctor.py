@@ -1,0 +1,132 @@
+"""What this machine can run networks with, what is missing, and what installs it; every engine is really tried."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+import numpy as np
+
+from engines.backends import BACKENDS, GPU, has_nvidia_driver, open_engine
+from engines.backends.common import one_line
+from engines.base import EngineError, EngineOptions, MissingEngineError, Model
+from engines.zoo import compiled_cache, list_models, load_model
+
+READY, MISSING, UNFIT = "ready", "missing", "-"
+"""Works here; would work if it were installed; cannot work on this machine."""
+
+MODEL = "street"
+"""In the package, so that no network is needed to try an engine."""
+
+SIZE = (96, 128)
+WAIT_S = 60.0
+
+EXTRAS = {"onnxruntime": "onnxruntime", "torch": "torch", GPU: "tensorrt"}
+"""What installs an engine beside OpenVINO, which comes with the package."""
+
+TOOLS = {
+    "quantise": ("nncf", "export --precision int8"),
+    "train": ("torchvision", "train, and the export of published weights"),
+    "tensorboard": ("tensorboard", "curves of training"),
+    "metrics": ("prometheus_client", "/metrics"),
+}
+"""Extras beside the engines: a module that tells whether it is there, and what needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        area: what it belongs to, e.g. ``"engine"``.
+        name: what it is called.
+        state: `READY`, `MISSING` or `UNFIT`.
+        told: what was found, on one line.
+        extra: of the package, that installs it; empty if none does.
+    """
+
+    area: str
+    name: str
+    state: str
+    told: str
+    extra: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """All findings; each comes when it is known, since some take seconds."""
+    yield from _gpu()
+    model = load_model(MODEL)
+    for backend in BACKENDS:
+        yield _engine(backend, model)
+    for each in list_models():
+        if each.place != "not fetched" or each.entry.name == "voc":
+            state = MISSING if each.place == "not fetched" else READY
+            way = f"python -m engines fetch {each.entry.name}" if state == MISSING else each.place
+            yield Finding("model", each.entry.name, state, f"{way}: {each.entry.about}")
+    for extra, (module, use) in TOOLS.items():
+        there = importlib.util.find_spec(module) is not None
+        yield Finding("tool", extra, READY if there else MISSING, use, "" if there else extra)
+
+
+def advice(findings: list[Finding]) -> str:
+    """The one command that installs all that is missing here; empty where nothing is."""
+    extras = sorted({finding.extra for finding in findings if finding.state == MISSING and finding.extra})
+    return f"pip install 'deeplab-stream[{','.join(extras)}]'" if extras else ""
+
+
+def _engine(backend: str, model: Model) -> Finding:
+    """An engine, by a picture that it scores; TensorRT only by opening it, since a plan takes minutes to build."""
+    if backend == GPU and not has_nvidia_driver():
+        return Finding("engine", backend, UNFIT, "needs an NVIDIA GPU")
+    try:
+        engine = open_engine(model, backend, EngineOptions(cache=compiled_cache()))
+    except MissingEngineError as error:
+        return Finding("engine", backend, MISSING, str(error), EXTRAS.get(backend, ""))
+    except EngineError as error:
+        return Finding("engine", backend, UNFIT, str(error))
+    try:
+        if backend != GPU:
+            session = engine.session(*SIZE)
+            session.start(np.zeros((*SIZE, 3), np.uint8), np.empty(session.score_shape, np.float32)).wait(WAIT_S)
+        info = engine.info
+        return Finding("engine", backend, READY, f"{info.version}, {model.name} in {info.arithmetic} on {info.device}")
+    except EngineError as error:
+        return Finding("engine", backend, UNFIT, str(error))
+    finally:
+        engine.close()
+
+
+def _gpu() -> Iterator[Finding]:
+    """The GPU, what speaks to it, and the plans that are kept for it."""
+    if not has_nvidia_driver():
+        yield Finding("gpu", "NVIDIA", UNFIT, "no driver is loaded, so there is no GPU to use")
+        return
+    try:
+        from engines.backends.nvidia.cuda import open_device
+
+        device = open_device()
+    except EngineError as error:
+        there = importlib.util.find_spec("cuda.bindings") is not None if importlib.util.find_spec("cuda") else False
+        yield Finding("gpu", "NVIDIA", MISSING, str(error), "" if there else "tensorrt")
+        return
+    capability = "{}.{}".format(*device.compute_capability)
+    told = f"{device.name}, compute capability {capability}, {device.memory / 2**30:.0f} GiB, CUDA {device.driver}"
+    yield Finding("gpu", "NVIDIA", READY, told)
+    try:
+        from engines.backends.nvidia.kernels import compile_kernels
+
+        size = len(compile_kernels(device.compute_capability))
+        yield Finding("gpu", "kernels", READY, f"NVRTC {_version('nvidia-cuda-nvrtc')}, {size / 1024:.0f} KiB of code")
+    except EngineError as error:
+        yield Finding("gpu", "kernels", MISSING, str(error), "tensorrt")
+    plans = sorted(compiled_cache().glob("*.plan"))
+    yield Finding("gpu", "plans", READY, f"{len(plans)} in {compiled_cache()}; python -m engines build makes them")
+
+
+def _version(project: str) -> str:
+    try:
+        return metadata.version(project)
+    except metadata.PackageNotFoundError as error:
+        return one_line(error)
