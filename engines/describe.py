@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engines.base import Model
-from engines.catalogue import PublishedCRF, ZooEntry
+from engines.catalogue import Download, PublishedCRF, ZooEntry
 from engines.facts import PREFIX
 from engines.fetch import shown
 from engines.onnx_metadata import read_header
@@ -54,15 +54,21 @@ def _published(entry: ZooEntry) -> Rows:
     if entry.recipe is not None:
         scales = ", ".join(f"{scale:g}" for scale in entry.recipe.scales)
         at = f", at the scales {scales}" if len(entry.recipe.scales) > 1 else ""
-        rows.append(("network", f"{entry.recipe.network}, output stride {entry.output_stride}{at}"))
+        rows.append(("architecture", f"{entry.recipe.network}, output stride {entry.output_stride}{at}"))
     if entry.download is not None:
-        rows += [("published", entry.download.url), ("its sha256", shown(entry.download.sha256))]
+        rows += [("published", entry.download.url), ("its sha256", _hash(entry.download))]
     if entry.picture is not None:
         mean, std = (", ".join(f"{number:g}" for number in each) for each in (entry.picture.mean, entry.picture.std))
         rows.append(("trained on", f"{entry.picture.channels} of 0–255, mean {mean}, std {std}"))
     if entry.crf is not None:
         rows.append(("its CRF", _spelled(entry.crf)))
     return rows
+
+
+def _hash(download: Download) -> str:
+    if download.sha256 is None:
+        return "not published: that of the first download is recorded"
+    return shown(download.sha256)
 
 
 def _spelled(crf: PublishedCRF) -> str:

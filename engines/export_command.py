@@ -6,6 +6,7 @@ Quantising an ONNX file needs no torch.
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from engines.networks.trained import TrainedNetwork
 
 PRECISIONS = ("fp32", "fp16", "int8")
+
+_log = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples:
@@ -130,6 +133,7 @@ def _publish(args: argparse.Namespace) -> int:
     source = fetch_published(entry, weights_dir=args.weights_dir)
     if args.output is None:
         _make_folder(output.parent)
+    _log.info("making %s of %s and comparing it with torch: a minute or two", output.name, source.name)
     difference = export(read_published(entry, source), output, name=entry.name, licence=entry.licence)
     print(_written(output, difference))
     if args.output is None:

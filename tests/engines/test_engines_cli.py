@@ -63,7 +63,8 @@ def test_info_of_what_is_not_exported_tells_what_is_published(capsys: pytest.Cap
     told = capsys.readouterr().out
     for words in (
         "MIT (kazuto1011)", "39.1 COCO-Stuff 164k val, 39.7 with the CRF", "deeplabv2-resnet101-aspp, output stride 8",
-        "at the scales 1, 0.75, 0.5", "bgr of 0–255, mean 104.008, 116.669, 122.675, std 1, 1, 1", "bi_xy 67",
+        "at the scales 1, 0.75, 0.5", "not published: that of the first download is recorded",
+        "bgr of 0–255, mean 104.008, 116.669, 122.675, std 1, 1, 1", "bi_xy 67",
         "releases/download/v1.0/deeplabv2_resnet101_msc-cocostuff164k-100000.pth", "182: person, bicycle",
         "Not exported yet: python -m engines export deeplabv2-resnet101-cocostuff",
     ):  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from engines.cli import main  # noqa: E402
 from engines.networks import NETWORKS  # noqa: E402
 from engines.networks.normalise import ByteNetwork  # noqa: E402
 from engines.published import read_published  # noqa: E402
-from engines.zoo import load_model  # noqa: E402
+from engines.zoo import fetch_published, load_model  # noqa: E402
 from tests.conftest import absent  # noqa: E402
 from tests.engines.peers import published  # noqa: E402
 from tests.engines.peers.parts import Weights  # noqa: E402
@@ -102,7 +103,8 @@ def torchvisions(name: str) -> torch.nn.Module:
 def scores_in_torch(entry: ZooEntry, state: dict[str, Tensor], image: np.ndarray, folder: Path) -> Tensor:
     assert entry.download
     path = folder / entry.download.file
-    torch.save(state, path)
+    # As torch wrote files before 1.6, when several of the published ones were made.
+    torch.save(OrderedDict(state), path, _use_new_zipfile_serialization=False)
     network = read_published(entry, path).restore()
     with torch.inference_mode():
         return ByteNetwork(network)(torch.from_numpy(image[None]))
@@ -170,6 +172,8 @@ def test_kazutos_file_is_its_network_at_three_scales(tmp_path: Path, monkeypatch
     with torch.inference_mode():
         expected = kazutos(weights, blue_first - mean)
     assert close(scores_in_torch(entry, weights.state, image, tmp_path), expected)
+    assert entry.download
+    assert fetch_published(entry, weights_dir=tmp_path) == tmp_path / entry.download.file
 
 
 def test_a_file_that_contradicts_its_entry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
