@@ -56,7 +56,7 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """All findings; each comes when it is known, since some take seconds."""
-    yield from _gpu()
+    yield from examine_gpu()
     model = load_model(MODEL)
     for backend in BACKENDS:
         yield _engine(backend, model)
@@ -98,7 +98,7 @@ def _engine(backend: str, model: Model) -> Finding:
         engine.close()
 
 
-def _gpu() -> Iterator[Finding]:
+def examine_gpu() -> Iterator[Finding]:
     """The GPU, what speaks to it, and the plans that are kept for it."""
     if not has_nvidia_driver():
         yield Finding("gpu", "NVIDIA", UNFIT, "no driver is loaded, so there is no GPU to use")

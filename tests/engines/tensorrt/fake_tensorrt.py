@@ -9,6 +9,7 @@ import ast
 import enum
 import json
 from collections.abc import Callable, Iterable
+from importlib.machinery import ModuleSpec
 from inspect import Parameter, Signature
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,7 @@ WORK_BYTES = 4096
 def fake_tensorrt(stub: Path, version: str, cuda: FakeCuda) -> ModuleType:
     """A module as ``tensorrt``; ``module.log`` lists what was called, as (class, method, arguments)."""
     module = ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)  # libraries look whether it is there
     module.__version__ = version  # type: ignore[attr-defined]
     module.cuda, module.log, module.faults = cuda, [], {}  # type: ignore[attr-defined]
     classes = {node.name: node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ClassDef)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.doctor import MISSING, READY, Finding, _engine, _gpu, advice
+from engines.doctor import MISSING, READY, Finding, _engine, advice, examine_gpu
 from engines.zoo import load_model
 from tests.engines.tensorrt.conftest import Machine
 
@@ -20,7 +20,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_machine_that_is_ready(fake: Machine, driver: None) -> None:
-    gpu, kernels, plans = _gpu()
+    gpu, kernels, plans = examine_gpu()
     assert (gpu.state, gpu.told) == (READY, "Fake GPU, compute capability 8.9, 24 GiB, CUDA 13.0")
     assert kernels.state == plans.state == READY
     assert "NVRTC" in kernels.told
@@ -39,7 +39,7 @@ def test_a_machine_that_lacks_tensorrt(fake: Machine, driver: None, monkeypatch:
 
 def test_a_gpu_that_does_not_answer(fake: Machine, driver: None) -> None:
     fake.gpu.fail["cudaGetDeviceCount"] = "cudaErrorInsufficientDriver"
-    (found,) = _gpu()
+    (found,) = examine_gpu()
     assert (found.state, found.extra) == (MISSING, "")
     assert "InsufficientDriver" in found.told
     assert "driver" in found.told

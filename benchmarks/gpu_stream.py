@@ -1,0 +1,94 @@
+"""The stream on a GPU, for `benchmarks.gpu`: its tests, its frames a second, and how many inputs it serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clip import make_clip
+from benchmarks.gpu_contenders import TensorRT
+
+ROOT = Path(__file__).parents[1]
+FRAMES = 900
+MODEL, ENGINE = "street", "tensorrt"
+MOST_STREAMS = 64
+LOST = 0.01
+"""Share of the frames that may be dropped where a stream still counts as served."""
+
+SECONDS = 10
+"""That each number of streams runs."""
+
+
+def conformance(seconds: float) -> dict[str, object]:
+    """The tests that need a GPU, which must not be skipped."""
+    why = TensorRT().why_not() or ("" if seconds > 60 else "no time was left")
+    if why:
+        return {"measured": f"not measured: {why}"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/engines/tensorrt"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, capture_output=True, text=True,
+            timeout=min(seconds, 240), check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"measured": "not measured: it did not end in time"}
+    return {"passed": done.returncode == 0, "told": done.stdout.strip().splitlines()[-15:]}
+
+
+def pipeline_fps(folder: Path, seconds: float) -> dict[str, object]:
+    """Frames a second of one file, from decoder to encoder."""
+    why = TensorRT().why_not() or ("" if seconds > 30 else "no time was left")
+    if why:
+        return {"measured": f"not measured: {why}"}
+    clip = make_clip(folder / "clip.mp4", FRAMES)
+    report, cores = _run(folder, [str(clip)], ["--output", str(folder / "overlay.mp4")], seconds)
+    return {"fps": report["fps"], "bottleneck": report["bottleneck"], "cores": cores}
+
+
+def streams_at_30(folder: Path, seconds: float) -> dict[str, object]:
+    """How many live inputs of 30 frames a second one engine serves, and the processors that each takes."""
+    why = TensorRT().why_not()
+    if why:
+        return {"measured": f"not measured: {why}"}
+    clip = make_clip(folder / "live.mp4", 30 * SECONDS, rate=30)
+    best: dict[str, object] = {"measured": "not measured: no time was left"}
+    end, count = time.monotonic() + seconds, 1
+    while count <= MOST_STREAMS and time.monotonic() + 3 * SECONDS < end:
+        report, cores = _run(folder, [str(clip)] * count, ["--mode", "live", "--realtime"], end - time.monotonic())
+        inputs = report["inputs"]
+        lost = sum(one["dropped"] for one in inputs) / max(1, sum(one["read"] for one in inputs))
+        if lost > LOST:
+            break
+        best = {"streams": count, "lost": lost, "cores_a_stream": cores / count}
+        count *= 2
+    return best
+
+
+def _run(folder: Path, inputs: list[str], words: list[str], seconds: float) -> tuple[dict[str, Any], float]:
+    """A run's report, and the processors that it kept busy."""
+    report = folder / "report.json"
+    command = [
+        sys.executable,
+        "run_pipeline.py",
+        "--model",
+        MODEL,
+        "--engine",
+        "tensorrt",
+        "--precision",
+        "fp16",
+        "--quiet",
+    ]
+    for each in inputs:
+        command += ["--input", each, *(["--output", "null"] if "--output" not in words else [])]
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([*command, *words, "--report", str(report)], cwd=ROOT, check=True, timeout=max(30, seconds))
+    after, took = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
+    busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    told: dict[str, Any] = json.loads(report.read_text())
+    return told, busy / took

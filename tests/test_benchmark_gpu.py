@@ -1,0 +1,100 @@
+"""The benchmark for GPUs: honest where there is none, and right about what it measures."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, gpu_contenders, gpu_networks, gpu_stream
+from benchmarks.gpu import Row, targets
+from benchmarks.gpu_contenders import CONTENDERS, Timing, time_runner
+from benchmarks.gpu_networks import NETWORKS
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpu.main(["--json", str(tmp_path / "gpu.json")])
+    figures = json.loads((tmp_path / "gpu.json").read_text())
+    rows = figures["rows"]
+    assert len(rows) == sum(len(network.sizes) for network in NETWORKS) * len(gpu.BATCHES) * len(CONTENDERS)
+    assert all(row["timing"] is None and row["why"] for row in rows)
+    assert set(figures["targets"].values()) == {None}
+    assert figures["rates"] is None
+    for part in ("conformance", "pipeline", "streams"):
+        assert figures[part]["measured"].startswith("not measured: ")
+    told = capsys.readouterr().out
+    assert told.count("not measured: ") == len(rows) + 3
+
+
+class Sleeper:
+    """Takes a while for a batch, and has several under way at once."""
+
+    def __init__(self, seconds: float, in_flight: int) -> None:
+        self.seconds, self.in_flight = seconds, in_flight
+        self.under_way = self.most = 0
+
+    def start(self) -> gpu_contenders.Wait:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        ready = time.perf_counter() + self.seconds
+
+        def wait() -> None:
+            time.sleep(max(0.0, ready - time.perf_counter()))
+            self.under_way -= 1
+
+        return wait
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_latency_is_of_one_batch_alone_and_throughput_of_several(in_flight: int) -> None:
+    runner = Sleeper(0.01, in_flight)
+    timing = time_runner(runner, 8, 0.6)
+    assert runner.under_way == 0
+    assert runner.most == in_flight
+    assert 9.5 < timing.median_ms < 40
+    assert timing.p95_ms >= timing.median_ms
+    assert timing.per_second < 8 * in_flight / 0.0095
+    assert timing.per_second > 8 * in_flight / 0.08
+
+
+def row(contender: str, per_second: float, of_flops: float | None = None) -> Row:
+    timing = Timing(1.0, 1.0, per_second, 10)
+    return Row("deeplabv2-resnet101-aspp", (513, 513), 8, contender, timing, of_flops=of_flops)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reached"),
+    [
+        ([row("tensorrt", 130, 0.41), row("torch-compile", 99)], (True, True)),
+        ([row("tensorrt", 120, 0.39), row("torch-compile", 99)], (False, False)),
+        ([row("tensorrt", 120)], (None, None)),
+        ([], (None, None)),
+    ],
+)
+def test_targets_are_reached_or_missed_or_not_measured(
+    rows: list[Row], reached: tuple[bool | None, bool | None]
+) -> None:
+    assert tuple(targets(rows).values()) == reached
+
+
+def test_the_networks_are_those_of_the_registry() -> None:
+    from engines.networks import NETWORKS as KNOWN
+
+    assert {network.name for network in NETWORKS} <= set(KNOWN)
+    assert gpu_stream.FRAMES > 0
+
+
+@pytest.mark.slow
+def test_a_network_is_exported_with_its_cost(tmp_path: Path) -> None:
+    exported = gpu_networks.export_network(NETWORKS[-1], tmp_path)
+    assert exported.model.name == "deeplabv3plus-mobilenetv2"
+    assert 5e9 < exported.flops((513, 513)) < 60e9
+    assert exported.flops((512, 1024)) > 1.9 * exported.flops((512, 512))
+    weights = sum(parameter.numel() for parameter in exported.network.parameters())
+    assert exported.least_bytes((512, 512), 8) > 2 * weights
