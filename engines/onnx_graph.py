@@ -25,27 +25,34 @@ def whole_weights(graph: Any) -> None:
 
 
 def plain_activations(graph: Any) -> None:
-    """Make the quantisation of activations signed and symmetric, with one scale each, in place.
+    """Make the quantisation of activations signed, with one scale each, in place: TensorRT has no other.
 
-    TensorRT has no other. A channel's own scale gives way to the largest, and an unsigned range of 255 steps to the
-    upper half of a signed one.
+    An unsigned range of 255 steps becomes the upper half of a signed one. What has a scale a channel stays in
+    float: depthwise convolutions read it, whose channels differ too much for one scale.
     """
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-    done = set()
-    for node in nodes:
-        if node.input[0] in constants:
-            continue  # weights
-        scale, zero = constants[node.input[1]], constants[node.input[2]]
-        values = numpy_helper.to_array(scale)
-        unsigned = numpy_helper.to_array(zero).dtype == np.uint8
-        del node.attribute[:]  # the axis of the channels
-        if scale.name in done:
+    nodes, done = [], set()
+    passed: dict[str, str] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = passed.get(name, name)
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in constants:
+            nodes.append(node)
             continue
-        done.add(scale.name)
-        largest = values.max() * (255 / 127 if unsigned else 1)
-        scale.CopyFrom(numpy_helper.from_array(np.asarray(largest, np.float32), scale.name))
-        zero.CopyFrom(numpy_helper.from_array(np.asarray(0, np.int8), zero.name))
+        scale, zero = constants[node.input[1]], constants[node.input[2]]
+        if numpy_helper.to_array(scale).size > 1:
+            passed[node.output[0]] = node.input[0]
+            continue
+        nodes.append(node)
+        del node.attribute[:]  # the axis of channels that there are not
+        if scale.name not in done:
+            done.add(scale.name)
+            factor = 255 / 127 if numpy_helper.to_array(zero).dtype == np.uint8 else 1
+            value = np.asarray(numpy_helper.to_array(scale).item() * factor, np.float32)
+            scale.CopyFrom(numpy_helper.from_array(value, scale.name))
+            zero.CopyFrom(numpy_helper.from_array(np.asarray(0, np.int8), zero.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
     del graph.value_info[:]  # the bytes between were unsigned

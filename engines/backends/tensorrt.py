@@ -22,7 +22,7 @@ except Exception as error:  # a broken library can raise anything
     ) from error
 
 from engines.backends.nvidia import typed_graph
-from engines.backends.nvidia.building import BuildOptions, Messages, build_plan
+from engines.backends.nvidia.building import MESSAGES, BuildOptions, build_plan
 from engines.backends.nvidia.cuda import Array, PageLocked, open_device
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane
@@ -51,11 +51,10 @@ class TensorRTEngine(EngineBase):
         self._batch = options.batch
         self._portable = portable
         self._cache = PlanCache(options.cache) if options.cache is not None else None
-        self._messages = Messages()
         try:
-            self._runtime: trt.Runtime | None = trt.Runtime(self._messages)
+            self._runtime: trt.Runtime | None = trt.Runtime(MESSAGES)
         except Exception as error:  # pybind11's own
-            raise MissingEngineError(f"TensorRT cannot start: {self._messages.why()} ({one_line(error)})") from error
+            raise MissingEngineError(f"TensorRT cannot start: {MESSAGES.why()} ({one_line(error)})") from error
         self._runtime.engine_host_code_allowed = True  # of portable plans, which only this user can have written
         self._page_locked = PageLocked()
         info = EngineInfo("tensorrt", trt.__version__, device.name, precision, 0, options.requests, options.precision)
@@ -80,7 +79,7 @@ class TensorRTEngine(EngineBase):
         border = _border(engine, self._model, size, self._batch)
 
         def lane() -> Lane:
-            return Lane(engine, border, self._page_locked, self._messages)
+            return Lane(engine, border, self._page_locked)
 
         return TensorRTSession(size, border, self._model, self._quota, lane=lane, pixels=self._pixels)
 
@@ -119,7 +118,7 @@ class TensorRTEngine(EngineBase):
         assert self._runtime
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError(f"cannot be loaded by TensorRT: {self._messages.why()}")
+            raise EngineError(f"cannot be loaded by TensorRT: {MESSAGES.why()}")
         return engine
 
     def _free(self) -> None:

@@ -25,7 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 class Messages(trt.ILogger):
-    """TensorRT's log: into ours, and its last errors kept, since its calls tell nothing but that they failed."""
+    """TensorRT's log: into ours, and its last errors kept, since its calls tell nothing but that they failed.
+
+    Use `MESSAGES`: TensorRT keeps to the first log that it is given, whatever comes later.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +46,9 @@ class Messages(trt.ILogger):
         errors = "; ".join(self._errors)
         self._errors.clear()
         return one_line(RuntimeError(errors)) if errors else "it does not say why"
+
+
+MESSAGES = Messages()
 
 
 class Progress(trt.IProgressMonitor):
@@ -116,13 +122,12 @@ def build_plan(graph: bytes, options: BuildOptions) -> bytes:
         EngineError: TensorRT cannot read the graph or build the plan; the message has its own last words.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
-    messages = Messages()
     try:
-        builder = trt.Builder(messages)
+        builder = trt.Builder(MESSAGES)
     except Exception as error:  # pybind11's own where there is no GPU
-        raise EngineError(f"TensorRT cannot build here: {messages.why()} ({one_line(error)})") from error
+        raise EngineError(f"TensorRT cannot build here: {MESSAGES.why()} ({one_line(error)})") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, messages)
+    parser = trt.OnnxParser(network, MESSAGES)
     if not parser.parse(graph):
         errors = []
         for index in range(parser.num_errors):
@@ -140,7 +145,7 @@ def build_plan(graph: bytes, options: BuildOptions) -> bytes:
     cache = _timing_cache(config, options.timing_cache)
     plan = _cancellable(builder, network, config, progress)
     if plan is None:
-        raise EngineError(f"TensorRT cannot build the plan: {messages.why()}")
+        raise EngineError(f"TensorRT cannot build the plan: {MESSAGES.why()}")
     if options.timing_cache is not None:
         _keep(cache, options.timing_cache)
     return _bytes(plan)

@@ -75,6 +75,15 @@ def _told(status: Any) -> str:
     return str(status)
 
 
+def use_device() -> None:
+    """Make the first GPU current for this thread.
+
+    Raises:
+        CudaError: it cannot be used.
+    """
+    check("take the GPU", runtime.cudaSetDevice(0))
+
+
 def open_device() -> Device:
     """The first GPU (of those in ``CUDA_VISIBLE_DEVICES``), made current for this thread.
 
@@ -85,7 +94,7 @@ def open_device() -> Device:
         count = check("count the GPUs", runtime.cudaGetDeviceCount())
         if not count:
             raise CudaError("no NVIDIA GPU is visible")
-        check("take the GPU", runtime.cudaSetDevice(0))
+        use_device()
         found: runtime.cudaDeviceProp = check("ask the GPU", runtime.cudaGetDeviceProperties(0))
         version = check("ask the driver", runtime.cudaDriverGetVersion())
     except Exception as error:  # the bindings raise errors of several kinds where the driver's library is missing

@@ -13,7 +13,7 @@ import numpy as np
 import tensorrt as trt
 from numpy.typing import NDArray
 
-from engines.backends.nvidia.building import Messages
+from engines.backends.nvidia.building import MESSAGES
 from engines.backends.nvidia.cuda import Array, DeviceMemory, Event, Graph, HostMemory, PageLocked, Stream
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.pixels import Frame
@@ -85,14 +85,12 @@ class Lane:
         engine: the plan.
         border: what it takes and gives.
         page_locked: what of the callers' memory needs no staging.
-        messages: TensorRT's log.
     """
 
-    def __init__(self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked, messages: Messages) -> None:
+    def __init__(self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked) -> None:
         self._engine = engine
         self._border = border
         self._page_locked = page_locked
-        self._messages = messages
         self._contexts: dict[int, trt.IExecutionContext] = {}
         self._graphs: dict[int, Graph | None] = {}
         self._closed = True
@@ -212,19 +210,19 @@ class Lane:
         border = self._border
         context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
-            raise EngineError(f"TensorRT cannot run the plan: {self._messages.why()}")
+            raise EngineError(f"TensorRT cannot run the plan: {MESSAGES.why()}")
         context.set_device_memory(self._work.address, self._work.size)
         ready = context.set_input_shape(border.input_name, trt.Dims((batch, *border.input_shape)))
         ready = ready and context.set_tensor_address(border.input_name, self._pictures.device.address)
         ready = ready and context.set_tensor_address(border.output_name, self._scores.device.address)
         if not ready:
-            raise EngineError(f"TensorRT cannot run a batch of {batch}: {self._messages.why()}")
+            raise EngineError(f"TensorRT cannot run a batch of {batch}: {MESSAGES.why()}")
         self._contexts[batch] = context
         return context
 
     def _enqueue(self, context: trt.IExecutionContext) -> None:
         if not context.execute_async_v3(self._stream.address):
-            raise EngineError(f"TensorRT failed: {self._messages.why()}")
+            raise EngineError(f"TensorRT failed: {MESSAGES.why()}")
 
     def _record(self, context: trt.IExecutionContext) -> Graph | None:
         """The network's work as a graph, or None where it cannot be recorded."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ class FakeCuda:
         calls: how often each function was called.
         copies: (kind, bytes) of each copy that was given to a stream.
         fail: names of functions that shall fail.
+        current: threads that have chosen the device.
     """
 
     def __init__(self, real: Any) -> None:
@@ -81,6 +83,7 @@ class FakeCuda:
         self.copies: list[tuple[str, int]] = []
         self.fail: dict[str, str] = {}
         self.streams: list[Stream] = []
+        self.current: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)  # an AttributeError where CUDA has no such name
@@ -156,6 +159,7 @@ class FakeCuda:
 
     def _cudaSetDevice(self, device: int) -> None:
         assert device == 0
+        self.current.add(threading.get_ident())
 
     def _cudaDriverGetVersion(self) -> int:
         return 13000
@@ -281,6 +285,7 @@ class FakeDriver:
 
     def cuModuleLoadData(self, image: bytes) -> tuple[Any, Any]:
         inspect.signature(self._real.cuModuleLoadData).bind(image)
+        assert threading.get_ident() in self._gpu.current, "a thread without a context loads code"
         assert image.startswith(b"\x7fELF")
         return self._real.CUresult.CUDA_SUCCESS, image
 

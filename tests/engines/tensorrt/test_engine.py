@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -459,4 +460,5 @@ def test_a_frame_that_is_none_is_told(fake: Machine, dynamic: Model) -> None:
             given = {"planes": planes, "where": where, "labels": labels} | change
             with pytest.raises(EngineError, match=message):
                 session.start_frame(**given)  # type: ignore[attr-defined]
-        session.start_frame(planes, where, labels).wait(WAIT_S)  # type: ignore[attr-defined]
+        with ThreadPoolExecutor(1) as thread:  # one that has not spoken to the GPU before
+            thread.submit(session.start_frame, planes, where, labels).result().wait(WAIT_S)  # type: ignore[attr-defined]
