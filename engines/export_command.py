@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.base import EngineError, Model
+from engines.training.datasets import CHOICES, DATASET_HELP, Sample, find_samples
 from engines.zoo import exported_place, fetch_model, fetch_published, find_entry, load_model
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp16: its labels hold in half precision (evaluate with fp16), so weights are stored in half the bytes; "
         "int8: quantised, calibrated and measured on the pictures of --root (default: fp32)",
     )
-    parser.add_argument("--root", type=Path, help="int8: directory of the splits of labelled pictures")
+    parser.add_argument("--root", type=Path, help="int8: directory of a data set")
+    parser.add_argument("--dataset", default="auto", choices=CHOICES, help=f"int8: {DATASET_HELP}")
     parser.add_argument("--calibrate", default="train", metavar="SPLIT", help="int8: ranges are those of it (train)")
     parser.add_argument("--validate", default="val", metavar="SPLIT", help="int8: mIoU is measured on it (val)")
     parser.add_argument(
@@ -211,7 +213,6 @@ def _read_network(path: Path, like: TrainedNetwork) -> Segmenter:
 
 
 def _quantise(args: argparse.Namespace, model: str) -> int:
-    from engines.training.datasets import Sample, find_samples
     from engines.training.evaluate import spread_over
     from engines.training.quantise import quantise
 
@@ -220,7 +221,7 @@ def _quantise(args: argparse.Namespace, model: str) -> int:
     plain = _model(args, model)
 
     def samples(split: str) -> list[Sample]:
-        return find_samples(args.root, split, classes=plain.labels.names)
+        return find_samples(args.root, split, args.dataset, plain.labels.names)
 
     loss = quantise(
         plain,

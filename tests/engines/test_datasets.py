@@ -151,6 +151,8 @@ def test_the_augmented_set_keeps_vocs_val(tmp_path: Path) -> None:
     tree = TREES["voc-aug"][1](tmp_path)
     assert [each.name for each in find_samples(tree.root, "val", "voc-aug")] == voc(tmp_path).names
     assert find_samples(tree.root, "train", "voc-aug") == find_samples(tree.root, "trainaug", "voc-aug")
+    with pytest.raises(DataError, match="trainaug has SBD's labels, too: give --dataset voc-aug"):
+        find_samples(tree.root, "trainaug")
 
 
 def test_labels_that_are_not_published_are_told(tmp_path: Path) -> None:

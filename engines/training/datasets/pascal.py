@@ -55,6 +55,8 @@ class Voc:
         """
         if split == "test":
             raise DataError(f"{self._home}: the labels of VOC's test split are not published: take val")
+        if split == "trainaug":
+            raise DataError(f"{self._home}: trainaug has SBD's labels, too: give --dataset voc-aug")
         return paired(self._names(split), self._files, VOC_CODES, VOC_REMEDY)
 
     def _names(self, split: str) -> list[str]:
