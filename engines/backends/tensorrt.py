@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, check_arrays, one_line, prepare
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.model_file import file_sha256
 from engines.plans import PORTABLE, PlanCache, PlanKey
 
 try:
@@ -46,6 +47,8 @@ class TensorRTEngine(EngineBase):
     def __init__(self, model: Model, options: EngineOptions, *, portable: bool = False) -> None:
         device = open_device()
         precision = _precision(options.precision, model)
+        if file_sha256(model.path) != model.sha256:  # a plan is found by the hash
+            raise EngineError(f"{model.path} is another file than its model was read from: read it anew")
         self._capability = device.compute_capability
         self._kernels: PixelKernels | None = None
         self._batch = options.batch

@@ -183,12 +183,31 @@ def _build(module: ModuleType, self: Any, network: Any, config: Any) -> Any:
         self._logger.log(module.ILogger.Severity.ERROR, fault)
         return None
     (profile,) = config._profiles
+    try:
+        _run_once(network._onnx, {name: shapes[0]._sides for name, shapes in profile._shapes.items()})
+    except Exception:  # ONNX Runtime's have no common class
+        self._logger.log(module.ILogger.Severity.ERROR, "IShuffleLayer Reshape_0: reshaping failed")
+        return None
     header = {
         "shapes": {name: [list(dims._sides) for dims in shapes] for name, shapes in profile._shapes.items()},
         "flags": sorted(config.__dict__.get("_flags", ())), "cleared": sorted(config.__dict__.get("_cleared", ())),
         "hardware": getattr(config.__dict__.get("hardware_compatibility_level"), "name", ""), "network": network._flags,
     }  # fmt: skip
     return _bare(module, "IHostMemory", data=b"PLAN" + json.dumps(header).encode() + b"\n" + network._onnx)
+
+
+def _run_once(graph: bytes, shapes: dict[str, tuple[int, ...]]) -> None:
+    """See that a network can be run at all, as whoever times its layers does."""
+    session = _session(graph)
+    blanks = {one.name: np.zeros(shapes[one.name], np.dtype(TYPES[one.type])) for one in session.get_inputs()}
+    session.run(None, blanks)
+
+
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _flag(name: str) -> Callable[..., Any]:
@@ -212,11 +231,7 @@ def _deserialise(module: ModuleType, self: Any, plan: Any) -> Any:
         self._logger.log(module.ILogger.Severity.ERROR, "Serialization assertion failed: magic tag does not match")
         return None
     header, _, graph = bytes(plan)[4:].partition(b"\n")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return _bare(module, "ICudaEngine", session=session, header=json.loads(header), runtime=self)
+    return _bare(module, "ICudaEngine", session=_session(graph), header=json.loads(header), runtime=self)
 
 
 def _context(module: ModuleType, self: Any, strategy: Any = None) -> Any:
