@@ -23,8 +23,13 @@ MODEL = "street"
 SIZE = (96, 128)
 WAIT_S = 60.0
 
-EXTRAS = {"onnxruntime": "onnxruntime", "torch": "torch", GPU: "tensorrt"}
-"""What installs an engine beside OpenVINO, which comes with the package."""
+PACKAGES = {
+    "openvino": "openvino",  # comes with the package where there is a wheel of it
+    "onnxruntime": "deeplab-stream[onnxruntime]",
+    "torch": "deeplab-stream[torch]",
+    GPU: "deeplab-stream[tensorrt]",
+}
+"""What installs an engine."""
 
 TOOLS = {
     "quantise": ("nncf", "export --precision int8"),
@@ -44,14 +49,14 @@ class Finding:
         name: what it is called.
         state: `READY`, `MISSING` or `UNFIT`.
         told: what was found, on one line.
-        extra: of the package, that installs it; empty if none does.
+        package: that installs it, ``"NAME"`` or ``"NAME[EXTRA]"``; empty if none does.
     """
 
     area: str
     name: str
     state: str
     told: str
-    extra: str = ""
+    package: str = ""
 
 
 def examine() -> Iterator[Finding]:
@@ -67,13 +72,18 @@ def examine() -> Iterator[Finding]:
             yield Finding("model", each.entry.name, state, f"{way}: {each.entry.about}")
     for extra, (module, use) in TOOLS.items():
         there = importlib.util.find_spec(module) is not None
-        yield Finding("tool", extra, READY if there else MISSING, use, "" if there else extra)
+        yield Finding("tool", extra, READY if there else MISSING, use, "" if there else f"deeplab-stream[{extra}]")
 
 
 def advice(findings: list[Finding]) -> str:
     """The one command that installs all that is missing here; empty where nothing is."""
-    extras = sorted({finding.extra for finding in findings if finding.state == MISSING and finding.extra})
-    return f"pip install 'deeplab-stream[{','.join(extras)}]'" if extras else ""
+    extras: dict[str, set[str]] = {}
+    for finding in findings:
+        if finding.state == MISSING and finding.package:
+            name, _, extra = finding.package.rstrip("]").partition("[")
+            extras.setdefault(name, set()).update({extra} - {""})
+    words = [f"'{name}[{','.join(sorted(some))}]'" if some else name for name, some in sorted(extras.items())]
+    return f"pip install {' '.join(words)}" if words else ""
 
 
 def _engine(backend: str, model: Model) -> Finding:
@@ -83,7 +93,7 @@ def _engine(backend: str, model: Model) -> Finding:
     try:
         engine = open_engine(model, backend, EngineOptions(cache=compiled_cache()))
     except MissingEngineError as error:
-        return Finding("engine", backend, MISSING, str(error), EXTRAS.get(backend, ""))
+        return Finding("engine", backend, MISSING, str(error), PACKAGES[backend])
     except EngineError as error:
         return Finding("engine", backend, UNFIT, str(error))
     try:
@@ -109,7 +119,7 @@ def examine_gpu() -> Iterator[Finding]:
         device = open_device()
     except EngineError as error:
         there = importlib.util.find_spec("cuda.bindings") is not None if importlib.util.find_spec("cuda") else False
-        yield Finding("gpu", "NVIDIA", MISSING, str(error), "" if there else "tensorrt")
+        yield Finding("gpu", "NVIDIA", MISSING, str(error), "" if there else PACKAGES[GPU])
         return
     capability = "{}.{}".format(*device.compute_capability)
     told = f"{device.name}, compute capability {capability}, {device.memory / 2**30:.0f} GiB, CUDA {device.driver}"
@@ -120,7 +130,7 @@ def examine_gpu() -> Iterator[Finding]:
         size = len(compile_kernels(device.compute_capability))
         yield Finding("gpu", "kernels", READY, f"NVRTC {_version('nvidia-cuda-nvrtc')}, {size / 1024:.0f} KiB of code")
     except EngineError as error:
-        yield Finding("gpu", "kernels", MISSING, str(error), "tensorrt")
+        yield Finding("gpu", "kernels", MISSING, str(error), PACKAGES[GPU])
     plans = sorted(compiled_cache().glob("*.plan"))
     yield Finding("gpu", "plans", READY, f"{len(plans)} in {compiled_cache()}; python -m engines build makes them")
 

@@ -149,7 +149,7 @@ class PlanCache:
             found, why = self._find(key, read)  # by whoever held the lock
             if found is not None:
                 return found
-            _log.info("building a plan of %s: %s", key.model, why)
+            _log.info("building a plan of %s, which may take minutes: %s", key.model, why)
             plan = build()
             result = read(plan)
             self._write(key, plan)

@@ -52,11 +52,8 @@ def _codecs() -> Iterator[Finding]:
     yield Finding("video", "PyAV", READY, f"{av.__version__}, {len(av.codecs_available)} codecs")
     for name, use in ENCODERS.items():
         yield Finding("video", name, *_encoder(name, use))
-    devices = [str(device) for device in hwdevices_available()]
-    told = ", ".join(devices) or "none is compiled in"
-    yield Finding(
-        "video", "decoders on devices", READY if devices else UNFIT, f"{told} (the stream decodes in software)"
-    )
+    devices = ", ".join(map(str, hwdevices_available())) or "none"
+    yield Finding("video", "devices", UNFIT, f"compiled in: {devices}; the stream decodes and encodes in software")
 
 
 def _encoder(name: str, use: str) -> tuple[str, str]:

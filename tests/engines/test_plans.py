@@ -49,7 +49,7 @@ def why(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 def test_a_plan_is_built_once(cache: PlanCache, why: pytest.LogCaptureFixture) -> None:
     build = Builder()
     first = obtain(cache, KEY, build)
-    assert "building a plan of street: there is none yet" in why.text
+    assert "building a plan of street, which may take minutes: there is none yet" in why.text
     assert obtain(PlanCache(cache.directory), KEY, build) == first
     assert build.built == 1
     assert cache.directory.stat().st_mode & 0o777 == 0o700
@@ -137,7 +137,7 @@ def test_a_damaged_plan_is_built_anew_and_the_log_says_why(
     path.write_bytes(damaged(path.read_bytes())[kind])
     why.clear()
     assert obtain(cache, KEY, build).startswith(b"plan 2")
-    assert f"building a plan of street: {KEY.file} is " in why.text
+    assert f"building a plan of street, which may take minutes: {KEY.file} is " in why.text
     assert obtain(cache, KEY, build).startswith(b"plan 2")
     assert build.built == 2
 
@@ -235,7 +235,7 @@ def test_a_killed_builder_holds_nobody(tmp_path: Path) -> None:
     hanging.communicate(timeout=10)
     out, error = waiting.communicate(timeout=50)
     assert waiting.returncode == 0, error
-    assert "building a plan of street: there is none yet" in out
+    assert "building a plan of street, which may take minutes: there is none yet" in out
     assert len((tmp_path / "built").read_text().split()) == 2
 
 

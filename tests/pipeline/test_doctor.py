@@ -61,19 +61,23 @@ def test_a_machine_without_an_engine(tmp_path: Path) -> None:
     answer = examined(tmp_path, ("openvino", "onnxruntime", "torch"))
     assert answer.returncode == 1
     assert "pip install openvino" in answer.stdout
-    assert answer.stdout.splitlines()[-1] == "no engine runs here: the stream cannot start"
+    assert answer.stdout.splitlines()[-2:] == [
+        "to install what is missing: pip install 'deeplab-stream[onnxruntime,torch]' openvino",
+        "no engine runs here: the stream cannot start",
+    ]
 
 
 def test_the_command_names_each_extra_once_and_none_that_is_of_no_use_here() -> None:
     findings = [
-        Finding("engine", "a", MISSING, "", "torch"),
-        Finding("tool", "b", MISSING, "", "metrics"),
-        Finding("tool", "c", MISSING, "", "torch"),
-        Finding("engine", "d", UNFIT, "needs a GPU", "tensorrt"),
-        Finding("engine", "e", READY, "", "onnxruntime"),
+        Finding("engine", "a", MISSING, "", "deeplab-stream[torch]"),
+        Finding("tool", "b", MISSING, "", "deeplab-stream[metrics]"),
+        Finding("tool", "c", MISSING, "", "deeplab-stream[torch]"),
+        Finding("engine", "d", UNFIT, "needs a GPU", "deeplab-stream[tensorrt]"),
+        Finding("engine", "e", READY, "", "deeplab-stream[onnxruntime]"),
         Finding("model", "f", MISSING, "fetch it"),
     ]
     assert advice(findings) == "pip install 'deeplab-stream[metrics,torch]'"
+    assert advice([Finding("engine", "g", MISSING, "", "openvino")]) == "pip install openvino"
     assert advice(findings[3:]) == ""
 
 
@@ -81,4 +85,5 @@ def test_every_extra_is_one_of_the_package() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {*doctor.EXTRAS.values(), *doctor.TOOLS} <= set(extras)
+    named = {package.partition("[")[2].rstrip("]") for package in doctor.PACKAGES.values()} - {""}
+    assert named | set(doctor.TOOLS) <= set(extras)

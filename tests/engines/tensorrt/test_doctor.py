@@ -33,14 +33,14 @@ def test_a_machine_that_is_ready(fake: Machine, driver: None) -> None:
 def test_a_machine_that_lacks_tensorrt(fake: Machine, driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     found = _engine("tensorrt", load_model("street"))
-    assert (found.state, found.extra) == (MISSING, "tensorrt")
+    assert (found.state, found.package) == (MISSING, "deeplab-stream[tensorrt]")
     assert advice([found]) == "pip install 'deeplab-stream[tensorrt]'"
 
 
 def test_a_gpu_that_does_not_answer(fake: Machine, driver: None) -> None:
     fake.gpu.fail["cudaGetDeviceCount"] = "cudaErrorInsufficientDriver"
     (found,) = examine_gpu()
-    assert (found.state, found.extra) == (MISSING, "")
+    assert (found.state, found.package) == (MISSING, "")
     assert "InsufficientDriver" in found.told
     assert "driver" in found.told
     assert isinstance(found, Finding)
