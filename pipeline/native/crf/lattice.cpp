@@ -190,7 +190,7 @@ void Lattice::link(int index, int axis) {
             next_[part.base + i] = -1;
             const uint64_t key = part.keys[i] + step;
             likely[n] = i;
-            n += table.may_have(key) & !part.twin[i];
+            n += int(table.may_have(key)) & int(!part.twin[i]);
         }
         for (size_t k = 0; k < n; ++k) table.prefetch(part.keys[likely[k]] + step);
         for (size_t k = 0; k < n; ++k) {
