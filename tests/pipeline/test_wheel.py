@@ -65,6 +65,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert {"pipeline/sinks/web/page.html", "pipeline/sinks/web/page.js", "pipeline/sinks/web/page.css"} <= names
     assert "engines/training/report/page.html" in names
     assert {"configs/live.yaml", "pipeline/py.typed", "engines/py.typed"} <= names
+    assert "engines/backends/nvidia/pixels.cu" in names
     assert any(name.startswith("pipeline/_native") and name.endswith(".so") for name in names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert any(name.endswith("/licenses/NOTICE") for name in names)

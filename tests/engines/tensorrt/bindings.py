@@ -35,6 +35,9 @@ SYMBOLS = (
     "getNvOnnxParserVersion", "getPluginRegistry", "initLibNvInferPlugins",
 )  # fmt: skip
 
+KEPT = platformdirs.user_cache_path("deeplab-stream-tests")
+"""The user's own, whatever a test makes of its environment later."""
+
 CUDA_MODULES = ("runtime", "driver", "nvrtc")
 
 
@@ -57,8 +60,7 @@ def cuda_stubs(major: int) -> Path:
 
 def _kept(name: str, make: object) -> Path:
     assert callable(make)
-    python = f"{sys.implementation.cache_tag}"
-    kept = platformdirs.user_cache_path("deeplab-stream-tests") / f"{name}-{python}"
+    kept = KEPT / f"{name}-{sys.implementation.cache_tag}"
     if not kept.is_dir():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
