@@ -1,6 +1,7 @@
 """A live input that is cut again and again: whether every cut is survived, how soon, and what has grown.
 
     python -m benchmarks.live --minutes 10 --json out/live.json
+    python -m benchmarks.live --minutes 600 --json soak.json    # overnight: may grow by 1 MiB an hour
 
 GStreamer's RTSP server (or ffmpeg, `--peer udp`: a transport stream to a port) sends 25 pictures a second
 and is cut every 20 seconds, in turn: killed and started anew, stopped and continued (SIGSTOP, SIGCONT),
@@ -40,6 +41,7 @@ SIZES = ((320, 240), (480, 360))
 CODECS = ("h264", "h265")
 LOSS = 0.3
 BAD_S = 3.0
+MOST_GROWTH_MIB_H = 1.0
 READ_TIMEOUT_S = 1.0
 RETURN_TIMEOUT_S = 15.0
 
@@ -85,6 +87,7 @@ class Figures:
     Attributes:
         cuts: in order.
         usage: after the first round of cuts of each kind, and at the end.
+        growth_mib_h: resident memory gained between these, by the hour; None in less than half an hour.
         latency_ms: arrival to result, of the first and of the last quarter of the run.
         outages: as the report counts them, by cause.
         dropped: pictures dropped between decoder and engine.
@@ -93,6 +96,7 @@ class Figures:
 
     cuts: tuple[Cut, ...]
     usage: tuple[Usage, Usage]
+    growth_mib_h: float | None
     latency_ms: tuple[Percentiles, Percentiles]
     outages: dict[str, int]
     dropped: int
@@ -178,6 +182,8 @@ def main() -> None:
         flags.json.write_text(json.dumps({"machine": describe(), **asked, **asdict(figures)}, indent=2) + "\n")
     wrong = [f"{one.kind}: not survived" for one in figures.cuts if one.back_s is None]
     wrong += [f"{what} not as before" for what in what_differs(*figures.usage)]
+    if figures.growth_mib_h is not None and figures.growth_mib_h > MOST_GROWTH_MIB_H:
+        wrong.append(f"memory grows by {figures.growth_mib_h:.1f} MiB an hour")
     if wrong:
         sys.exit("; ".join(wrong))
 
@@ -195,12 +201,14 @@ def told(figures: Figures) -> Iterator[str]:
     yield f"latency p50/p95 ms: first quarter {early.p50:.0f}/{early.p95:.0f}, last {late.p50:.0f}/{late.p95:.0f}"
     for one in figures.usage:
         yield f"{one.frames} frames: {one.resident_mib:.1f} MiB, {one.descriptors} descriptors, {one.threads} threads"
+    if figures.growth_mib_h is not None:
+        yield f"resident memory grows by {figures.growth_mib_h:.2f} MiB an hour"
     yield f"{figures.results} results, {figures.dropped} dropped; away: {figures.outages}"
 
 
 def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Figures:
     """Run for so long, and cut."""
-    tally, cuts, usages = Tally(), list[Cut](), list[Usage]()
+    tally, cuts, usages = Tally(), list[Cut](), list[tuple[float, Usage]]()
     with sending(kind) as peer, between(peer, options.source.rtsp_transport) as (uri, relay):
         inputs = (InputOptions(uri, "cam"),)
         with Runner(replace(options, inputs=inputs), extra=[tally]) as runner:
@@ -212,19 +220,27 @@ def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Fig
                 time.sleep(every)
                 cuts.append(cut(*next(ways), tally))
                 if len(cuts) % len(every_way) == 0:
-                    usages.append(usage(len(tally.arrivals)))
+                    usages.append((time.monotonic(), usage(len(tally.arrivals))))
             runner.stop()
             report = runner.finish()
     (one,) = report.inputs
     quarter = max(1, len(tally.arrivals) // 4)
     return Figures(
         cuts=tuple(cuts),
-        usage=(usages[0], usages[-1]) if usages else (usage(0), usage(0)),
+        usage=(usages[0][1], usages[-1][1]) if usages else (usage(0), usage(0)),
+        growth_mib_h=growth(usages),
         latency_ms=(latency(tally.arrivals[:quarter]), latency(tally.arrivals[-quarter:])),
         outages=one.outages.causes if one.outages is not None else {},
         dropped=one.dropped,
         results=len(tally.arrivals),
     )
+
+
+def growth(usages: list[tuple[float, Usage]]) -> float | None:
+    """MiB an hour of resident memory, from the first to the last; None where that is less than half an hour."""
+    if not usages or (hours := (usages[-1][0] - usages[0][0]) / 3600) < 0.5:
+        return None
+    return round((usages[-1][1].resident_mib - usages[0][1].resident_mib) / hours, 2)
 
 
 def latency(arrivals: list[Arrival]) -> Percentiles:

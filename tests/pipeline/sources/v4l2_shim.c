@@ -1,7 +1,8 @@
 // A V4L2 camera for machines that have none: LD_PRELOAD=v4l2_shim.so V4L2_SHIM=FOLDER program
 //
 // /dev/video97 is there, and gives YUYV or planar 4:2:0 pictures of 320x240 or 640x480 at the rate that is asked
-// for, unless FOLDER/gone exists (unplugged) or FOLDER/stalled does (alive, but no pictures).
+// for, unless FOLDER/gone exists (unplugged) or FOLDER/stalled does (alive, but no pictures).  Where FOLDER/clock exists they
+// show the time.
 //
 // It stands in for the calls that libav and Python make of libc.  It shows that our code asks libav the right
 // things and survives what cameras do; it proves nothing of the kernel's drivers, of real cameras' modes and
@@ -193,6 +194,18 @@ static void shape(struct v4l2_format *asked, int keep)
     pix->sizeimage = size();
 }
 
+// Twenty cells, five rows of four: a marker, then the milliseconds of the clock, 16 bits of them, bright for 1.
+static void paint_clock(unsigned char *picture, const struct timespec *now)
+{
+    unsigned long bits = 0xb0000 | ((now->tv_sec * 1000UL + now->tv_nsec / 1000000) & 0xffff);
+    int step = format == V4L2_PIX_FMT_YUYV ? 2 : 1;
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++) {
+            int cell = y * 5 / height * 4 + x * 4 / width;
+            picture[((size_t)y * width + x) * step] = bits >> (19 - cell) & 1 ? 192 : 64;
+        }
+}
+
 static int take(struct v4l2_buffer *buffer)
 {
     char byte;
@@ -209,6 +222,7 @@ static int take(struct v4l2_buffer *buffer)
     clock_gettime(CLOCK_MONOTONIC, &now);
     memset(memory[index], 128, size());
     memset(memory[index], count % 200 + 20, width);  // the first row tells the number
+    if (is("clock")) paint_clock(memory[index], &now);
     buffer->index = index;
     buffer->bytesused = size();
     buffer->sequence = count++;
