@@ -15,7 +15,7 @@ def test_cuts_are_survived_and_measured() -> None:
     need_gstreamer()
     source = SourceOptions(read_timeout=1, open_timeout=2, rtsp_transport="tcp")
     options = RunOptions(inputs=(), source=source, model=ModelOptions("street", 96))
-    figures = measure("rtsp", options, seconds=12, every=1)
+    figures = measure("rtsp", options, seconds=16, every=0.5)
     assert {cut.kind for cut in figures.cuts} == {"restarted", "frozen", "resized", "packets lost", "recoded"}
     assert all(cut.back_s is not None for cut in figures.cuts)
     assert all(cut.first_ms is not None and cut.first_ms < 300 for cut in figures.cuts)

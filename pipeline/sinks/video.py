@@ -74,6 +74,14 @@ class VideoSink:
         """Start the encoder; the file has a hidden name until `close`."""
         stream = info.stream
         layout = nearest_format(stream.format, self._encoder.formats())
+        if layout.depth < stream.format.depth:
+            _LOG.warning(
+                "%s: %s takes %d bits a sample here, the picture's %d are rounded; write .mkv or .mp4 to keep them",
+                self.name,
+                self._encoder.alias,
+                layout.depth,
+                stream.format.depth,
+            )
         picture = self._picture(info, layout.name)
         if self._encoder.even:
             picture = picture.with_even_sides(layout)

@@ -238,6 +238,11 @@ def _audio_stream(container: InputContainer, shown: str) -> av.AudioStream | Non
     if not container.streams.audio:
         return None
     stream = container.streams.audio[0]
+    others = len(container.streams.audio) - 1 + len(container.streams.subtitles)
+    if others:
+        _log.warning(
+            "%s: of its sound the first track is kept; %d more tracks and subtitles are left out", shown, others
+        )
     codec: object = stream.codec_context
     if codec is None:
         _log.warning("%s: its audio codec is unknown to this build of libav; the audio is left out", shown)

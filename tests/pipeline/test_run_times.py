@@ -61,6 +61,27 @@ def sound_of(path: Path) -> Array:
         return np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
 
 
+def test_what_an_output_cannot_keep_is_told(tiny: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "rich.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx265", rate=10, options={"x265-params": "log-level=none"})
+        video.width, video.height, video.pix_fmt = 96, 80, "yuv420p10le"
+        tracks = [container.add_stream("libopus", rate=48000) for _ in "ab"]
+        for _ in range(5):
+            container.mux(video.encode(av.VideoFrame(96, 80, "yuv420p10le")))
+        container.mux(video.encode(None))
+        for track in tracks:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 24000), np.float32), "fltp", "mono")
+            frame.sample_rate = 48000
+            container.mux(track.encode(frame))
+            container.mux(track.encode(None))
+    run([InputOptions(str(path), outputs=(f"{tmp_path}/o.webm", f"{tmp_path}/o.mkv"))], tiny)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line for line in told if "rich.mkv: of its sound the first track is kept; 1 more" in line]
+    assert [line for line in told if "o.webm: vp9 takes 8 bits a sample here, the picture's 10 are rounded" in line]
+    assert not [line for line in told if "o.mkv" in line], "it keeps them"
+
+
 @pytest.mark.parametrize(("name", "ending"), [("aac", "mp4"), ("aac", "mkv"), ("pcm", "mov"), ("late ts", "mp4")])
 def test_a_later_part_begins_at_zero_with_its_sound(
     name: str, ending: str, clip: MakeClip, tiny: str, tmp_path: Path
