@@ -51,6 +51,15 @@ def need_program(name: str) -> str:
     return path
 
 
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """A command's log, which goes to its own standard error, ends with the test that ran the command in-process."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real clips, labelled frames and weights (``DEEPLAB_STREAM_DATA``)."""

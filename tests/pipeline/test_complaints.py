@@ -266,7 +266,7 @@ MODELS: dict[str, tuple[Callable[[Path], str], tuple[str, ...]]] = {
         ("mine.yaml is not UTF-8 (byte 0xDF in line 1)",),
     ),
     "unknown key": (with_yaml("labels: [a, b, c]\nmena: [1, 2, 3]"), ("mine.yaml", "'mena'", "mean")),
-    "labels of another number": (with_yaml("labels: [a, b]"), ("mine.onnx", "3 classes", "2 labels")),
+    "labels of another number": (with_yaml("labels: [a, b]"), ("mine.onnx", "3 classes", "2 names")),
     "not YAML": (with_yaml("labels: [a"), ("mine.yaml", "not YAML")),
     "not a mapping": (with_yaml("- a"), ("mine.yaml", "key: value")),
     "a word for a number": (with_yaml("labels: [a, b, c]\nsize: big"), ("mine.yaml", "size")),

@@ -221,8 +221,10 @@ def test_between_counts_by_trust_and_share() -> None:
     expected = scores(0) + weight * (scores(1) - scores(0))
     np.testing.assert_allclose(between(earlier, later, 0.25), expected, atol=2e-3)
     np.testing.assert_allclose(between(earlier, later, 0.0), scores(0), atol=1e-5)
-    with pytest.raises(ValueError, match="between no others"):
-        between(State(earlier.memory), later, 0.5)
+    itself = between(State(earlier.memory), later, 0.25)
+    np.testing.assert_allclose(itself, scores(0) + 0.1 / 1.1 * (scores(1) - scores(0)), atol=2e-3)
+    with pytest.raises(ValueError, match="itself"):
+        between(earlier, State(later.memory), 0.5)
     with pytest.raises(ValueError, match="share"):
         between(earlier, later, 1.5)
 
