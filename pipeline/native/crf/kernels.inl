@@ -21,7 +21,8 @@ CRF_INLINE void pieces(int quads, const Act &act) {
     const int floats = 4 * (Q ? Q : quads);
     int g = 0;
 #if defined(__AVX512F__)
-    for (; g + 16 <= floats; g += 16) act(Sixteen{}, g);
+    if (floats % 16 == 0)  // else half of them would lie across two cache lines
+        for (; g < floats; g += 16) act(Sixteen{}, g);
 #endif
 #if defined(__AVX2__)
     for (; g + 8 <= floats; g += 8) act(Eight{}, g);
