@@ -175,6 +175,7 @@ def given(tmp_path: Path) -> list[str]:
     return ["evaluate", *(str(tmp_path / word) if word in ("net.onnx", ".") else word for word in flags)]
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(given: list[str], tmp_path: Path) -> None:
     assert main([*given, "--scales", "1,2", "--flip", "--json", str(tmp_path / "whole.json")]) == 0
     work = tmp_path / "val.work"

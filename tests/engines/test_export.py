@@ -89,6 +89,7 @@ def test_weights_in_half_precision_take_half_the_bytes(exported: Exported, tmp_p
     assert full.stat().st_size - exported.file.stat().st_size == pytest.approx(saved, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_mean_of_a_checkpoint_and_exports_is_the_mean_of_their_weights(exported: Exported, tmp_path: Path) -> None:
     other = dataclasses.replace(exported.trained, weights={n: 1.03 * v for n, v in exported.trained.weights.items()})
     exporting.export(other, tmp_path / "other.onnx", name="other")

@@ -30,7 +30,7 @@ def as_told(*words: str) -> argparse.Namespace:
 
 
 def labelled_by_itself(root: Path, split: str, dark: bool = False) -> None:
-    """Pictures whose labels are those of street wherever it is sure."""
+    """Pictures whose labels are those of street wherever it is very sure."""
     for kind in ("images", "labels"):
         (root / split / kind).mkdir(parents=True)
     with open_engine_for(load_model("street"), "openvino") as engine:
@@ -38,7 +38,7 @@ def labelled_by_itself(root: Path, split: str, dark: bool = False) -> None:
             image = picture((384, 512), seed) * (not dark)
             found = score(engine.session(384, 512), image)
             first, second = np.sort(found, axis=0)[[-1, -2]]
-            labels = np.where(first - second > 1, found.argmax(0), 255).astype(np.uint8)
+            labels = np.where(first - second > 2, found.argmax(0), 255).astype(np.uint8)
             large = Image.fromarray(labels).resize((512, 384), Image.Resampling.NEAREST)
             Image.fromarray(image).save(root / split / "images" / f"{seed}.png")
             large.save(root / split / "labels" / f"{seed}.png")

@@ -42,7 +42,9 @@ class Machine:
         return self.cuda
 
 
-@pytest.fixture(params=["fake 10", "fake 11", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[pytest.param("fake 10", marks=pytest.mark.slow), "fake 11", pytest.param("gpu", marks=pytest.mark.gpu)]
+)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Fakes with the signatures of both major releases, and the machine's own GPU."""
     if request.param == "gpu":
@@ -52,7 +54,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield machine
 
 
-@pytest.fixture(params=[10, 11])
+@pytest.fixture(params=[pytest.param(10, marks=pytest.mark.slow), 11])
 def fake(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """The fakes alone, for tests that look into them or let them fail."""
     with faked(request.param) as machine:
