@@ -36,6 +36,7 @@ TOOLS = {
     "train": ("torchvision", "train, and the export of published weights"),
     "tensorboard": ("tensorboard", "curves of training"),
     "metrics": ("prometheus_client", "/metrics"),
+    "webrtc": ("aiortc", "video by WebRTC on the page"),
 }
 """Extras beside the engines: a module that tells whether it is there, and what needs it."""
 

@@ -44,6 +44,8 @@ class AccessUnit:
 
     Attributes:
         packets: RTP packets, the last one marked.
+        picture: the same without RTP, as the encoder writes it (Annex B).
+        tick: its time from the first picture on, in `CLOCK`.
         keyframe: a decoder can begin here.
         sequence: number of the first packet.
         timestamp: of all of them.
@@ -51,6 +53,8 @@ class AccessUnit:
     """
 
     packets: tuple[bytes, ...]
+    picture: bytes
+    tick: int
     keyframe: bool
     sequence: int
     timestamp: int
@@ -77,14 +81,16 @@ class H264Stream:
     Args:
         name: the output, for messages.
         options: quality and threads of the encoder.
+        profile: of H.264, where players take but one; None for the encoder's choice.
 
     Attributes:
         ssrc: RTP's number of the stream.
         parameter_sets: SPS and PPS of the current size.
     """
 
-    def __init__(self, name: str, options: VideoOptions) -> None:
+    def __init__(self, name: str, options: VideoOptions, profile: str | None = None) -> None:
         self._name = name
+        self._profile = {} if profile is None else {"profile": profile}
         self._options = options
         self.ssrc = secrets.randbits(32)
         self.parameter_sets: tuple[bytes, ...] = ()
@@ -109,12 +115,16 @@ class H264Stream:
         picture = PictureFormat(width, height, "yuv420p", stream.colour, aspect)
         self._painter = Painter(picture, info.width, info.height)
         encoder = encoder_named("h264")
-        options = encoder.options(self._options.quality) | {
-            "tune": "zerolatency",
-            "forced-idr": "1",
-            "g": "100000",  # keyframes are asked for by time
-            "x264-params": "repeat-headers=1",
-        }
+        options = (
+            encoder.options(self._options.quality)
+            | self._profile
+            | {
+                "tune": "zerolatency",
+                "forced-idr": "1",
+                "g": "100000",  # keyframes are asked for by time
+                "x264-params": "repeat-headers=1",
+            }
+        )
         tick = Fraction(1, CLOCK)
         coding = Coding(encoder, options, picture, tick, stream.average_rate, self._options.threads)
         try:
@@ -160,17 +170,18 @@ class H264Stream:
             picture.pict_type = PictureType.NONE
         picture.pts = tick
         picture.time_base = Fraction(1, CLOCK)
-        keyframe = False
+        keyframe, written = False, b""
         self._packets.taken.clear()
         try:
             for packet in self._video.encode(picture):
                 keyframe = keyframe or packet.is_keyframe
+                written += bytes(packet)
                 self._container.mux(packet)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise SinkError(f"{cannot_write(self._name, error)} (the encoder)") from error
-        return self._numbered(tick, keyframe, frame.wall_ns)
+        return self._numbered(written, tick, keyframe, frame.wall_ns)
 
-    def _numbered(self, tick: int, keyframe: bool, wall_ns: int) -> AccessUnit | None:
+    def _numbered(self, written: bytes, tick: int, keyframe: bool, wall_ns: int) -> AccessUnit | None:
         packets = self._packets.taken
         if not packets:
             return None
@@ -178,7 +189,7 @@ class H264Stream:
         for packet in packets:
             _HEADER.pack_into(packet, 2, self._sequence, timestamp, self.ssrc)
             self._sequence = (self._sequence + 1) & 0xFFFF
-        return AccessUnit(tuple(map(bytes, packets)), keyframe, first, timestamp, wall_ns)
+        return AccessUnit(tuple(map(bytes, packets)), written, tick, keyframe, first, timestamp, wall_ns)
 
     def close(self) -> None:
         """Let go of the encoder; harmless when repeated."""

@@ -1,4 +1,4 @@
-"""A small HTTP server: pages and endless responses, nothing that a client could upload."""
+"""A small HTTP server: pages and endless responses, and sites that take a short message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.errors import ConfigError
 from pipeline.sinks.serve.address import Address
@@ -25,13 +25,16 @@ log = logging.getLogger(__name__)
 
 REASONS = {
     200: "OK",
+    201: "Created",
     308: "Permanent Redirect",
     400: "Bad Request",
     401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    406: "Not Acceptable",
     413: "Content Too Large",
+    415: "Unsupported Media Type",
     421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
@@ -74,6 +77,23 @@ class Site(Protocol):
 
     def respond(self, resource: str) -> Response | Feed | None:
         """The answer to a request for a resource of this site; ``""`` for its root, None for one that is not there."""
+
+
+@runtime_checkable
+class ActiveSite(Site, Protocol):
+    """A site with resources that take more than GET."""
+
+    def takes(self, method: str, resource: str) -> bool:
+        """Whether a resource takes POST or DELETE."""
+
+    async def act(self, request: Request, resource: str, local: str) -> Response:
+        """The answer to a request that it takes.
+
+        Args:
+            request: with a bounded body.
+            resource: as for `respond`.
+            local: the address at which the client has reached the server.
+        """
 
 
 class HttpServer(Server[Site]):
@@ -120,11 +140,22 @@ class HttpServer(Server[Site]):
 
     def find(self, path: str) -> Response | Feed | None:
         """The answer to a request for a path without slashes around it."""
+        found = self._mounted(path)
+        return found[0].respond(found[1]) if found is not None else None
+
+    def active(self, method: str, path: str) -> tuple[ActiveSite, str] | None:
+        """The site that takes a method other than GET at a path, and its name for the resource."""
+        match self._mounted(path):
+            case (ActiveSite() as site, resource) if site.takes(method, resource):
+                return site, resource
+        return None
+
+    def _mounted(self, path: str) -> tuple[Site, str] | None:
         parts = path.split("/") if path else []
         for count in range(len(parts), -1, -1):
             site = self.mounts.get("/".join(parts[:count]))
             if site is not None:
-                return site.respond("/".join(parts[count:]))
+                return site, "/".join(parts[count:])
         return None
 
 
@@ -174,6 +205,11 @@ class HttpConnection(Connection):
             self._answer(Response(b"credentials are needed\n", status=401, headers=challenge), head=head)
             return
         self.deadline = time.monotonic() + FIRST_REQUEST_S
+        active = self._server.active(request.method, path)
+        if active is not None:
+            site, resource = active
+            self._answer(await site.act(request, resource, self.writer.get_extra_info("sockname")[0]))
+            return
         if path in self._server.mounts and path and not request.uri.partition("?")[0].endswith("/"):
             there = f"/{path}/"
             self._answer(Response(b"", status=308, headers={"Location": there}), head=head)
@@ -193,9 +229,10 @@ class HttpConnection(Connection):
         headers = request.headers
         if request.protocol != "HTTP" or not request.version.startswith("1."):
             raise BadRequest(505, "this is HTTP/1.1")
-        if request.method not in ("GET", "HEAD"):
+        active = self._server.active(request.method, request.path) is not None
+        if request.method not in ("GET", "HEAD") and not active:
             raise BadRequest(405, "there is nothing but GET and HEAD here")
-        if request.body:
+        if request.body and not (active and request.method == "POST"):
             raise BadRequest(413, "a body is not wanted")
         host = headers.get("host", "")
         if not self._server.goes_by(host):

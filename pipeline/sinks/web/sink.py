@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import logging
 import time
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import av
 
@@ -16,17 +18,24 @@ from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import DEFAULT_QUALITY, VideoOptions
 from pipeline.sinks.files import cannot_write
 from pipeline.sinks.images import IndexedPngCoder
+from pipeline.sinks.rtsp.h264 import H264Stream
 from pipeline.sinks.serve.address import Address, refuse_open_door
 from pipeline.sinks.serve.auth import Credentials
 from pipeline.sinks.serve.feed import Feed
 from pipeline.sinks.serve.http import HttpServer, Response, Site, tls_context
+from pipeline.sinks.serve.message import Request
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.serve.server import Mounted
 from pipeline.sinks.web.jpeg import MotionJpeg
 from pipeline.sources.base import AudioPacket
 
+if TYPE_CHECKING:
+    from pipeline.sinks.web.whep import WhepViewers
+
 _LOG = logging.getLogger(__name__)
 _BOUNDARY = "frame"
+_WHEP = "whep"
+_WITHOUT = b"WebRTC needs the package aiortc: pip install 'deeplab-stream[webrtc]'\n"
 _FILES = {
     "": ("page.html", "text/html; charset=utf-8"),
     "page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -39,10 +48,15 @@ class LivePage:
     """The site of one stream: the page's files, what it is told, and the pictures as they come.
 
     Resources: ``info`` (JSON), ``frames`` (what the page draws: pictures as JPEG and labels as indexed PNG, see
-    `LivePageSink`), ``overlay.mjpeg`` (the pictures as rendered, for ``<img>`` and players).
+    `LivePageSink`), ``overlay.mjpeg`` (the pictures as rendered, for ``<img>`` and players), ``whep`` (the same by
+    WebRTC: POST of an offer makes a session, DELETE of that ends it).
+
+    Args:
+        whep: those who watch by WebRTC; None where that is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whep: WhepViewers | None) -> None:
+        self.whep = whep
         self.frames = Feed("application/octet-stream")
         self.overlay = Feed(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
         self._info = b"{}"
@@ -54,6 +68,7 @@ class LivePage:
             "name": info.stream.name,
             "model": info.model,
             "background": labels.background,
+            "webrtc": self.whep is not None,
             "classes": [
                 {"name": name, "colour": list(rgb)} for name, rgb in zip(labels.names, labels.palette, strict=True)
             ],
@@ -69,10 +84,34 @@ class LivePage:
             return Response(self._info, "application/json")
         return {"frames": self.frames, "overlay.mjpeg": self.overlay}.get(resource)
 
-    def end(self) -> None:
+    def takes(self, method: str, resource: str) -> bool:
+        """See `ActiveSite`."""
+        return (method == "POST" and resource == _WHEP) or (method == "DELETE" and resource.startswith(f"{_WHEP}/"))
+
+    async def act(self, request: Request, resource: str, local: str) -> Response:
+        """See `ActiveSite`."""
+        if self.whep is None:
+            return Response(_WITHOUT, status=501)
+        if request.method == "DELETE":
+            return self.whep.hang_up(resource.removeprefix(f"{_WHEP}/"))
+        return await self.whep.answer(request, local)
+
+    @property
+    def viewers(self) -> int:
+        """How many look on; for any thread."""
+        return self.frames.viewers + self.overlay.viewers + (self.whep.viewers if self.whep is not None else 0)
+
+    @property
+    def lost(self) -> int:
+        """Pictures that were left out for those who were late; for any thread."""
+        return self.frames.lost + self.overlay.lost + (self.whep.lost if self.whep is not None else 0)
+
+    async def end(self) -> None:
         """There is no more."""
         self.frames.end()
         self.overlay.end()
+        if self.whep is not None:
+            await self.whep.end()
 
 
 class _PageServer(HttpServer):
@@ -121,6 +160,9 @@ class LivePageSink:
         self._info: OutputInfo | None = None
         self._page: LivePage | None = None
         self._mounted: Mounted[Site] | None = None
+        self._video = video
+        self._h264: H264Stream | None = None
+        self._keys = 0
         self._number = 0
 
     @property
@@ -131,18 +173,16 @@ class LivePageSink:
     @property
     def clients(self) -> int:
         """How many look on."""
-        page = self._page
-        return page.frames.viewers + page.overlay.viewers if page is not None else 0
+        return self._page.viewers if self._page is not None else 0
 
     @property
     def lost(self) -> int:
         """Pictures that were left out for those who were late."""
-        page = self._page
-        return page.frames.lost + page.overlay.lost if page is not None else 0
+        return self._page.lost if self._page is not None else 0
 
     def open(self, info: OutputInfo) -> None:
         """Listen."""
-        self._info, self._page, self._number = info, LivePage(), 0
+        self._info, self._page, self._number = info, LivePage(_whep_viewers(self.name)), 0
         self._page.describe(info)
         try:
             self._mounted = Mounted(self._server, self._address, self._page)
@@ -168,6 +208,19 @@ class LivePageSink:
                 mounted.service.run(page.overlay.deliver, head.encode() + jpeg + b"\r\n")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise cannot_write(self.name, error) from error
+        if page.whep is not None and page.whep.viewers:
+            self._stream(result, info, page.whep, mounted)
+
+    def _stream(self, result: Result, info: OutputInfo, whep: WhepViewers, mounted: Mounted[Site]) -> None:
+        if self._h264 is None:
+            self._h264 = H264Stream(self.name, self._video, "baseline")  # every browser's
+            self._h264.configure(info)
+        requests = whep.requests
+        unit = self._h264.encode(result.frame, key=requests != self._keys)
+        if unit is not None:
+            if unit.keyframe:
+                self._keys = requests
+            mounted.service.run(whep.deliver, unit)
 
     def _piece(self, result: Result, info: OutputInfo) -> bytes:
         jpeg = self._plain.encode(result.picture or result.frame)
@@ -193,16 +246,21 @@ class LivePageSink:
         self._info = info
         if self._page is not None:
             self._page.describe(info)
+        if self._h264 is not None:
+            self._h264.configure(info)
 
     def close(self) -> None:
         """Hang up, and stop listening."""
         mounted, page = self._mounted, self._page
+        encoder, self._h264 = self._h264, None
         self._mounted = self._page = self._info = None
         if mounted is not None and page is not None:
             try:
-                mounted.service.run(page.end)
+                mounted.service.call(page.end())
             finally:
                 mounted.close()
+        if encoder is not None:
+            encoder.close()
 
     def abort(self) -> None:
         """As `close`."""
@@ -210,3 +268,12 @@ class LivePageSink:
             self.close()
         except Exception as error:
             _LOG.warning("%s: %s", self.name, error)
+
+
+def _whep_viewers(name: str) -> WhepViewers | None:
+    """Those who watch by WebRTC, or None without aiortc: it is imported before anybody waits for it."""
+    if importlib.util.find_spec("aiortc") is None:
+        return None
+    from pipeline.sinks.web.whep import WhepViewers
+
+    return WhepViewers(name)
