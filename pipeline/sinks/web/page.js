@@ -1,4 +1,5 @@
 // Pictures and labels come apart, and are laid over each other here: what is switched acts on this page alone.
+// Video by WebRTC, where the server has it, comes as it was rendered.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -15,6 +16,8 @@ let drawing = false;
 let times = [];
 let number = 0;
 let leftOut = 0;
+let pictures = null; // stops them
+let watching = null; // the session by WebRTC, instead of pictures
 
 const CRC = new Uint32Array(256).map((_, n) => {
   for (let bit = 0; bit < 8; bit += 1) n = n & 1 ? (n >>> 1) ^ 0xedb88320 : n >>> 1;
@@ -144,6 +147,7 @@ function listClasses(info) {
   }));
   byId("name").textContent = info.name;
   byId("model").textContent = info.model;
+  byId("webrtc").hidden = !(info.webrtc && window.RTCPeerConnection);
   document.title = info.name;
 }
 
@@ -174,11 +178,13 @@ async function follow(reader) {
 
 async function run() {
   for (;;) {
+    if (watching) await watching.over;
     try {
       const info = await fetch("info");
       if (!info.ok) throw new Error(`the server says ${info.status}`);
       listClasses(await info.json());
-      const frames = await fetch("frames");
+      pictures = new AbortController();
+      const frames = await fetch("frames", { signal: pictures.signal });
       if (!frames.ok) throw new Error(`the server says ${frames.status}`);
       byId("state").hidden = true;
       number = 0;
@@ -186,12 +192,68 @@ async function run() {
     } catch {
       // told below, as is a stream that has ended
     }
+    if (watching) continue;
     byId("state").hidden = false;
     byId("state").textContent = "the stream has ended; trying again …";
     await new Promise((go) => { setTimeout(go, AGAIN_MS); });
   }
 }
 
+function say(text) {
+  byId("state").hidden = !text;
+  byId("state").textContent = text;
+}
+
+function showVideo(shown) {
+  canvas.hidden = shown;
+  byId("video").hidden = !shown;
+  byId("numbers").hidden = shown;
+  byId("controls").disabled = shown;
+  byId("by-webrtc").checked = shown;
+}
+
+function leave(session, why) {
+  if (watching !== session) return;
+  byId("webrtc-said").textContent = why;
+  watching = null;
+  session.peer.close();
+  if (session.place) fetch(session.place, { method: "DELETE" }).catch(() => {});
+  byId("video").srcObject = null;
+  showVideo(false);
+  session.end();
+}
+
+async function watch() {
+  const peer = new RTCPeerConnection();
+  const session = { peer, place: null };
+  session.over = new Promise((end) => { session.end = end; });
+  watching = session;
+  byId("webrtc-said").textContent = "";
+  showVideo(true);
+  pictures?.abort();
+  peer.addTransceiver("video", { direction: "recvonly" });
+  peer.addEventListener("track", (event) => { byId("video").srcObject = new MediaStream([event.track]); });
+  peer.addEventListener("connectionstatechange", () => {
+    if (peer.connectionState === "connected") say("");
+    else if (["disconnected", "failed", "closed"].includes(peer.connectionState)) leave(session, "(it has ended)");
+  });
+  say("asking for video …");
+  try {
+    await peer.setLocalDescription();
+    const headers = { "Content-Type": "application/sdp" };
+    const answer = await fetch("whep", { method: "POST", headers, body: peer.localDescription.sdp });
+    const text = await answer.text();
+    if (answer.status !== 201) throw new Error(text);
+    session.place = answer.headers.get("Location");
+    await peer.setRemoteDescription({ type: "answer", sdp: text });
+    const { transport } = peer.getReceivers()[0]; // it learns of the end seconds before the connection does
+    transport?.addEventListener("statechange", () => { if (transport.state === "closed") leave(session, "(it has ended)"); });
+  } catch {
+    leave(session, "(the server refuses it)");
+  }
+}
+
+byId("by-webrtc").addEventListener("change", (event) => { if (event.target.checked) watch(); else leave(watching, ""); });
 byId("opacity").addEventListener("input", redraw);
 byId("views").addEventListener("change", redraw);
 byId("show-legend").addEventListener("change", (event) => { byId("legend").hidden = !event.target.checked; });

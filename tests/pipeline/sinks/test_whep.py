@@ -9,6 +9,7 @@ import http.client
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -25,6 +26,7 @@ from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.base import Live
 from tests.pipeline.painting import paint, read_number
 from tests.pipeline.running import until
+from tests.pipeline.sinks.chromium import browser
 from tests.pipeline.sinks.made import Take
 from tests.pipeline.sinks.serving import SHOWN, free_port, on_air
 
@@ -149,6 +151,35 @@ def test_a_client_sees_numbers_that_rise() -> None:
 
     with served(take=NUMBERS) as (port, sink):
         asyncio.run(watch(port, sink))
+
+
+def test_a_browser_plays_it(tmp_path: Path) -> None:
+    """Switched on, the page shows the video instead of pictures; switched off, and when the stream ends, pictures."""
+    with browser(tmp_path) as tab:
+        with served(take=NUMBERS) as (port, sink):
+            tab.go(f"http://127.0.0.1:{port}/cam/")
+            tab.until("document.documentElement.dataset.frames > 1")
+            tab.click("#by-webrtc")
+            tab.until("document.getElementById('video').currentTime > 0")
+            assert tab.ask("[video.videoWidth, video.videoHeight, document.querySelector('canvas').hidden]") == [
+                320, 180, True,
+            ]  # fmt: skip
+            numbers = []
+            for _ in range(2):
+                numbers.append(read_number(tab.picture("video").mean(axis=-1)))
+                time.sleep(0.2)
+            assert numbers[0] < numbers[1]
+            until(lambda: sink.clients == 1, 5, "video alone")
+            assert tab.ask("document.getElementById('state').hidden") is True
+            tab.click("#by-webrtc")
+            frames = int(tab.ask("document.documentElement.dataset.frames"))
+            tab.until(f"document.documentElement.dataset.frames > {frames + 3}")
+            assert tab.ask("document.querySelector('canvas').offsetParent !== null") is True
+            until(lambda: sink.clients == 1, 5, "pictures alone")
+            tab.click("#by-webrtc")
+            tab.until("document.getElementById('video').currentTime > 0")
+        tab.until("!document.getElementById('by-webrtc').checked && !document.getElementById('state').hidden")
+    assert not [said for said in tab.complaints if "ERR_CONNECTION_REFUSED" not in said], tab.complaints
 
 
 def sockets() -> int:
