@@ -274,6 +274,9 @@ def _whep_viewers(name: str) -> WhepViewers | None:
     """Those who watch by WebRTC, or None without aiortc: it is imported before anybody waits for it."""
     if importlib.util.find_spec("aiortc") is None:
         return None
-    from pipeline.sinks.web.whep import WhepViewers
-
+    try:
+        from pipeline.sinks.web.whep import WhepViewers
+    except ImportError as error:
+        _LOG.warning("%s: no WebRTC, aiortc cannot be loaded: %s", name, error)
+        return None
     return WhepViewers(name)

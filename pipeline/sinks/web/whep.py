@@ -8,9 +8,10 @@ import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import cast
 from urllib.parse import quote
 
-from aioice import Candidate
+from aioice import Candidate, Connection
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
 from aiortc.exceptions import OperationError
 from aiortc.mediastreams import MediaStreamTrack
@@ -36,6 +37,9 @@ _CLOSE_S = 3.0
 _BEHIND = 3
 """Pictures that may wait for one viewer's sender."""
 
+_UNSENT_BYTES = 1 << 18
+"""What may wait for the system to take it, which then is slower than the stream."""
+
 _KIND = "application/sdp"
 
 
@@ -46,6 +50,7 @@ class _Track(MediaStreamTrack):
 
     def __init__(self, viewers: WhepViewers) -> None:
         super().__init__()
+        self.connection: Connection | None = None
         self._viewers = viewers
         self._units: deque[AccessUnit] = deque()
         self._came = asyncio.Event()
@@ -64,17 +69,23 @@ class _Track(MediaStreamTrack):
 
     def take(self, unit: AccessUnit) -> bool:
         """Have it sent; False where it is left out, since earlier ones still wait: it goes on at a keyframe."""
-        if self._keyless and not unit.keyframe:
-            return True
-        if len(self._units) >= _BEHIND:
+        if len(self._units) >= _BEHIND or self._unsent() > _UNSENT_BYTES:
             self._units.clear()
             self._keyless = True
             self._viewers.want_keyframe()
             return False
+        if self._keyless and not unit.keyframe:
+            return True
         self._keyless = False
         self._units.append(unit)
         self._came.set()
         return True
+
+    def _unsent(self) -> int:
+        if self.connection is None:
+            return 0
+        wires = (cast(asyncio.WriteTransport, each.transport) for each in self.connection._protocols)
+        return sum(each.get_write_buffer_size() for each in wires)
 
 
 @dataclass(eq=False, slots=True)
@@ -190,6 +201,7 @@ class WhepViewers:
             if each is not video:
                 each.direction = "inactive"  # else it would be decoded
             _gather_at(local, each.receiver.transport.transport.iceGatherer)
+        viewer.track.connection = video.sender.transport.transport._connection
         await connection.setLocalDescription()
         answer: str = connection.localDescription.sdp
         return answer

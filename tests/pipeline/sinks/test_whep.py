@@ -153,6 +153,60 @@ def test_a_client_sees_numbers_that_rise() -> None:
         asyncio.run(watch(port, sink))
 
 
+def test_a_keyframe_comes_when_it_is_asked_for_and_after_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch(port: int, sink: Live) -> None:
+        viewer = Viewer()
+        try:
+            await viewer.join(port)
+            (receiver,) = viewer.connection.getReceivers()
+            assert not any(frame.key_frame for frame in (await viewer.see(20))[1:])
+            await receiver._send_rtcp_pli(int(viewer.answer.partition("a=ssrc:")[2].split()[0]))
+            assert sum(frame.key_frame for frame in await viewer.see(12)) == 1
+            monkeypatch.setattr("pipeline.sinks.web.whep._UNSENT_BYTES", -1)  # as if the system took no more
+            await asyncio.to_thread(until, lambda: sink.lost > 3, 5, "a loss")
+            monkeypatch.setattr("pipeline.sinks.web.whep._UNSENT_BYTES", 1 << 18)
+            seen = await viewer.see(25)
+            numbers = [read_number(frame.to_ndarray()[:180, :320]) for frame in seen]
+            at = next(place for place, (a, b) in enumerate(pairwise(numbers)) if b > a + 1) + 1
+            assert seen[at].key_frame
+        finally:
+            await viewer.connection.close()
+
+    with served(take=NUMBERS, rate=50) as (port, sink):
+        asyncio.run(watch(port, sink))
+
+
+def test_the_size_changes_while_somebody_watches() -> None:
+    port = free_port()
+    sink = open_output(f"http://@:{port}/cam")
+    smaller = replace(NUMBERS, height=96, width=128)
+
+    async def watch() -> list[tuple[int, int]]:
+        viewer = Viewer()
+        try:
+            await viewer.join(port)
+            sizes: list[tuple[int, int]] = []
+            for take in (NUMBERS, smaller):
+                sink.reconfigure(take.info())
+                for index in range(12):
+                    sink.write(take.result(index))
+                    await asyncio.sleep(0.04)
+            while len(sizes) < 15:
+                frame = (await viewer.see(1))[0]
+                sizes.append((frame.width, frame.height))
+            return sizes
+        finally:
+            await viewer.connection.close()
+
+    sink.open(NUMBERS.info())
+    try:
+        sizes = asyncio.run(watch())
+    finally:
+        sink.close()
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) == {(320, 180), (128, 96)}
+
+
 def test_a_browser_plays_it(tmp_path: Path) -> None:
     """Switched on, the page shows the video instead of pictures; switched off, and when the stream ends, pictures."""
     with browser(tmp_path) as tab:
