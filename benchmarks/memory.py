@@ -40,7 +40,8 @@ class Usage:
 
     Attributes:
         frames: frames that had been processed.
-        resident_mib: resident memory in MiB, of pages shared by n processes the nth part for each.
+        resident_mib: their own resident memory in MiB, of what n of them share the nth part for each.  Pages of files
+            are left out: other programs map them, too, and the system drops them as it likes.
         descriptors: open files.
         threads: running threads.
         processes: how many they are.
@@ -82,9 +83,8 @@ def _descendants(process: int) -> list[Path]:
 
 
 def _share_kib(process: Path) -> int:
-    """Proportional set size."""
     lines = (process / "smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -54,10 +54,12 @@ def need_program(name: str) -> str:
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
     """A command's log, which goes to its own standard error, ends with the test that ran the command in-process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
+    handlers, loggers = logging.root.handlers[:], [logging.getLogger(name) for name in (None, "pipeline", "engines")]
+    levels = [logger.level for logger in loggers]
     yield
     logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
