@@ -134,6 +134,8 @@ class Propagation:
         if before is not None and last is not None and 0 < frame.pts - last.pts <= GAP_S:
             if self.withholds:
                 motion, back = measure_both(guide, before, self._geometry, self._cells)
+                if motion.confidence < CUT:  # trusts of the two ways differ, and a cut is one for both
+                    back = None
             else:
                 motion = measure(guide, before, self._geometry, self._cells)
         key = self._free.get() if self._choice.choose(motion) else None
