@@ -107,7 +107,9 @@ class Lane:
         self._stopping = stopping
         self._epoch: Epoch | None = None
         # Workers refine frames side by side, so none of them knows the labels of the one before.
-        self._hold = Hold(self._margin) if options.propagate.temporal and pool is None else None
+        foreseen = not options.live and options.propagate.infer_every == 1
+        margin = MARGIN_FORESEEN if foreseen else MARGIN
+        self._hold = Hold(margin) if options.propagate.temporal and pool is None else None
         self._expected = 0
         self._max_age_ns = (options.max_latency_ns or MAX_AGE_NS) if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None
@@ -260,11 +262,6 @@ class Lane:
         )
         self._crew.watch(epoch.free)
         return epoch
-
-    @property
-    def _margin(self) -> float:
-        foreseen = not self._options.live and self._options.propagate.infer_every == 1
-        return MARGIN_FORESEEN if foreseen else MARGIN
 
     @property
     def propagates(self) -> bool:

@@ -19,7 +19,7 @@ from pipeline.flow import Buffer
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.options import PropagateOptions
 from pipeline.stages.keyframes import KeyFrames, affordable
-from pipeline.stages.motion import CUT, Guide, Motion, measure, measure_both
+from pipeline.stages.motion import Guide, Motion, measure, measure_both, same_scene
 from pipeline.stages.propagate import State, follow, observe
 from pipeline.telemetry import PropagationMeter
 
@@ -134,14 +134,14 @@ class Propagation:
         if before is not None and last is not None and 0 < frame.pts - last.pts <= GAP_S:
             if self.withholds:
                 motion, back = measure_both(guide, before, self._geometry, self._cells)
-                if motion.confidence < CUT:  # trusts of the two ways differ, and a cut is one for both
+                if not same_scene(motion):  # trusts of the two ways differ, and a cut is one for both
                     back = None
             else:
                 motion = measure(guide, before, self._geometry, self._cells)
         key = self._free.get() if self._choice.choose(motion) else None
         self._issued += key is not None
         confidence = motion.confidence if motion is not None else None
-        cut = last is not None and (confidence is None or confidence < CUT)
+        cut = last is not None and not same_scene(motion)
         self._meter.looked(time.thread_time() - began, confidence, key=key is not None, cut=cut)
         return motion, back, key
 

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from pipeline.frame import Float32
 from pipeline.stages.keyframes import LONGEST
-from pipeline.stages.motion import CUT, Motion
+from pipeline.stages.motion import Motion, same_scene
 from pipeline.stages.propagate import Memory, State, between, carry
 
 T = TypeVar("T")
@@ -98,17 +98,17 @@ class Waiting(Generic[T]):
         key, self._key = self._key, None
         if key is None:
             return []
-        if following is None or following.state.fresh is None or _cut(following.back):
-            return [Sides(key.item, key.state)]
-        later = State(Memory.fresh(following.state.fresh), following.back)
-        return [Sides(key.item, key.state, later, FORESIGHT)]
+        if following is not None and following.state.fresh is not None and same_scene(following.back):
+            later = State(Memory.fresh(following.state.fresh), following.back)
+            return [Sides(key.item, key.state, later, FORESIGHT)]
+        return [Sides(key.item, key.state)]
 
     def _alone(self) -> Sides[T]:
         frame = self._frames.popleft()
         return Sides(frame.item, frame.state)
 
     def _meet(self, key: State, back: Motion | None) -> list[Sides[T]]:
-        if back is None or _cut(back):
+        if not same_scene(back):
             return [self._alone() for _ in range(len(self._frames))]
         count, path = len(self._frames), back
         ahead: deque[Motion] = deque()
@@ -121,7 +121,3 @@ class Waiting(Generic[T]):
         ]
         self._frames.clear()
         return met
-
-
-def _cut(back: Motion | None) -> bool:
-    return back is None or back.confidence < CUT

@@ -173,7 +173,8 @@ class AvSource:
         self._gap = True
         self._landed: _Landing | None = None
         self._last: Fraction | None = None
-        self._interval = Fraction(0)  # for which that one is shown
+        self._before: Fraction | None = None
+        self._ticks: int | None = None  # for which the last one is shown
         self._upright: Upright[tuple[_Arrival, Fraction]] = Upright(deinterlace=self._deinterlace)
         live, target = self._demuxer.live, self._target
         # What a filter graph gives is not told to be keyframes.
@@ -300,9 +301,7 @@ class AvSource:
             if self._stamps.repaired and not self._told:
                 self._told = True
                 _log.info("%s: times that were missing or did not rise are put right", self._target.shown)
-            _, shown = self._times(frame)
-            self._interval = shown or (pts - self._last if self._last is not None else Fraction(0))
-            self._last = pts
+            self._ticks, self._before, self._last = frame.duration, self._last, pts
             if self._cut is None or pts >= self._cut:
                 yield from self._decoded(self._upright.push(frame, (arrival, pts)))
 
@@ -347,7 +346,9 @@ class AvSource:
         duration = self._demuxer.length
         if duration is None or self._last is None or self._demuxer.rate or self._demuxer.woken:
             return
-        end, announced = self._last + self._interval, self._demuxer.start + duration
+        interval = self._last - self._before if self._before is not None else Fraction(0)
+        shown = self._ticks * self._demuxer.tick if self._ticks else interval
+        end, announced = self._last + shown, self._demuxer.start + duration
         if end + _SLACK < announced and end + duration / 20 < announced:
             self._damaged += 1
             _log.warning(

@@ -6,7 +6,7 @@ Scores of two classes cross along every outline, and what tips them there from o
 from __future__ import annotations
 
 from pipeline.frame import Float32, Geometry, UInt8
-from pipeline.stages.motion import CUT, Motion
+from pipeline.stages.motion import Motion, same_scene
 from pipeline.stages.upsample import Before, Counts, upsample_argmax
 
 MARGIN = 0.15
@@ -44,7 +44,7 @@ class Hold:
             ValueError: as `upsample_argmax`.
         """
         before = None
-        if self._labels is not None and motion is not None and motion.confidence >= CUT:
+        if self._labels is not None and same_scene(motion):
             before = Before(self._labels, self._margin)
         _, counts = upsample_argmax(scores, geometry, out, before)
         self._labels = out.copy()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Literal
 
-from pipeline.stages.motion import CUT, Motion
+from pipeline.stages.motion import Motion, same_scene
 
 DOUBT = 0.45
 """Share of the picture that still follows from the last key frame below which ``auto`` takes a new one."""
@@ -42,8 +42,7 @@ class KeyFrames:
         """
         self._since += 1
         self._confidence *= motion.confidence if motion is not None else 0.0
-        alone = motion is None or motion.confidence < CUT
-        if not (alone or self._due()):
+        if same_scene(motion) and not self._due():
             return False
         self._since, self._confidence = 0, 1.0
         return True

@@ -8,6 +8,7 @@ Search", ECCV 2016.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -77,6 +78,11 @@ class Motion:
         path, trust = np.empty_like(self.path), np.empty_like(self.trust)
         _native.compose_paths(self.path, self.trust, earlier.path, earlier.trust, path, trust)
         return Motion(path, trust)
+
+
+def same_scene(motion: Motion | None) -> TypeGuard[Motion]:
+    """Whether what lies at the two ends of a motion has to do with one another: there is one, and it is no `CUT`."""
+    return motion is not None and motion.confidence >= CUT
 
 
 def measure(now: Guide, before: Guide, geometry: Geometry, cells: tuple[int, int]) -> Motion:

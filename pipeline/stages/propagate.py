@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline import _native
 from pipeline.frame import Float32
-from pipeline.stages.motion import CUT, Motion
+from pipeline.stages.motion import Motion, same_scene
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,9 +79,9 @@ def step(state: State | None, motion: Motion | None, fresh: Float32 | None, *, s
 
 def follow(state: State | None, motion: Motion | None) -> State | None:
     """The state seen from the next frame; None where it shows another scene."""
-    if state is None or motion is None or motion.confidence < CUT:
-        return None
-    return State(state.memory, motion if state.motion is None else motion.after(state.motion))
+    if state is not None and same_scene(motion):
+        return State(state.memory, motion if state.motion is None else motion.after(state.motion))
+    return None
 
 
 def observe(followed: State | None, fresh: Float32, *, smooth: bool) -> State:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,12 +45,10 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """The command line in this process: quicker than the program, and says the same."""
     from pipeline.cli import main
 
-    root = logging.getLogger()
-    before = root.handlers[:], {name: logging.getLogger(name).level for name in ("pipeline", "engines")}
     monkeypatch.setattr("sys.argv", ["deeplab-stream"])
 
     def run(*flags: str | Path) -> subprocess.CompletedProcess[str]:
@@ -63,7 +60,4 @@ def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
         said = capfd.readouterr()
         return subprocess.CompletedProcess(flags, status, said.out, said.err)
 
-    yield run
-    root.handlers[:] = before[0]
-    for name, level in before[1].items():
-        logging.getLogger(name).setLevel(level)
+    return run
