@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     views = Views(args.scales, args.flip)
     views.sizes(model, args.size if isinstance(args.size, int) else model.size)
     samples = chosen_samples(args, model)
-    engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads))
+    engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads, cache=zoo.compiled_cache()))
     try:
         result = evaluate(
             engine,

@@ -334,7 +334,7 @@ def run(args: argparse.Namespace) -> int:
         work / "state.json",
         {"model": model.sha256, "set of pictures": pictures_key(samples), "size": size, "ignore": sorted(args.ignore)},
     )
-    engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads))
+    engine = open_engine(model, args.engine, EngineOptions(args.precision, args.threads, cache=zoo.compiled_cache()))
     try:
         threads = min(args.threads or available_cpus(), len(samples))
         scored = Scored(samples, work, engine, size=size, ignore=args.ignore, threads=threads)

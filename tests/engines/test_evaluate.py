@@ -190,11 +190,9 @@ def test_size_is_the_short_side_that_the_network_sees(root: Path, monkeypatch: p
     assert set(sizes) == {(48, 64)}
 
 
-def test_the_command_writes_what_it_counts(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = write_graph(tmp_path / "net.onnx")
-    (tmp_path / "net.yaml").write_text(
-        "labels: [red, green, blue, grey]\nsize: 24\noutput_stride: 2\n", encoding="utf-8"
-    )
+def test_the_command_writes_what_it_counts(home: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_graph(home / "net.onnx")
+    (home / "net.yaml").write_text("labels: [red, green, blue, grey]\nsize: 24\noutput_stride: 2\n", encoding="utf-8")
     given = [
         "evaluate",
         "--model",
@@ -204,13 +202,14 @@ def test_the_command_writes_what_it_counts(root: Path, tmp_path: Path, capsys: p
         "--split",
         "test",
         "--json",
-        str(tmp_path / "out.json"),
+        str(home / "out.json"),
     ]
     assert main([*given, "--engine", "openvino", "--threads", "1"]) == 0
-    figures = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    figures = json.loads((home / "out.json").read_text(encoding="utf-8"))
     assert list(figures)[:5] == ["miou", "pixel_accuracy", "iou", "trimap", "milliseconds"]
     assert set(figures["iou"]) == set(LABELS.names)
     assert f"{100 * figures['miou']:.2f}" in capsys.readouterr().out
+    assert list((home / "cache").rglob("compiled/*.blob")), "what was compiled is kept, as a run of the stream keeps it"
 
 
 def break_missing(root: Path) -> None:

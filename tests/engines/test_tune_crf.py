@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(100)
 
 
 @pytest.fixture
-def given(tmp_path: Path) -> list[str]:
+def given(home: Path, tmp_path: Path) -> list[str]:
     """Arguments of a search on three pictures, of which some true labels are what the network sees coarsely."""
     random = np.random.default_rng(1)
     for kind in ("images", "labels"):
@@ -73,6 +73,7 @@ def test_it_goes_on_where_it_was_killed(given: list[str], tmp_path: Path, capsys
     assert {path: path.stat().st_mtime_ns for path in scores} == scores
     assert len(state_of(tmp_path)["figures"]) == 28
     assert "mIoU 200.00 with it" in capsys.readouterr().out
+    assert list((tmp_path / "cache").rglob("compiled/*.blob")), "what was compiled is kept"
     options = load_options(str(tmp_path / "tuned.yaml"), {})
     best = json.loads(known[2])["crf"]
     assert options.refine.kind == "crf"
