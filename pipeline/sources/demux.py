@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 from av.container import InputContainer
@@ -147,6 +147,8 @@ class Demuxer:
                     failures = 0
                     self._read += 1
                     libav_log.relay()
+                    if self._camera is not None and packet.size:
+                        packet = _copied(packet)
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
                         yield packet, arrived  # type: ignore[misc]
                     asked = time.monotonic_ns()
@@ -223,6 +225,20 @@ def muxer_template(stream: av.AudioStream) -> av.AudioStream:
     # This muxer takes every codec; nothing is ever written.
     holder = av.open(io.BytesIO(), "w", format="framecrc")
     return holder.add_stream_from_template(stream)
+
+
+def _copied(packet: av.Packet[Any]) -> av.Packet[Any]:
+    """The same with memory of its own.
+
+    A camera's packets, and the raw pictures decoded from them, lie in the driver's few buffers.  They are given
+    back through libav's device, which must not be closed by then, and the camera stops while all of them are held.
+    """
+    own: av.Packet[Any] = av.Packet(packet.size)
+    own.update(memoryview(packet))  # type: ignore[arg-type]  # takes every buffer
+    own.stream, own.time_base = packet.stream, packet.time_base
+    own.pts, own.dts, own.duration = packet.pts, packet.dts, packet.duration
+    own.is_keyframe = packet.is_keyframe
+    return own
 
 
 def _camera_descriptor(target: Target) -> int | None:

@@ -77,6 +77,26 @@ def test_names_and_wishes(flags: tuple[str, ...], said: str, shim: Shim, tiny: s
     assert said in done.stdout, done.stderr
 
 
+HOLDING = """
+from pipeline.sources import SourceOptions, open_source
+for _ in range(20):
+    source = open_source("cam97", SourceOptions(reconnect=0, framerate=120))
+    pictures = source.read()
+    held = [next(pictures) for _ in range(12)]  # more than the camera has buffers
+    source.close()
+    numbers = [int(one.frame.planes[0][0, 0]) for one in held]
+    assert [(b - a) % 200 for a, b in zip(numbers, numbers[1:])] == [1] * 11, numbers
+    del pictures, held
+"""
+
+
+def test_pictures_outlive_their_camera(shim: Shim) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDING], env=shim.environment, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_camera_is_pulled_out_and_falls_silent(shim: Shim, tiny: str, tmp_path: Path) -> None:
     masks, report, log, preset = (tmp_path / name for name in ("masks.mkv", "report.json", "log", "preset.yaml"))
     preset.write_text("source: {read_timeout: 0.7}\n")
