@@ -58,6 +58,11 @@ class Reference:
 
     def minimise(self, image: UInt8, energy: Float32, iterations: int) -> Float32:
         """The same from what each label costs at each pixel: C×(H·W), contiguous."""
+        found = np.array(self.field(image, energy).inference(iterations), np.float32)
+        return found.reshape(self._classes, *self._size)
+
+    def field(self, image: UInt8, energy: Float32) -> pydensecrf.DenseCRF2D:
+        """What pydensecrf infers in, with both kernels of the parameters."""
         height, width = self._size
         parameters = self._parameters
         normalization = _NORMALIZATIONS[parameters.normalization]
@@ -71,8 +76,7 @@ class Reference:
             compat=parameters.bi_w,
             normalization=normalization,
         )
-        found = np.array(field.inference(iterations), np.float32)
-        return found.reshape(self._classes, height, width)
+        return field
 
 
 def _check_lattice(names: str, extent: float, dimensions: int) -> None:
