@@ -30,7 +30,16 @@ def conformance(seconds: float) -> dict[str, object]:
     why = TensorRT().why_not() or ("" if seconds > 60 else "no time was left")
     if why:
         return {"measured": f"not measured: {why}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/engines/tensorrt"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "tests/engines/tensorrt",
+        "tests/pipeline/test_batching.py",
+    ]
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, capture_output=True, text=True,
@@ -65,7 +74,7 @@ def streams_at_30(folder: Path, seconds: float) -> dict[str, object]:
         lost = sum(one["dropped"] for one in inputs) / max(1, sum(one["read"] for one in inputs))
         if lost > LOST:
             break
-        best = {"streams": count, "lost": lost, "cores_a_stream": cores / count}
+        best = {"streams": count, "lost": lost, "cores_a_stream": cores / count, "batches": report["batches"]}
         count *= 2
     return best
 

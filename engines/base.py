@@ -7,6 +7,7 @@ that the caller owns, several requests at a time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -70,6 +71,7 @@ class Model:
         fixed_size: (height, width) where the graph takes no other size, else None.
         quantised: the graph carries int8 quantisation (Q/DQ nodes).
         half: its labels were seen to hold in half precision, so precision ``auto`` may take that.
+        batches: the graph takes several pictures at once.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Model:
     fixed_size: tuple[int, int] | None = None
     quantised: bool = False
     half: bool = False
+    batches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class EngineOptions:
         threads: CPU threads for the whole engine; 0 leaves it to the backend.
         requests: how many requests shall be in flight at once (1: lowest latency).
         cache: directory of the user's own for compiled models, or None.
-        batch: pictures of the largest batch, for a GPU's engine, whose sessions take several at once.
+        batch: most pictures that will come at once; above 1 only where the model's ``batches`` is true.
     """
 
     precision: str = "auto"
@@ -124,6 +127,8 @@ class EngineInfo:
         threads: CPU threads in use, 0 if the backend decides.
         requests: requests that may be in flight.
         asked: the precision that was asked for.
+        max_batch: pictures of the largest request; above 1 its sessions are `BatchSession`. 1 as well where a batch
+            would be no faster than its pictures one by one.
     """
 
     backend: str
@@ -133,6 +138,7 @@ class EngineInfo:
     threads: int
     requests: int
     asked: str = "auto"
+    max_batch: int = 1
 
     @property
     def arithmetic(self) -> str:
@@ -142,7 +148,7 @@ class EngineInfo:
 
 
 class Request(Protocol):
-    """One picture on its way through the network."""
+    """A picture, or a batch of them, on its way through the network."""
 
     def wait(self, timeout: float) -> None:
         """Block until the scores are in the array given to `Session.start`.
@@ -173,6 +179,22 @@ class Session(Protocol):
 
         Raises:
             EngineError: wrong shape, type or layout, or too many unfinished requests.
+        """
+
+
+@runtime_checkable
+class BatchSession(Session, Protocol):
+    """A session that takes several pictures at once."""
+
+    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> Request:
+        """Begin to score several pictures in one request.
+
+        Args:
+            images: 1 to ``EngineInfo.max_batch`` pictures as `start` takes them.
+            outs: an array of scores for each.
+
+        Raises:
+            EngineError: as `start`, or too many pictures.
         """
 
 

@@ -72,6 +72,7 @@ class _Picture:
     mean: tuple[float, float, float] | None
     std: tuple[float, float, float] | None
     fixed_size: tuple[int, int] | None
+    batches: bool
 
 
 def read_model(path: Path) -> Model:
@@ -114,6 +115,7 @@ def read_model(path: Path) -> Model:
         fixed_size=picture.fixed_size,
         quantised="DequantizeLinear" in header.operators,
         half=bool(facts and facts.half),
+        batches=picture.batches and output.shape is not None and output.shape[0] == -1,
     )
 
 
@@ -198,7 +200,7 @@ def _picture(path: Path, source: Value, notes: Checker, *, trusted: bool) -> _Pi
             path.name, "; ".join(guessed), path.with_suffix(".yaml"),
         )  # fmt: skip
     channels = notes.choice("channels", "rgb", "bgr") if "channels" in notes.values else "rgb"
-    return _Picture(layout, channels, mean, std, (height, width) if height > 0 else None)
+    return _Picture(layout, channels, mean, std, (height, width) if height > 0 else None, batch == -1)
 
 
 def _normalisation(

@@ -42,6 +42,21 @@ class CRFReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchReport:
+    """How the inputs shared the engine.
+
+    Attributes:
+        streams: inputs that it served.
+        frames: in one request.
+        waited_ms: mean time in which the first frame of a request waited for the others.
+    """
+
+    streams: int
+    frames: Spread
+    waited_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class PropagationReport:
     """Motion in the report.
 
@@ -70,7 +85,7 @@ class StageReport:
             in the engine, refining workers) is at 1 when all are taken.  Prepare, upsample and render count the
             processor time of their thread, the others the time that passed.
         awaited: share of the wall time in which the others waited for it, see `awaited_shares`.
-        milliseconds: mean work on a frame, counted as ``busy`` is.
+        milliseconds: mean work on a frame, counted as ``busy`` is; of a request of several frames each has its share.
         queue_mean, queue_max, queue_size: depth of the buffer in front of it, or None without one.
     """
 
@@ -194,6 +209,7 @@ class Report:
         error: why the run failed, or lost an input; None where all went well.
         worker_deaths: refining workers that died and were replaced.
         model, engine: what ran; None where the run failed before they were ready.
+        batches: how the inputs shared the engine; None where no frame came that far.
         versions: of what ran.
         cpus: processors that the run might use.
         inputs: by input.
@@ -208,6 +224,7 @@ class Report:
     worker_deaths: int
     model: ModelReport | None
     engine: EngineInfo | None
+    batches: BatchReport | None
     versions: dict[str, str]
     cpus: float
     inputs: tuple[InputReport, ...]
@@ -223,6 +240,8 @@ class Report:
             engine = self.engine
             on = f"{engine.backend} {engine.version} ({engine.device}, {engine.arithmetic})"
             lines.append(f"model {self.model.name} on {on}")
+        if self.batches is not None and self.batches.streams > 1:
+            lines.append(_batch_line(self.batches))
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} refining workers died and were replaced")
         for one in self.inputs:
@@ -258,6 +277,16 @@ def _input_line(one: InputReport) -> str:
     if one.unrefined:
         parts.append(f"{one.unrefined} unrefined")
     return ", ".join(parts)
+
+
+def _batch_line(batches: BatchReport) -> str:
+    line = f"{batches.streams} streams on one engine"
+    if batches.frames.max == 1:
+        return line
+    return (
+        f"{line}, {batches.frames.mean:.1f} frames a request (at most {batches.frames.max}), "
+        f"which waited {batches.waited_ms:.1f} ms for one another"
+    )
 
 
 def _outage_line(away: OutageReport) -> str:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from pipeline.reports import CRFReport, Percentiles, PropagationReport, Spread
+from pipeline.reports import BatchReport, CRFReport, Percentiles, PropagationReport, Spread
 
 _GROWTH = math.log(1.02)
 
@@ -98,6 +98,26 @@ class StageMeter:
         self.times.add(took)
 
 
+class BatchMeter:
+    """How the frames of all inputs went into the engine together."""
+
+    def __init__(self) -> None:
+        self._frames = _Range()
+        self._waited_s = 0.0
+
+    def add(self, frames: int, waited_s: float) -> None:
+        """Count a request, and the seconds that its first frame waited for the others."""
+        self._frames.add(frames)
+        self._waited_s += waited_s
+
+    def report(self, streams: int) -> BatchReport | None:
+        """All of it, for so many inputs; None where no request was counted."""
+        requests = self._frames.count
+        if not requests:
+            return None
+        return BatchReport(streams, self._frames.spread(), round(self._waited_s * 1e3 / requests, 3))
+
+
 class CRFMeter:
     """What the CRF did with the frames of one input."""
 
@@ -122,17 +142,17 @@ class _Range:
     """Smallest, mean and largest of some numbers."""
 
     def __init__(self) -> None:
-        self._count = self._sum = self._max = 0
+        self.count = self._sum = self._max = 0
         self._min: int | None = None
 
     def add(self, value: int) -> None:
-        self._count += 1
+        self.count += 1
         self._sum += value
         self._max = max(self._max, value)
         self._min = value if self._min is None else min(self._min, value)
 
     def spread(self) -> Spread:
-        return Spread(self._min or 0, round(self._sum / max(1, self._count), 2), self._max)
+        return Spread(self._min or 0, round(self._sum / max(1, self.count), 2), self._max)
 
 
 class PropagationMeter:

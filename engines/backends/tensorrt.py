@@ -29,6 +29,9 @@ from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane
 from engines.backends.nvidia.pixels import Frame, FrameMap, check_frame
 
+IN_FLIGHT = 3
+"""Requests that keep a GPU busy: one comes in, one is computed, one goes out. Each has memory for its largest batch."""
+
 
 class TensorRTEngine(EngineBase):
     """One network in TensorRT.
@@ -51,7 +54,6 @@ class TensorRTEngine(EngineBase):
             raise EngineError(f"{model.path} is another file than its model was read from: read it anew")
         self._capability = device.compute_capability
         self._kernels: PixelKernels | None = None
-        self._batch = options.batch
         self._portable = portable
         self._cache = PlanCache(options.cache) if options.cache is not None else None
         try:
@@ -60,7 +62,10 @@ class TensorRTEngine(EngineBase):
             raise MissingEngineError(f"TensorRT cannot start: {MESSAGES.why()} ({one_line(error)})") from error
         self._runtime.engine_host_code_allowed = True  # of portable plans, which only this user can have written
         self._page_locked = PageLocked()
-        info = EngineInfo("tensorrt", trt.__version__, device.name, precision, 0, options.requests, options.precision)
+        requests = min(options.requests, IN_FLIGHT)
+        info = EngineInfo(
+            "tensorrt", trt.__version__, device.name, precision, 0, requests, options.precision, options.batch
+        )
         super().__init__(model, info)
 
     def page_lock(self, memory: Array) -> None:
@@ -79,7 +84,7 @@ class TensorRTEngine(EngineBase):
             key = self._key(size)
             timing = self._cache.directory / f"{key.library} {key.device}.timing".replace(" ", "-").replace("/", "-")
             engine = self._cache.obtain(key, lambda: self._build(size, timing), self._deserialise)
-        border = _border(engine, self._model, size, self._batch)
+        border = _border(engine, self._model, size, self._info.max_batch)
 
         def lane() -> Lane:
             return Lane(engine, border, self._page_locked)
@@ -102,15 +107,15 @@ class TensorRTEngine(EngineBase):
             compute_capability="{}.{}".format(*self._capability),
             precision=self._info.precision,
             size=size,
-            max_batch=self._batch,
+            max_batch=self._info.max_batch,
             options=(f"types {typed_graph.VERSION}", *([PORTABLE] if self._portable else [])),
         )
 
     def _build(self, size: tuple[int, int], timing: Path | None) -> bytes:
-        graph = typed_graph.typed_graph(self._model, self._info.precision, size, self._batch)
+        graph = typed_graph.typed_graph(self._model, self._info.precision, size, self._info.max_batch)
         options = BuildOptions(
             input_shape=_picture_shape(self._model, size),
-            max_batch=self._batch,
+            max_batch=self._info.max_batch,
             reduced=self._info.precision != "fp32",
             portable=self._portable,
             timing_cache=timing,
@@ -158,25 +163,12 @@ class TensorRTSession(SessionBase):
         self._pixels = pixels
         self._idle = deque(lane() for _ in range(quota.limit))
 
-    @property
-    def max_batch(self) -> int:
-        """Pictures of the largest batch."""
-        return self._border.max_batch
-
     def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> TensorRTRequest:
         """Begin to score a picture; see `engines.base.Session`."""
         return self.start_batch((image,), (out,))
 
     def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> TensorRTRequest:
-        """Begin to score several pictures at once; one request, whatever their number.
-
-        Args:
-            images: 1 to `max_batch` pictures as `start` takes them.
-            outs: an array of scores for each.
-
-        Raises:
-            EngineError: as `start`, or too many pictures.
-        """
+        """Begin to score several pictures at once; see `engines.base.BatchSession`."""
         if not 1 <= len(images) <= self._border.max_batch or len(images) != len(outs):
             raise EngineError(
                 f"a batch of {len(images)} pictures and {len(outs)} score arrays: the engine was opened for 1 to "

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Literal, TypeVar
 
 T = TypeVar("T")
@@ -124,15 +125,17 @@ class Buffer(Generic[T]):
             for lost in dropped:
                 self._on_drop(lost)
 
-    def get(self, timeout: float | None = None) -> T:
+    def get(self, timeout: float | None = None, wanted: Callable[[T], bool] = lambda _: True) -> T:
         """Take the oldest item, waiting for one; ``timeout=0`` does not wait.
+
+        An item that is not ``wanted`` stays where it is, as if it had not come yet.
 
         Raises:
             Closed: the buffer is closed and empty, or aborted.
             TimeoutError: nothing came within ``timeout`` seconds.
         """
         with self._lock:
-            self._wait(lambda: self._closed or bool(self._items), timeout, "an item in")
+            self._wait(lambda: wanted(self._items[0]) if self._items else self._closed, timeout, "an item in")
             if not self._items:
                 raise Closed
             item = self._items.popleft()
@@ -200,8 +203,12 @@ class FairReader(Generic[T]):
         for buffer in self._buffers:
             buffer.watch(self._wake)
 
-    def get(self, timeout: float | None = None) -> tuple[int, T]:
+    def get(self, timeout: float | None = None, wanted: Callable[[int, T], bool] = lambda _, __: True) -> tuple[int, T]:
         """The next item and the number of the buffer that it came from; ``timeout=0`` does not wait.
+
+        Args:
+            timeout: seconds.
+            wanted: asked of the number of a buffer and the oldest item in it, which stays there where it is not.
 
         Raises:
             Closed: every buffer is closed and empty, or aborted.
@@ -210,7 +217,7 @@ class FairReader(Generic[T]):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             seen = self._count  # before looking, so that an item which comes meanwhile is not slept over
-            found = self._look()
+            found = self._look(wanted)
             if found is not None:
                 return found
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -218,12 +225,12 @@ class FairReader(Generic[T]):
                 if not self._news.wait_for(lambda seen=seen: self._count != seen, left):  # type: ignore[misc]
                     raise TimeoutError(f"no item in any of {len(self._buffers)} buffers within {timeout} s")
 
-    def _look(self) -> tuple[int, T] | None:
+    def _look(self, wanted: Callable[[int, T], bool]) -> tuple[int, T] | None:
         ended = 0
         for step in range(len(self._buffers)):
             index = (self._next + step) % len(self._buffers)
             try:
-                item = self._buffers[index].get(timeout=0)
+                item = self._buffers[index].get(timeout=0, wanted=partial(wanted, index))
             except TimeoutError:
                 continue
             except Closed:

@@ -11,11 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engines.base import Request
-from pipeline.flow import Buffer, Closed, FairReader
-from pipeline.runner.epoch import Ticket
+from engines.base import BatchSession, EngineInfo, Request
+from pipeline.flow import Buffer, Closed
+from pipeline.runner.batching import Batch, Batcher
 from pipeline.runner.failing import failing_as
 from pipeline.runner.lane import Lane
+from pipeline.telemetry import BatchMeter
 
 REQUEST_TIMEOUT_S = 60.0
 """A request that takes longer has hung: the largest network on one old core takes a few seconds."""
@@ -23,10 +24,9 @@ REQUEST_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """A request in the engine, or the end of a lane (no ticket)."""
+    """Frames in the engine, and inputs that have ended after those before (no request where that is all)."""
 
-    lane: Lane
-    ticket: Ticket | None = None
+    batch: Batch
     request: Request | None = None
     started_ns: int = 0
 
@@ -36,17 +36,18 @@ class Inference:
 
     Args:
         lanes: the inputs.
-        requests: how many requests the engine takes at once.
+        info: how many requests the engine takes at once, and how many frames in one.
     """
 
-    def __init__(self, lanes: Sequence[Lane], requests: int) -> None:
-        self._lanes = tuple(lanes)
-        self._reader = FairReader([lane.ready for lane in self._lanes])
+    def __init__(self, lanes: Sequence[Lane], info: EngineInfo) -> None:
+        requests = info.requests
+        self.meter = BatchMeter()
+        self._batcher = Batcher(lanes, info.max_batch)
         # A permit is a place in the engine; a started request is never waited for by the starter.
         self._permits: Buffer[None] = Buffer(requests)
         for _ in range(requests):
             self._permits.put(None)
-        self._started: Buffer[_Started] = Buffer(requests + len(self._lanes))
+        self._started: Buffer[_Started] = Buffer(requests + len(lanes))
 
     @property
     def buffers(self) -> tuple[Buffer[None], Buffer[_Started]]:
@@ -55,36 +56,47 @@ class Inference:
 
     def start(self) -> None:
         """Thread: hand frames to the engine, one of each input in turn, until all inputs have ended."""
-        open_lanes = len(self._lanes)
-        while open_lanes:
+        while not self._batcher.ended:
             self._permits.get()
-            index, ticket = self._reader.get()
-            if ticket is None:
-                open_lanes -= 1
-                self._permits.put(None)
-                self._started.put(_Started(self._lanes[index]))
+            batch = self._batcher.next()
+            if batch.members:
+                began = time.perf_counter_ns()
+                with failing_as("infer", batch.name, batch.members[0][1].frame.index):
+                    request = _begin(batch)
+                self.meter.add(len(batch.members), batch.waited_s)
+                self._started.put(_Started(batch, request, began))
                 continue
-            if not self._lanes[index].admit(ticket):
-                self._permits.put(None)
-                continue
-            began = time.perf_counter_ns()
-            with failing_as("infer", ticket.frame.source, ticket.frame.index):
-                request = ticket.epoch.session.start(ticket.image, ticket.scores)
-            self._started.put(_Started(self._lanes[index], ticket, request, began))
+            self._permits.put(None)
+            if batch.ended:
+                self._started.put(_Started(batch))
         self._started.close()
 
     def collect(self) -> None:
-        """Thread: wait for each request in turn and hand the frame back to its input."""
+        """Thread: wait for each request in turn and hand the frames back to their inputs."""
         while True:
             try:
                 item = self._started.get()
             except Closed:
                 return
-            if item.ticket is None or item.request is None:
-                item.lane.end()
-                continue
-            with failing_as("infer", item.ticket.frame.source, item.ticket.frame.index):
-                item.request.wait(REQUEST_TIMEOUT_S)
-            item.lane.meters.infer.add((time.perf_counter_ns() - item.started_ns) / 1e9)
-            self._permits.put(None)
-            item.lane.submit(item.ticket)
+            members = item.batch.members
+            if item.request is not None:
+                with failing_as("infer", item.batch.name, members[0][1].frame.index):
+                    item.request.wait(REQUEST_TIMEOUT_S)
+                took = (time.perf_counter_ns() - item.started_ns) / 1e9
+                self._batcher.took(took)
+                self._permits.put(None)
+                for lane, ticket in members:
+                    lane.meters.infer.add(took / len(members))
+                    lane.submit(ticket)
+            for lane in item.batch.ended:
+                lane.end()
+
+
+def _begin(batch: Batch) -> Request:
+    """One request for all frames of a batch."""
+    tickets = [ticket for _, ticket in batch.members]
+    session = tickets[0].epoch.session
+    if len(tickets) == 1:
+        return session.start(tickets[0].image, tickets[0].scores)
+    assert isinstance(session, BatchSession)
+    return session.start_batch([ticket.image for ticket in tickets], [ticket.scores for ticket in tickets])

@@ -166,7 +166,7 @@ def _times(lanes: Sequence[Lane]) -> Iterator[Metric]:
 
     stage = HistogramMetricFamily(
         "deeplab_stream_stage_seconds",
-        "Work on a frame by stage; infer is the engine's time, from request to scores.",
+        "Work on a frame by stage; infer is the engine's time, of a batch a frame's share.",
         labels=("input", "stage"),
     )
     latency = HistogramMetricFamily(

@@ -14,7 +14,7 @@ from pipeline.reports import DropReport, InputReport, ModelReport, OutageReport,
 from pipeline.runner.lane import Lane
 from pipeline.runner.outlet import Outlet
 from pipeline.sinks import Live
-from pipeline.telemetry import LatencyHistogram, StageMeter, awaited_shares
+from pipeline.telemetry import BatchMeter, LatencyHistogram, StageMeter, awaited_shares
 
 _NOBODY = "none"
 """The bottleneck of a live input that is dealt with as fast as it comes."""
@@ -29,6 +29,7 @@ def make_report(
     plan: CpuPlan,
     seconds: float,
     *,
+    batches: BatchMeter,
     pool: PoolStats | None,
     interrupted: bool,
     error: str | None,
@@ -39,6 +40,7 @@ def make_report(
         lanes: the inputs.
         engine, plan: what ran them.
         seconds: since the first picture was asked for.
+        batches: how frames went into the engine.
         pool: what the refining workers did, None without any.
         interrupted: the run was asked to stop.
         error: why it failed, None if it did not.
@@ -60,6 +62,7 @@ def make_report(
         worker_deaths=pool.deaths if pool else 0,
         model=ModelReport(model.name, model.sha256, model.licence, model.labels.names),
         engine=engine.info,
+        batches=batches.report(sum(lane.meters.infer.frames > 0 for lane in lanes)),
         versions=_versions(),
         cpus=plan.cpus,
         inputs=inputs,
@@ -78,6 +81,7 @@ def failed_report(cpus: float, error: str) -> Report:
         worker_deaths=0,
         model=None,
         engine=None,
+        batches=None,
         versions=_versions(),
         cpus=cpus,
         inputs=(),

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 _ENCODER_THREADS = 8
 """More gain nothing at the sizes of cameras."""
 
+MAX_BATCH = 8
+"""Frames in one request: each waits for the whole, and each place in the engine takes memory for it."""
+
 JOIN_TIMEOUT_S = 200.0
 """How long threads may take to end: longer than the longest wait inside any of them."""
 
@@ -111,6 +114,7 @@ class Runner:
             threads=self.plan.engine_threads,
             requests=self.plan.engine_requests,
             cache=zoo.compiled_cache(),
+            batch=_batch(len(opened)) if model.batches else 1,
         )
         self._engine = open_engine(model, options.engine.name, engine_options)
         if self._pool is not None:
@@ -124,7 +128,7 @@ class Runner:
             # Compiled now and kept, so that a model that does not fit is refused before anything flows.
             self._engine.session(geometry.input_height, geometry.input_width)
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
-        self._inference = Inference(self.lanes, self._engine.info.requests)
+        self._inference = Inference(self.lanes, self._engine.info)
         self._crew.watch(*self._inference.buffers)
 
     def _reading(self, one: InputOptions) -> SourceOptions:
@@ -278,6 +282,7 @@ class Runner:
             self.engine,
             self.plan,
             seconds,
+            batches=self._inference.meter,
             pool=self._pool.stats() if self._pool is not None else None,
             interrupted=self._stop.is_set(),
             error="; ".join(map(str, self.losses)) or None,
@@ -305,6 +310,11 @@ class Runner:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _batch(inputs: int) -> int:
+    """Frames that may come at once; a power of two, so that one input more does not always mean another plan."""
+    return min(1 << (inputs - 1).bit_length(), MAX_BATCH)
 
 
 def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engines.backends import open_engine
-from engines.base import Engine, EngineError, EngineOptions, Model, Session
+from engines.base import BatchSession, Engine, EngineError, EngineOptions, Model, Session
 from tests.engines.support import (
     LABELS,
     REFERENCE,
@@ -267,6 +267,22 @@ def test_too_many_requests_are_refused_over_all_sizes(backend: str, opened: Call
     for request in requests:
         request.wait(WAIT_S)
     score(small, picture((96, 128)))
+
+
+@backends
+def test_a_batch_gives_what_its_pictures_give_alone(backend: str, models: dict[str, Model]) -> None:
+    """Where the engine declares that it takes batches; others have no way to be given one."""
+    with open_engine_for(models["street"], backend, EngineOptions("fp32", threads=1, batch=3)) as engine:
+        session = engine.session(96, 128)
+        assert engine.info.max_batch == (3 if isinstance(session, BatchSession) else 1)
+        if isinstance(session, BatchSession):
+            images = [picture((96, 128), seed) for seed in range(3)]
+            alone = [score(session, image) for image in images]
+            for count in (3, 1, 2):
+                outs = [np.full(session.score_shape, np.nan, np.float32) for _ in range(count)]
+                session.start_batch(images[:count], outs).wait(WAIT_S)
+                for scores, single in zip(outs, alone, strict=False):
+                    np.testing.assert_allclose(scores, single, rtol=0, atol=1e-4 * np.abs(single).max())
 
 
 @backends

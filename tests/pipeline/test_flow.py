@@ -162,6 +162,23 @@ def test_the_reader_waits_times_out_and_ends() -> None:
         reader.get()
 
 
+def test_what_is_not_wanted_stays_where_it_is() -> None:
+    buffers: list[Buffer[int]] = [Buffer(2) for _ in range(2)]
+    reader = FairReader(buffers)
+    buffers[0].put(1)
+    buffers[0].put(2)
+    buffers[0].close()
+    with pytest.raises(TimeoutError):
+        buffers[0].get(0, lambda item: item == 2)  # the oldest decides
+    buffers[1].put(3)
+    assert reader.get(0, lambda _, item: item > 2) == (1, 3)
+    with pytest.raises(TimeoutError):
+        reader.get(0.01, lambda index, _: index == 1)
+    assert [reader.get(0) for _ in range(2)] == [(0, 1), (0, 2)]
+    with pytest.raises(Closed):
+        buffers[0].get(0, lambda _: False)
+
+
 def test_no_item_is_slept_over() -> None:
     buffers: list[Buffer[int]] = [Buffer(1) for _ in range(3)]
     reader = FairReader(buffers)

@@ -11,6 +11,7 @@ import pytest
 
 from engines.base import EngineInfo
 from pipeline.reports import (
+    BatchReport,
     CRFReport,
     DropReport,
     InputReport,
@@ -22,7 +23,7 @@ from pipeline.reports import (
     Spread,
     StageReport,
 )
-from pipeline.telemetry import CRFMeter, LatencyHistogram, StageMeter
+from pipeline.telemetry import BatchMeter, CRFMeter, LatencyHistogram, StageMeter
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -118,6 +119,7 @@ def report() -> Report:
         worker_deaths=4,
         model=ModelReport("street", "ab" * 32, "research", ("road", "car")),
         engine=EngineInfo("openvino", "2026.1", "CPU", "bf16", 2, 2, "fp16"),
+        batches=BatchReport(3, Spread(1, 2.5, 4), 1.25),
         versions={"python": "3.11"},
         cpus=2,
         inputs=(one,),
@@ -134,12 +136,26 @@ def test_the_text_names_all_that_was_lost() -> None:
         "CRF p50 40, p95 60 ms a frame; classes 4.2 (at most 7), iterations 4.9 (at least 3)",
         "model street on openvino 2026.1 (CPU, bf16 in place of fp16)",
         "away 3 times, 12.5 s in all: 1 cut, 2 silent",
+        "3 streams on one engine, 2.5 frames a request (at most 4), which waited 1.2 ms for one another",
         "90% busy   80% awaited",
         "queue 1.5 of 7",
     ):
         assert said in text
     lines = text.splitlines()
     assert all(len(line) < 120 for line in lines)
+
+
+def test_batches_are_counted() -> None:
+    meter = BatchMeter()
+    assert meter.report(2) is None
+    for frames, waited_s in ((1, 0.0), (4, 0.002), (1, 0.004)):
+        meter.add(frames, waited_s)
+    assert meter.report(5) == BatchReport(5, Spread(1, 2.0, 4), 2.0)
+
+
+def test_streams_that_go_one_by_one_are_told_without_batches() -> None:
+    text = replace(report(), batches=BatchReport(3, Spread(1, 1.0, 1), 0.0)).as_text()
+    assert "3 streams on one engine\n" in text
 
 
 def test_the_text_keeps_quiet_about_what_did_not_happen() -> None:
@@ -157,8 +173,9 @@ def test_the_text_keeps_quiet_about_what_did_not_happen() -> None:
         latency_ms=None,
         crf=None,
     )
-    text = replace(full, worker_deaths=0, inputs=(clean,)).as_text()
-    for word in ("dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency", "CRF", "away"):
+    alone = BatchReport(1, Spread(1, 1.0, 1), 0.0)
+    text = replace(full, worker_deaths=0, batches=alone, inputs=(clean,)).as_text()
+    for word in ("streams", "dropped", "lost", "damaged", "restamped", "unrefined", "died", "latency", "CRF", "away"):
         assert word not in text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -32,17 +33,17 @@ class Stream:
     waiting: list[Work] = field(default_factory=list)
     recording: list[Work] | None = None
     destroyed: bool = False
+    working: threading.RLock = field(default_factory=threading.RLock)
+    """Held by the thread that does the work: another one that waits, too, must not overtake it."""
 
     def give(self, work: Work) -> None:
         assert not self.destroyed, "work was given to a stream that is gone"
         (self.waiting if self.recording is None else self.recording).append(work)
 
     def finish(self, until: Work | None = None) -> None:
-        while self.waiting:
-            work = self.waiting.pop(0)
-            work()
-            if work is until:
-                return
+        with self.working:
+            while self.waiting and (until is None or until in self.waiting):
+                self.waiting.pop(0)()
 
 
 @dataclass
@@ -76,6 +77,7 @@ class FakeCuda:
     def __init__(self, real: Any) -> None:
         self._real = real
         self._handles: dict[int, Handle] = {}
+        self._numbers = itertools.count(0x7000, 16)
         self._device: dict[int, np.ndarray] = {}
         self._host: dict[int, np.ndarray] = {}
         self._registered: dict[int, int] = {}
@@ -119,7 +121,7 @@ class FakeCuda:
 
     def view(self, address: int, size: int) -> np.ndarray:
         """Bytes of the device, that somebody has reserved."""
-        for start, memory in self._device.items():
+        for start, memory in list(self._device.items()):  # other threads may reserve some
             if start <= address and address + size <= start + memory.nbytes:
                 return memory[address - start : address - start + size]
         raise AssertionError(f"{size} bytes at {address} are not reserved on the device")
@@ -134,7 +136,7 @@ class FakeCuda:
         return thing
 
     def _hand_out(self, thing: object) -> Handle:
-        handle = Handle(0x7000 + 16 * self.calls.total(), thing)
+        handle = Handle(next(self._numbers), thing)
         self._handles[int(handle)] = handle
         return handle
 
@@ -144,7 +146,7 @@ class FakeCuda:
         return thing
 
     def _page_locked(self, address: int, size: int) -> bool:
-        blocks = [*((start, memory.nbytes) for start, memory in self._host.items()), *self._registered.items()]
+        blocks = [*((start, memory.nbytes) for start, memory in list(self._host.items())), *self._registered.items()]
         return any(start <= address and address + size <= start + length for start, length in blocks)
 
     def _cudaGetErrorString(self, error: Any) -> bytes:
@@ -267,11 +269,14 @@ class FakeCuda:
 
     def _cudaEventQuery(self, handle: Any) -> Any:
         event = self._thing(handle, Event)
-        if event.stream is not None and event.marker in event.stream.waiting:
-            event.polls += 1
-            if event.polls <= POLLS:
-                return self._real.cudaError_t.cudaErrorNotReady
-            event.stream.finish(event.marker)
+        if event.stream is None:
+            return None
+        with event.stream.working:
+            if event.marker in event.stream.waiting:
+                event.polls += 1
+                if event.polls <= POLLS:
+                    return self._real.cudaError_t.cudaErrorNotReady
+                event.stream.finish(event.marker)
         return None
 
 

@@ -1,0 +1,361 @@
+"""Many inputs, one engine: frames go in together, each input keeps its order, and none waits for one that is stuck."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.backends import open_engine
+from engines.backends.common import EngineBase, FinishedRequest, Quota, SessionBase, check_arrays
+from engines.base import Engine, EngineError, EngineInfo, EngineOptions, Model, Session
+from pipeline.errors import StageError
+from pipeline.flow import Buffer
+from pipeline.options import InputOptions
+from pipeline.runner import Runner, batching
+from pipeline.runner.batching import Batch, Batcher
+from tests.engines.tensorrt.conftest import faked, real_tensorrt
+from tests.pipeline.clips import Clip
+from tests.pipeline.painting import Array
+from tests.pipeline.running import Recorder, masks_of, options_of, plainly, run, tiny_scores, told, until
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
+
+MakeClip = Callable[[str], Clip]
+
+
+# ---- who is taken along
+
+
+class Inputs:
+    """As many inputs as the batcher sees of them: a buffer each, and frames of one size."""
+
+    def __init__(self, count: int, most: int = 8, request_s: float = 0.0) -> None:
+        self.buffers: list[Buffer[Any]] = [Buffer(16) for _ in range(count)]
+        self.late: set[str] = set()
+        lanes = [SimpleNamespace(ready=buffer, admit=lambda ticket: ticket.frame.source not in self.late)
+                 for buffer in self.buffers]  # fmt: skip
+        self.lanes = lanes
+        self.batcher = Batcher(lanes, most)  # type: ignore[arg-type]
+        self.batcher.took(request_s)
+
+    def bring(self, index: int, name: str, size: tuple[int, int] = (64, 64)) -> None:
+        epoch = SimpleNamespace(session=SimpleNamespace(input_size=size))
+        self.buffers[index].put(SimpleNamespace(epoch=epoch, frame=SimpleNamespace(source=name)))
+
+    def end(self, index: int) -> None:
+        self.buffers[index].put(None)
+
+    def next(self) -> tuple[str, Batch]:
+        batch = self.batcher.next()
+        return batch.name, batch
+
+    def beat(self, index: int, seconds: float) -> None:
+        """Let an input bring two frames, so far apart."""
+        for pause in (seconds, 0):
+            self.bring(index, "earlier")
+            self.batcher.next()
+            time.sleep(pause)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """A longest wait that no loaded machine mistakes for none."""
+    monkeypatch.setattr(batching, "LONGEST_WAIT_S", 0.4)
+    return 0.4
+
+
+def test_what_is_there_goes_together_one_frame_of_an_input() -> None:
+    inputs = Inputs(3)
+    for index, name in [(0, "a1"), (0, "a2"), (2, "c1"), (0, "a3"), (2, "c2")]:
+        inputs.bring(index, name)
+    assert [inputs.next()[0] for _ in range(3)] == ["a1 + c1", "a2 + c2", "a3"]
+
+
+def test_a_batch_is_no_larger_than_the_engine_takes_and_nobody_is_passed_over() -> None:
+    inputs = Inputs(3, most=2)
+    for index, name in [(index, f"{'abc'[index]}{turn}") for turn in range(2) for index in range(3)]:
+        inputs.bring(index, name)
+    assert [inputs.next()[0] for _ in range(3)] == ["a0 + b0", "c0 + a1", "b1 + c1"]
+
+
+def test_sizes_are_not_mixed_and_take_turns() -> None:
+    inputs = Inputs(4)
+    small, large = (64, 64), (64, 96)
+    for turn in range(2):
+        for index, size in enumerate([small, large, small, large]):
+            inputs.bring(index, f"{'abcd'[index]}{turn}", size)
+    assert [inputs.next()[0] for _ in range(4)] == ["a0 + c0", "d0 + b0", "c1 + a1", "b1 + d1"]
+
+
+def test_an_end_comes_after_the_inputs_last_frame() -> None:
+    inputs = Inputs(2)
+    inputs.bring(0, "a1")
+    inputs.end(0)
+    inputs.bring(1, "b1", (64, 96))
+    name, batch = inputs.next()
+    assert (name, batch.ended) == ("a1", (inputs.lanes[0],))
+    assert not inputs.batcher.ended
+    inputs.end(1)
+    name, batch = inputs.next()
+    assert (name, batch.ended) == ("b1", (inputs.lanes[1],))
+    assert inputs.batcher.ended
+
+
+def test_what_is_too_old_takes_no_place() -> None:
+    inputs = Inputs(2)
+    inputs.late = {"a1", "b1"}
+    inputs.bring(0, "a1")
+    assert inputs.next()[1].members == ()
+    inputs.bring(1, "b0")
+    inputs.bring(0, "a2")
+    inputs.bring(1, "b1")
+    assert inputs.next()[0] == "b0 + a2"
+    assert inputs.next()[1].members == ()
+
+
+def test_one_input_waits_for_nobody(patient: float) -> None:
+    inputs = Inputs(1, request_s=patient)
+    inputs.beat(0, 0.01)
+    inputs.bring(0, "a")
+    name, batch = inputs.next()
+    assert name == "a"
+    assert batch.waited_s < patient / 4
+
+
+def test_an_input_that_is_due_is_waited_for(patient: float) -> None:
+    inputs = Inputs(2, request_s=patient)
+    inputs.beat(1, 0.1)
+    inputs.bring(0, "a")
+    later = threading.Timer(0.1, inputs.bring, (1, "b"))
+    later.start()
+    name, batch = inputs.next()
+    later.join()
+    assert name == "a + b"
+    assert 0.05 < batch.waited_s < patient
+
+
+def test_a_lone_frame_waits_no_longer_than_that(patient: float) -> None:
+    inputs = Inputs(2, request_s=10.0)
+    inputs.beat(1, 0.1)
+    inputs.bring(0, "a")
+    name, batch = inputs.next()
+    assert name == "a"
+    assert patient <= batch.waited_s < 2 * patient
+
+
+def test_a_fast_engine_is_not_waited_before(patient: float) -> None:
+    """What takes 10 ms alone must not wait for 400."""
+    inputs = Inputs(2, request_s=0.01)
+    inputs.beat(1, 0.1)
+    time.sleep(0.095)
+    inputs.bring(0, "a")
+    assert inputs.next()[1].waited_s < patient / 4
+
+
+def test_an_input_that_is_stuck_or_ended_is_not_waited_for(patient: float) -> None:
+    inputs = Inputs(3, request_s=patient)
+    inputs.beat(1, 0.01)
+    inputs.end(1)
+    inputs.beat(2, 0.01)
+    time.sleep(patient + 0.05)
+    inputs.bring(0, "a")
+    inputs.next()
+    inputs.bring(0, "a")
+    assert inputs.next()[1].waited_s < patient / 4
+
+
+# ---- whole runs
+
+
+class PlainEngine(EngineBase):
+    """The tiny network in numpy, which takes batches."""
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        super().__init__(model, EngineInfo("plain", "0", "CPU", "fp32", 1, 2, max_batch=options.batch))
+
+    def _compile(self, height: int, width: int) -> Session:
+        return PlainSession((height, width), self._quota)
+
+    def _free(self) -> None:
+        pass
+
+
+class PlainSession(SessionBase):
+    def __init__(self, size: tuple[int, int], quota: Quota) -> None:
+        super().__init__(size, (1, 3, size[0] // 8, size[1] // 8))
+        self._quota = quota
+
+    def start(self, image: Array, out: Array) -> FinishedRequest:
+        return self.start_batch((image,), (out,))
+
+    def start_batch(self, images: Sequence[Array], outs: Sequence[Array]) -> FinishedRequest:
+        self._quota.take()
+        for image, out in zip(images, outs, strict=True):
+            check_arrays(image, out, self._size, self._scores)
+            np.copyto(out, tiny_scores(image))
+        return FinishedRequest(self._quota)
+
+
+@dataclass
+class Shared:
+    """The one engine of a run.
+
+    Attributes:
+        name: what to ask the run for.
+        options: what the run asked it for.
+        sizes: of the batches that it was given.
+        fails: that it shall fail with batches of several.
+    """
+
+    name: str
+    options: list[EngineOptions] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    fails: bool = False
+
+    def open(self, model: Model, choice: str, options: EngineOptions) -> Engine:
+        engine = PlainEngine(model, options) if choice == "auto" else open_engine(model, choice, options)
+        self.options.append(options)
+        compiled = engine._compile  # type: ignore[attr-defined]
+
+        def compile_watched(height: int, width: int) -> Session:
+            session = compiled(height, width)
+            start = session.start_batch
+
+            def start_batch(images: Sequence[Array], outs: Sequence[Array]) -> Any:
+                time.sleep(0.002)  # it is busy, and frames come together
+                self.sizes.append(len(images))
+                if self.fails and len(images) > 1:
+                    raise EngineError("too hot")
+                return start(images, outs)
+
+            session.start_batch = start_batch
+            return session  # type: ignore[no-any-return]
+
+        engine._compile = compile_watched  # type: ignore[attr-defined]
+        return engine
+
+
+@pytest.fixture(
+    params=[
+        "plain",
+        pytest.param("fake 10", marks=pytest.mark.slow),
+        "fake 11",
+        pytest.param("gpu", marks=[pytest.mark.gpu, pytest.mark.timeout(600)]),
+    ]
+)
+def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    """A recording engine that takes batches: plain arithmetic, and TensorRT on fakes and on a GPU."""
+    engine = Shared("auto" if request.param == "plain" else "tensorrt")
+    monkeypatch.setattr("pipeline.runner.run.open_engine", engine.open)
+    if request.param == "gpu":
+        real_tensorrt()
+    if request.param.startswith("fake"):
+        with faked(int(request.param.split()[1])):
+            yield engine
+    else:
+        yield engine
+
+
+def test_each_input_gets_its_own_labels_in_its_own_order(
+    shared: Shared, clip: MakeClip, tiny: str, tmp_path: Path
+) -> None:
+    """Inputs of two sizes and three lengths, one of which changes its size in the middle."""
+    given = [clip(name) for name in ("h264", "vfr", "odd", "10 bit", "size change")]
+    inputs = [InputOptions(str(one.path), f"input-{n}", masks=(f"{tmp_path}/{n}/",)) for n, one in enumerate(given)]
+    recorder = Recorder()
+    report = run(inputs, tiny, extra=[recorder], engine=shared.name)
+    assert [options.batch for options in shared.options] == [8]
+    assert report.engine is not None
+    assert report.engine.max_batch == 8
+    for expected, result in zip(plainly(given[0].path), recorder.results, strict=True):
+        expected.check(result.labels)
+    assert [one.written for one in report.inputs] == [len(one.numbers) for one in given]
+    assert sum(shared.sizes) == report.frames
+    assert report.batches is not None
+    assert report.batches.streams == 5
+    assert report.batches.frames.max == max(shared.sizes) > 1
+    assert report.batches.frames.mean == pytest.approx(np.mean(shared.sizes), abs=0.01)
+    assert "5 streams on one engine, " in report.as_text()
+
+
+def test_all_labels_are_those_of_single_frames(shared: Shared, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    given = [clip(name) for name in ("h264", "vfr", "late")]
+    inputs = [InputOptions(str(one.path), masks=(str(tmp_path / f"{n}.mkv"),)) for n, one in enumerate(given)]
+    run(inputs, tiny, engine=shared.name)
+    assert max(shared.sizes) > 1
+    for n, one in enumerate(given):
+        for expected, mask in zip(plainly(one.path), masks_of(tmp_path / f"{n}.mkv"), strict=True):
+            expected.check(mask)
+
+
+def test_a_single_input_never_waits(shared: Shared, clip: MakeClip, tiny: str) -> None:
+    report = run([InputOptions(str(clip("h264").path), outputs=("null",))], tiny, engine=shared.name)
+    assert [options.batch for options in shared.options] == [1]
+    assert set(shared.sizes) == {1}
+    assert report.batches is not None
+    assert report.batches.waited_ms < 0.2
+    assert "streams" not in report.as_text()
+
+
+@pytest.mark.parametrize("mode", ["lossless", "live"])
+def test_a_stuck_input_holds_up_no_other(mode: str, shared: Shared, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    stuck, release = threading.Event(), threading.Event()
+
+    def block(step: str, index: int) -> None:
+        if step == "write" and index >= 2:
+            stuck.set()
+            assert release.wait(50)
+
+    given = [clip(name) for name in ("h264", "h264", "vfr mp4")]
+    free = [tmp_path / f"{n}.mkv" for n in (1, 2)]
+    inputs = [InputOptions(str(given[0].path), "stuck")]
+    inputs += [
+        InputOptions(str(one.path), path.stem, masks=(str(path),)) for one, path in zip(given[1:], free, strict=True)
+    ]
+    recorder = Recorder(block)
+    options = options_of(inputs, tiny, engine=shared.name, mode=mode)
+    with Runner(options, extra=[recorder]) as runner:
+        runner.start()
+        assert stuck.wait(20)
+        until(lambda: all(path.exists() for path in free), 20, "the end of the other inputs")
+        release.set()
+        report = runner.finish()
+    assert [result.index for result in recorder.results] == sorted(result.index for result in recorder.results)
+    for one, said, path in zip(given[1:], report.inputs[1:], free, strict=True):
+        assert len(masks_of(path)) == len(one.numbers) - said.dropped
+        assert said.dropped == 0 or mode == "live"
+    assert report.batches is not None
+    assert report.batches.waited_ms <= 1.2 * batching.LONGEST_WAIT_S * 1e3
+
+
+def test_a_batch_that_fails_is_told_with_its_inputs(shared: Shared, clip: MakeClip, tiny: str) -> None:
+    shared.fails = True
+    inputs = [InputOptions(str(clip("h264").path), name, outputs=("null",)) for name in ("door", "yard")]
+    with told(StageError, "too hot") as what:
+        run(inputs, tiny, engine=shared.name)
+    assert what.stage == "infer"
+    assert "door + yard" in what.message or "yard + door" in what.message
+
+
+def test_a_network_for_one_picture_is_not_asked_for_more(shared: Shared, clip: MakeClip, tmp_path: Path) -> None:
+    import onnx
+
+    from tests.pipeline.tiny import tiny_model
+
+    path = tiny_model(tmp_path / "single.onnx")
+    graph = onnx.load(path)
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(graph, path)
+    inputs = [InputOptions(str(clip("single").path), name, outputs=("null",)) for name in "ab"]
+    report = run(inputs, str(path), engine=shared.name)
+    assert [options.batch for options in shared.options] == [1]
+    assert report.frames == 2
