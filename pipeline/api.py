@@ -35,6 +35,7 @@ class StreamOptions(TypedDict, total=False):
     temporal: bool
     infer_every: int | Literal["auto"]
     target_fps: float
+    hwaccel: Literal["auto", "none", "cuda"]
     mode: Literal["auto", "live", "lossless"]
     render: Literal["overlay", "mask", "side-by-side"]
     alpha: float

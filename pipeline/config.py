@@ -42,6 +42,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "legend": ("render", "legend"),
     "quality": ("video", "quality"),
     "codec": ("video", "codec"),
+    "hwaccel": ("hwaccel",),
     "mode": ("mode",),
     "max_latency": ("max_latency",),
     "segment_time": ("record", "segment_time"),

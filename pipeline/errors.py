@@ -15,6 +15,10 @@ class ConfigError(PipelineError):
     """A flag, preset key or model option that cannot be used as given."""
 
 
+class HardwareError(PipelineError):
+    """A GPU that was demanded and cannot be used."""
+
+
 class SourceError(PipelineError):
     """An input that cannot be opened or read."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.hwaccel import HwAccel, check_choice
 from pipeline.sinks import RecordOptions, ServeOptions, VideoOptions
 from pipeline.sources import SourceOptions
 from pipeline.stages.refine import RefineOptions
@@ -110,6 +111,7 @@ class RunOptions:
         max_latency: milliseconds after its arrival at which a live picture is too old for the engine, or, with
             ``infer_every``, is labelled by the motion rather than wait for it; None: 200, and two of the input's
             intervals.
+        hwaccel: whether video is decoded and encoded by an NVIDIA GPU: see `SourceOptions`.
         source, video, render: options of those parts, the same for every input.
         model, engine, refine, propagate: see there.
         serve: who may reach what the run serves.
@@ -119,6 +121,7 @@ class RunOptions:
     inputs: tuple[InputOptions, ...]
     mode: str = "auto"
     max_latency: float | None = None
+    hwaccel: HwAccel = "auto"
     source: SourceOptions = field(default_factory=SourceOptions)
     model: ModelOptions = field(default_factory=ModelOptions)
     engine: EngineChoice = field(default_factory=EngineChoice)
@@ -132,5 +135,6 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ConfigError(f"mode {self.mode!r} is unknown: choose from {', '.join(MODES)}")
+        check_choice(self.hwaccel)
         if self.max_latency is not None and not 0 < self.max_latency <= 60_000:
             raise ConfigError(f"max_latency {self.max_latency:g} is out of range: above 0, to 60000 ms")

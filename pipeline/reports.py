@@ -166,6 +166,7 @@ class InputReport:
         crf: what the CRF did; None without it.
         stages: by stage, in the order in which a frame meets them.
         propagation: what frames took over from those before them; None if nothing.
+        decoder: what decoded the pictures that came last, such as ``"h264"`` or ``"h264 by NVDEC"``.
     """
 
     name: str
@@ -183,6 +184,7 @@ class InputReport:
     crf: CRFReport | None
     stages: dict[str, StageReport]
     propagation: PropagationReport | None = None
+    decoder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +248,8 @@ class Report:
             lines.append(f"{self.worker_deaths} refining workers died and were replaced")
         for one in self.inputs:
             lines.append(_input_line(one))
+            if one.decoder:
+                lines.append(f"  decoder {one.decoder}")
             if one.outages is not None and one.outages.count:
                 lines.append(f"  {_outage_line(one.outages)}")
             if one.latency_ms is not None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
-from av.codec.hwaccel import hwdevices_available
 
 from engines.backends.common import cpu_name
 from engines.doctor import MISSING, READY, UNFIT, Finding, advice
 from engines.doctor import examine as examine_engines
 from pipeline.cpu import available_cpus, available_memory
+from pipeline.hwaccel import missing
 
 ENCODERS = {
     "libx264": "overlays in .mp4 and .mkv, RTSP, the web page",
@@ -52,8 +52,8 @@ def _codecs() -> Iterator[Finding]:
     yield Finding("video", "PyAV", READY, f"{av.__version__}, {len(av.codecs_available)} codecs")
     for name, use in ENCODERS.items():
         yield Finding("video", name, *_encoder(name, use))
-    devices = ", ".join(map(str, hwdevices_available())) or "none"
-    yield Finding("video", "devices", UNFIT, f"compiled in: {devices}; the stream decodes and encodes in software")
+    reason = missing("NVDEC")
+    yield Finding("video", "NVDEC", UNFIT if reason else READY, reason or "decodes on the GPU what that takes")
 
 
 def _encoder(name: str, use: str) -> tuple[str, str]:

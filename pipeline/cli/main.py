@@ -236,6 +236,11 @@ def _add_serving(group: argparse._ArgumentGroup) -> None:
 
 def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mode", choices=("auto", "live", "lossless"), help="live drops frames, lossless waits")
+    group.add_argument(
+        "--hwaccel",
+        choices=("auto", "none", "cuda"),
+        help="decode on an NVIDIA GPU; default auto: where there is one that can, else in software",
+    )
     group.add_argument("--report", metavar="FILE.json", help="write the whole report")
     group.add_argument("--explain", metavar="DIR", help="write one frame's way through the network as pictures")
     group.add_argument("--dry-run", action="store_true", help="open everything, say what would be done, and stop")

@@ -110,6 +110,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
     return InputReport(
         name=info.name,
         uri=info.uri,
+        decoder=lane.source.decoder,
         read=lane.read_frames,
         written=max((outlet.meter.frames for outlet in lane.outlets), default=0),
         damaged=lane.source.damaged,

@@ -133,6 +133,7 @@ class Runner:
 
     def _reading(self, one: InputOptions) -> SourceOptions:
         options = one.source or self._options.source
+        options = replace(options, hwaccel=options.hwaccel or self._options.hwaccel)
         if any(is_watched(uri) for uri in (*one.outputs, *one.masks)):
             options = replace(options, realtime=True)  # whoever looks on wants to see a file at its own pace
         return replace(options, keep_up=False) if self._options.mode == "lossless" else options

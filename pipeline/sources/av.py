@@ -12,10 +12,12 @@ from itertools import chain
 
 import av
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, SourceLostError
 from pipeline.frame import Frame
+from pipeline.hwaccel import HwAccel
 from pipeline.sources.base import AudioPacket, Decoded, Outages, StreamInfo
-from pipeline.sources.demux import Demuxer, muxer_template
+from pipeline.sources.decoding import Decoding
+from pipeline.sources.demux import muxer_template
 from pipeline.sources.live import Watch
 from pipeline.sources.pictures import Picture, Upright, pixel_aspect, plane_views
 from pipeline.sources.target import Target
@@ -28,8 +30,6 @@ MAX_BROKEN = 1000
 
 _FULL_HD = 1920 * 1088
 _SLACK = Fraction(1, 2)
-_MAX_RATE = 1000
-"""Frames a second; above it, the tick of the container was taken for the rate."""
 
 _STEPS_BACK = (Fraction(0), Fraction(1, 2), Fraction(2), Fraction(20))
 
@@ -62,6 +62,7 @@ class AvSource:
         start: Fraction = Fraction(0),
         audio: bool = True,
         threads: int = 0,
+        hwaccel: HwAccel = "none",
         deinterlace: bool = True,
         keep_up: bool = True,
     ) -> None:
@@ -74,11 +75,13 @@ class AvSource:
             audio: also read the first audio stream.
             threads: decoder threads, 0 to choose.  More than one decode whole frames side by side,
                 which may lose the last few of a damaged file.
+            hwaccel: as `SourceOptions`.
             deinterlace: deinterlace pictures that are flagged interlaced.
             keep_up: leave out parts of a live stream that comes faster than it can be decoded.
 
         Raises:
             SourceError: cannot be opened, holds no video, or nothing in it can be decoded.
+            HardwareError: NVDEC was demanded, and is missing.
         """
         self.outages = Outages()
         self.own_thread_s = 0.0
@@ -87,6 +90,7 @@ class AvSource:
         self._used = self._closed = self._told = False
         self._audio = audio
         self._threads = threads
+        self._decoding = Decoding(target.shown, hwaccel)
         self._deinterlace = deinterlace
         self._keep_up = keep_up
         self._cut: Fraction | None = None
@@ -113,6 +117,11 @@ class AvSource:
     def damaged(self) -> int:
         """Packets and frames that were lost, broken or only concealed so far."""
         return self._damaged + self._demuxer.damaged
+
+    @property
+    def decoder(self) -> str:
+        """As `Source`."""
+        return self._decoding.name
 
     @property
     def skipped(self) -> int:
@@ -148,7 +157,7 @@ class AvSource:
         self._primed.clear()
 
     def _open(self) -> None:
-        self._demuxer = Demuxer(self._target, audio=self._audio)
+        self._demuxer = self._decoding.open(self._target, audio=self._audio)
         self._codec = self._demuxer.video.codec_context
         threads = self._threads
         if threads == 0:
@@ -190,7 +199,7 @@ class AvSource:
     def _begin(self, start: Fraction) -> None:
         """Stand before the first picture at or after ``start``, which is decoded already for `info`."""
         shown = self._target.shown
-        if not self._prime():
+        if not self._prime_first():
             if self._demuxer.index_last:
                 raise SourceError(
                     f"{shown}: cannot be played from a pipe, its index is at the end: "
@@ -215,6 +224,21 @@ class AvSource:
             if isinstance(item, Decoded):
                 return True
         return False
+
+    def _prime_first(self) -> bool:
+        """As `_prime`; where NVDEC fails at the first pictures, once more in software."""
+        found, lost = False, None
+        try:
+            found = self._prime()
+        except SourceLostError as error:
+            lost = error
+        if not found and self._target.seekable and self._decoding.give_up():
+            self._let_go()
+            self._open()
+            return self._prime()
+        if lost is not None:
+            raise lost
+        return found
 
     def _skip(self, start: Fraction) -> bool:
         """Go to the first picture at or after ``start``; False where there is none."""
@@ -274,9 +298,12 @@ class AvSource:
             return self._harm(packet)
         except av.FFmpegError as error:
             _log.debug("%s: %s", self._target.shown, error)
+            self._decoding.blame(error)
             return self._harm(packet)
         if packet is not None and packet.is_corrupt:
             self._harm(packet)
+        if frames:
+            self._decoding.look(self._codec)
         for frame in frames:
             self._broken = 0
             if frame.is_corrupt:
@@ -355,13 +382,6 @@ class AvSource:
                 "%s: ends at %.2f s of %.2f s; the file is cut off", self._target.shown, float(end), float(announced)
             )
 
-    def _expected_frames(self) -> int | None:
-        """Frames by length and rate, where the container does not count them: Matroska, transport streams."""
-        duration, rate = self._demuxer.duration, self._demuxer.video.average_rate
-        if not duration or not rate or self._demuxer.rate or not 0 < rate <= _MAX_RATE:
-            return None
-        return max(round(duration * rate), 1)
-
     def _describe(self) -> StreamInfo:
         first = next(item for item in self._primed if isinstance(item, Decoded)).frame
         video = self._demuxer.video
@@ -377,7 +397,7 @@ class AvSource:
             average_rate=self._demuxer.rate or video.average_rate or None,
             start=self._origin,
             duration=self._demuxer.duration,
-            frames=video.frames or self._expected_frames(),
+            frames=video.frames or self._demuxer.expected_frames,
             live=self._demuxer.live,
             audio=muxer_template(self._demuxer.audio) if self._demuxer.audio is not None else None,
         )

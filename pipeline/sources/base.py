@@ -18,6 +18,7 @@ import av
 
 from pipeline.errors import ConfigError
 from pipeline.frame import Colour, Frame, PixelFormat
+from pipeline.hwaccel import HwAccel, check_choice
 
 _MOST = 1e9
 """Of seconds and of pictures a second: thirty years, in which exact fractions keep small."""
@@ -35,6 +36,8 @@ class SourceOptions:
         realtime: give the pictures out at the pace of their own times, as a live source does.
         rate: pictures a second of an image sequence, which has no times of its own.
         threads: decoder threads; 0 chooses (one up to 1080p, a few above).
+        hwaccel: where video is decoded: "auto" by an NVIDIA GPU that is there and takes the stream, else in software;
+            "none" in software; "cuda" by the GPU, or not at all; None: as the run says, else "auto".
         keep_up: leave out parts of a live stream that comes faster than it can be decoded, instead of falling behind.
         open_timeout: seconds that opening a pipe, camera or network stream may take.
         read_timeout: seconds of silence after which a pipe, camera or network stream counts as lost.
@@ -59,6 +62,7 @@ class SourceOptions:
     realtime: bool = False
     rate: float | Fraction = 25
     threads: int = 0
+    hwaccel: HwAccel | None = None
     keep_up: bool = True
     open_timeout: float = 10.0
     read_timeout: float = 10.0
@@ -87,6 +91,7 @@ class SourceOptions:
             raise ConfigError(f"video_size is width and height in pixels, such as 1280x720, not {self.video_size!r}")
         if self.rtsp_transport not in ("auto", "tcp", "udp"):
             raise ConfigError(f"rtsp_transport is auto, tcp or udp, not {self.rtsp_transport!r}")
+        check_choice(self.hwaccel or "auto")
         if self.deinterlace not in ("auto", "off"):
             raise ConfigError(f"deinterlace is auto or off, not {self.deinterlace!r}")
 
@@ -207,6 +212,10 @@ class Source(Protocol):
     @property
     def skipped(self) -> int:
         """Packets of a live source so far that were not decoded, since the decoder could not keep up."""
+
+    @property
+    def decoder(self) -> str:
+        """What decodes the pictures, such as ``"h264"`` or ``"h264 by NVDEC"``; empty while none has come."""
 
     @property
     def own_thread_s(self) -> float:

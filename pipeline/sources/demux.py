@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 _NOMINAL_RATE = Fraction(25)
 
+_MAX_RATE = 1000
+"""Frames a second; above it, the tick of the container was taken for the rate."""
+
 _WAITED_NS = 1_000_000
 """What is there already takes less."""
 
@@ -38,8 +41,8 @@ MAX_FAILURES = 100
 class Demuxer:
     """Owns the container: choosing streams, reading packets, seeking, closing."""
 
-    def __init__(self, target: Target, *, audio: bool) -> None:
-        """Open, and choose the best video stream and, if asked, the first audio stream.
+    def __init__(self, target: Target, *, audio: bool, on_gpu: bool = False) -> None:
+        """Open, and choose the best video stream and, if asked, the first audio stream; ``on_gpu`` as `open_container`.
 
         Sets `tick`, the resolution of the pictures' times in seconds, and `rate`, which is None
         except for containers that have no times at all (raw H.264 and the like).
@@ -53,7 +56,7 @@ class Demuxer:
         self._read = 0
         self.drained_ns = time.monotonic_ns()
         self._waiting: Waiting | None = None
-        self.container: InputContainer = open_container(target)
+        self.container: InputContainer = open_container(target, on_gpu=on_gpu)
         try:
             self.video = _video_stream(self.container, target)
         except BaseException:
@@ -118,6 +121,14 @@ class Demuxer:
         if end is not None and end > self.start:
             return end - self.start
         return self.duration if len(self.container.streams) == 1 else None
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Frames by length and rate, where the container does not count them: Matroska, transport streams."""
+        duration, rate = self.duration, self.video.average_rate
+        if not duration or not rate or self.rate or not 0 < rate <= _MAX_RATE:
+            return None
+        return max(round(duration * rate), 1)
 
     @property
     def index_last(self) -> bool:

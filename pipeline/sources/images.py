@@ -75,6 +75,7 @@ class ImageSource:
         self.repaired = 0
         self.skipped = 0
         self.outages = Outages()
+        self.decoder = ""
         self.own_thread_s = 0.0
         self._shown = shown
         self._name = name
@@ -193,6 +194,7 @@ class ImageSource:
         decoder.thread_count = 1
         decoder.options = {"max_pixels": str(MAX_PIXELS)}
         self._decoders[codec] = decoder
+        self.decoder = codec
         return decoder
 
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipeline.errors import ConfigError, SourceError
+from pipeline.hwaccel import wanted as on_gpu
 from pipeline.sources import libav_log
 from pipeline.sources.av import AvSource
 from pipeline.sources.base import Source, SourceOptions
@@ -58,6 +59,7 @@ def open_source(uri: str, options: SourceOptions = _DEFAULTS, name: str | None =
     Raises:
         SourceError: it cannot be opened or holds no picture; one line that names the way out.
         ConfigError: options that this input cannot have.
+        HardwareError: a GPU was demanded that cannot be used.
     """
     return open_sources([(uri, options, name)])[0]
 
@@ -66,9 +68,11 @@ def open_sources(wanted: Sequence[tuple[str, SourceOptions, str | None]]) -> lis
     """As `open_source`, several at a time: those that may have to be waited for connect side by side.
 
     Raises:
-        SourceError, ConfigError: as `open_source`; none of them is left open then.
+        SourceError, ConfigError, HardwareError: as `open_source`; none of them is left open then.
     """
     libav_log.listen()
+    for _, options, _ in wanted:
+        on_gpu("NVDEC", options.hwaccel or "auto")  # before the first of them connects
     with ExitStack() as undo:
         begun = []
         for uri, options, name in wanted:
@@ -177,6 +181,7 @@ def _av_source(target: Target, options: SourceOptions, name: str, start: Fractio
             start=start,
             audio=options.audio,
             threads=options.threads,
+            hwaccel=options.hwaccel or "auto",
             deinterlace=options.deinterlace == "auto",
             keep_up=options.keep_up,
         )

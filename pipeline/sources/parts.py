@@ -44,6 +44,11 @@ class _Around(ABC):
         return self._source.skipped
 
     @property
+    def decoder(self) -> str:
+        """As `Source`."""
+        return self._source.decoder
+
+    @property
     def own_thread_s(self) -> float:
         """As `Source`."""
         return self._source.own_thread_s

@@ -91,6 +91,7 @@ class Reconnecting:
         self._used = self._closed = self._given_up = False
         self._source: Source | None = None
         self._damaged = self._repaired = self._skipped = 0
+        self._decoder = ""
         self._causes: Counter[str] = Counter()
         self._down_s = 0.0
         self._down_since: float | None = None  # of an outage that goes on
@@ -134,6 +135,12 @@ class Reconnecting:
         """As `Source`, over all connections."""
         source = self._source
         return self._skipped + (source.skipped if source is not None else 0)
+
+    @property
+    def decoder(self) -> str:
+        """As `Source`, of the last connection."""
+        source = self._source
+        return self._decoder if source is None else source.decoder
 
     @property
     def outages(self) -> Outages:
@@ -216,6 +223,7 @@ class Reconnecting:
     def _let_go(self, source: Source) -> None:
         source.close()
         damaged, repaired, skipped = source.damaged, source.repaired, source.skipped
+        self._decoder = source.decoder
         self._source = None
         self._damaged += damaged
         self._repaired += repaired

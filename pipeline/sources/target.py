@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import select
 import socket
@@ -14,11 +15,15 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from pipeline.errors import SourceDeniedError, SourceError, SourceLostError
+from pipeline.hwaccel import CUDA, one_line
 from pipeline.sources.pictures import MAX_PIXELS
 from pipeline.sources.tls import mistrusted
+
+_log = logging.getLogger(__name__)
 
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 """libav's formats for cameras."""
@@ -135,8 +140,13 @@ class Target:
     max_pixels: int = MAX_PIXELS
 
 
-def open_container(target: Target) -> InputContainer:
+def open_container(target: Target, *, on_gpu: bool = False) -> InputContainer:
     """Open and probe.
+
+    Args:
+        target: what to open.
+        on_gpu: have NVDEC decode what it takes; where no context can be had on the GPU (its memory may be full),
+            libav decodes in software.
 
     Raises:
         SourceLostError: it cannot be reached, or does not answer in time.
@@ -147,12 +157,16 @@ def open_container(target: Target) -> InputContainer:
     with ExitStack() as undo:
         if isinstance(target.url, DeadlinePipe):
             undo.callback(target.url.close)
-        container = _open(file, target)
+        container = _open(file, target, on_gpu=on_gpu)
         undo.pop_all()
         return container
 
 
-def _open(file: str | BinaryIO, target: Target) -> InputContainer:
+_NO_CONTEXT = (av.UnknownError, av.ExternalError, av.PermissionError, av.MemoryError)
+"""What libav says where a GPU cannot be opened."""
+
+
+def _open(file: str | BinaryIO, target: Target, *, on_gpu: bool) -> InputContainer:
     try:
         return av.open(
             file,
@@ -161,8 +175,13 @@ def _open(file: str | BinaryIO, target: Target) -> InputContainer:
             options=dict(target.options),
             timeout=(target.open_timeout, target.read_timeout),
             metadata_errors="replace",
+            hwaccel=HWAccel(CUDA, allow_software_fallback=True) if on_gpu else None,
         )
     except (av.FFmpegError, OSError, ValueError) as error:
+        if on_gpu and isinstance(error, _NO_CONTEXT) and isinstance(file, str):
+            container = _open(file, target, on_gpu=False)
+            _log.warning("%s: decoded in software, the GPU cannot be opened (%s)", target.shown, one_line(error))
+            return container
         raise _refusal(target, error) from error
 
 

@@ -99,6 +99,26 @@ def test_conversion_keeps_the_range(given: str, target: str, full: bool) -> None
     assert all((view == 17).all() for view in plane_views(picture.picture, picture.format))
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("odd", [0, 1])
+@pytest.mark.parametrize(
+    ("given", "shift"), [("nv12", 0), ("nv16", 0), ("nv24", 0), ("p010le", 6), ("p210le", 6), ("p410le", 6)]
+)
+def test_what_a_gpu_gives_is_unfolded_sample_for_sample(given: str, shift: int, odd: int, full: bool) -> None:
+    rng = np.random.default_rng(1)
+    frame = av.VideoFrame(66 - odd, 34 - odd, given)
+    frame.color_range = 2 if full else 1
+    dtype, largest = (np.uint16, 1023) if shift else (np.uint8, 255)
+    samples = [rng.integers(0, largest + 1, (p.height, p.line_size // np.dtype(dtype).itemsize)) for p in frame.planes]
+    for plane, values in zip(frame.planes, samples, strict=True):
+        np.frombuffer(plane, dtype)[:] = (values << shift).ravel()
+    [(picture, _)] = Upright[None]().push(frame, None)
+    planes = plane_views(picture.picture, picture.format)
+    for view, wanted in zip(planes, (samples[0], samples[1][:, ::2], samples[1][:, 1::2]), strict=True):
+        np.testing.assert_array_equal(view, wanted[: view.shape[0], : view.shape[1]])
+    assert picture.colour.full_range is full
+
+
 def test_a_bottom_up_picture_is_read_top_down(clip: MakeClip) -> None:
     """The flip filter only negates the stride; the view must follow."""
     source = open_source(str(clip("flip").path))
