@@ -198,6 +198,58 @@ class BatchSession(Session, Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class FrameMap:
+    """What frames are, and where the network's input and its scores lie in them.
+
+    Attributes:
+        layout: of the samples, by libav's name.
+        frame: (height, width) of the frame, in pixels.
+        picture: (height, width) of the scaled frame in the input's top left corner.
+        matrix: 3×4, from samples on the scale of 8 bits, with a 1 appended, to RGB levels 0–255; not used for RGB.
+        score_map: (scale_y, offset_y, scale_x, offset_x) from frame pixels to score cells.
+    """
+
+    layout: str
+    frame: tuple[int, int]
+    picture: tuple[int, int]
+    matrix: Sequence[Sequence[float]]
+    score_map: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawFrame:
+    """A frame as it was decoded, and room for its labels.
+
+    Attributes:
+        planes: of the frame, uint8 or, above 8 bits, uint16; contiguous.
+        where: what it is.
+        labels: height×width uint8 of the frame, contiguous, to be filled.
+    """
+
+    planes: tuple[NDArray[np.uint8] | NDArray[np.uint16], ...]
+    where: FrameMap
+    labels: NDArray[np.uint8]
+
+
+@runtime_checkable
+class FrameSession(Session, Protocol):
+    """A session that scales, converts and labels frames by itself, on a processor of its own."""
+
+    def takes(self, layout: str) -> bool:
+        """Whether frames may be of a layout, by libav's name; asked before the first frame."""
+
+    def start_frames(self, frames: Sequence[RawFrame]) -> Request:
+        """Begin to label frames in one request; they must not change until `Request.wait` returns.
+
+        Args:
+            frames: 1 to ``EngineInfo.max_batch``, each of any size and layout that the session takes.
+
+        Raises:
+            EngineError: as `Session.start`, or planes or labels that do not fit their map.
+        """
+
+
 @runtime_checkable
 class Engine(Protocol):
     """One network in one backend."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, check_arrays, one_line, prepare
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Session
 from engines.model_file import file_sha256
 from engines.plans import PORTABLE, PlanCache, PlanKey
 
@@ -27,10 +28,12 @@ from engines.backends.nvidia.building import MESSAGES, BuildOptions, build_plan
 from engines.backends.nvidia.cuda import Array, PageLocked, open_device
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane
-from engines.backends.nvidia.pixels import Frame, FrameMap, check_frame
+from engines.backends.nvidia.pixels import LAYOUTS, check_frame
 
 IN_FLIGHT = 3
 """Requests that keep a GPU busy: one comes in, one is computed, one goes out. Each has memory for its largest batch."""
+
+_log = logging.getLogger(__name__)
 
 
 class TensorRTEngine(EngineBase):
@@ -169,30 +172,39 @@ class TensorRTSession(SessionBase):
 
     def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> TensorRTRequest:
         """Begin to score several pictures at once; see `engines.base.BatchSession`."""
-        if not 1 <= len(images) <= self._border.max_batch or len(images) != len(outs):
-            raise EngineError(
-                f"a batch of {len(images)} pictures and {len(outs)} score arrays: the engine was opened for 1 to "
-                f"{self._border.max_batch}, with an array each"
-            )
+        self._check_batch(len(images))
+        if len(images) != len(outs):
+            raise EngineError(f"{len(images)} pictures and {len(outs)} score arrays: give each one its own")
         for image, out in zip(images, outs, strict=True):
             check_arrays(image, out, self._size, self._scores)
         pictures = [prepare(image, self._model) for image in images]
         return self._started(lambda lane: lane.start(pictures, outs))
 
-    def start_frame(self, planes: Sequence[Array], where: FrameMap, labels: NDArray[np.uint8]) -> TensorRTRequest:
-        """Begin to label a frame as it was decoded: scaling, colours, upsampling and argmax are the GPU's.
+    def takes(self, layout: str) -> bool:
+        """Whether our kernels, which are compiled now, know a layout; see `engines.base.FrameSession`."""
+        try:
+            self._pixels()
+        except EngineError as error:
+            _log.warning("frames are scaled and labelled by the processor: %s", error)
+            return False
+        return layout in LAYOUTS
 
-        Args:
-            planes: contiguous, with the shapes of `engines.backends.nvidia.pixels.plane_shapes`.
-            where: what they are, and where the network's input lies in them.
-            labels: height×width uint8 of the frame, contiguous; filled when `TensorRTRequest.wait` returns.
+    def start_frames(self, frames: Sequence[RawFrame]) -> TensorRTRequest:
+        """Begin to label frames as they were decoded: scaling, colours, upsampling and argmax are the GPU's.
 
-        Raises:
-            EngineError: as `start`, or planes or labels of another shape or type.
+        See `engines.base.FrameSession`.
         """
-        check_frame(planes, where, labels)
-        frame, kernels = Frame(where, self._model, self._size), self._pixels()
-        return self._started(lambda lane: lane.start_frame(planes, frame, kernels, labels))
+        self._check_batch(len(frames))
+        for frame in frames:
+            check_frame(frame)
+        kernels = self._pixels()
+        return self._started(lambda lane: lane.start_frames(frames, self._model, kernels))
+
+    def _check_batch(self, count: int) -> None:
+        if not 1 <= count <= self._border.max_batch:
+            raise EngineError(
+                f"a batch of {count} pictures: the engine was opened for 1 to {self._border.max_batch} at once"
+            )
 
     def _started(self, begin: Callable[[Lane], None]) -> TensorRTRequest:
         """A request on an idle lane."""
@@ -263,6 +275,7 @@ def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch:
         raise EngineError(f"{model.name} gives {'×'.join(map(str, scores))}, not 1×classes×height×width")
     return Border(
         input_name=model.input_name,
+        input_size=size,
         input_shape=shape,
         input_dtype=np.dtype(model.input_dtype),
         output_name=model.output_name,

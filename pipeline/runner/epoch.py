@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from engines.base import Engine, EngineError, PageLocking, Session
+from engines.base import Engine, EngineError, FrameMap, FrameSession, PageLocking, RawFrame, Session
 from pipeline.flow import Buffer, PoolLane, WorkerPool
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.runner.propagation import Key, Propagation
 from pipeline.sinks.base import OutputInfo
 from pipeline.slots import Ring, SlotLayout
 from pipeline.sources.base import Decoded
+from pipeline.stages.colour import yuv_to_rgb
 from pipeline.stages.motion import Motion
 from pipeline.stages.prepare import geometry_for, prepare
 
@@ -54,6 +55,12 @@ class Ticket:
         return self.epoch.ring[self.slot].image if self.key is None else self.key.image
 
     @property
+    def raw(self) -> RawFrame | None:
+        """The frame for an engine that labels it by itself, None where that gives scores."""
+        slot, where = self.epoch.ring[self.slot], self.epoch.where
+        return None if where is None else RawFrame(slot.planes, where, slot.labels)
+
+    @property
     def scores(self) -> Float32:
         """The network's answer."""
         return self.epoch.ring[self.slot].scores if self.key is None else self.key.scores
@@ -71,6 +78,7 @@ class Epoch:
         refining: the way through the refining workers, or None.
         info: what sinks are told.
         propagation: what its frames take over from those before, or None.
+        where: what these frames are to an engine that labels them by itself, None where it gives scores.
         reformatter: libswscale's tables, kept from picture to picture.
         unlock: lets the ring's memory be paged again, where an engine copies straight from it.
     """
@@ -82,6 +90,7 @@ class Epoch:
     refining: PoolLane | None
     info: OutputInfo
     propagation: Propagation | None
+    where: FrameMap | None
     reformatter: VideoReformatter
     unlock: Callable[[], None]
 
@@ -133,7 +142,10 @@ class Epoch:
             free.put(number)
         following = propagation(geometry, session.score_shape)
         unlock = _page_locked(ring, engine)
-        return cls(geometry, session, ring, free, refining, info, following, VideoReformatter(), unlock)
+        # Whatever works on scores needs them here.
+        plain = refining is None and following is None
+        where = _labelled_there(frame, geometry, session) if plain else None
+        return cls(geometry, session, ring, free, refining, info, following, where, VideoReformatter(), unlock)
 
     def takes(self, frame: Frame) -> bool:
         """Whether ``frame`` is of this epoch."""
@@ -155,7 +167,7 @@ class Epoch:
         ticket = Ticket(self, number, frame)
         if self.propagation is not None:
             ticket.motion, ticket.back, ticket.key = self.propagation.look(frame)
-        if ticket.scored:
+        if ticket.scored and self.where is None:
             prepare(decoded.picture, self.geometry, ticket.image, frame.colour, self.reformatter)
         return ticket
 
@@ -171,6 +183,19 @@ class Epoch:
             self.refining.close()
         self.unlock()
         self.ring.close()
+
+
+def _labelled_there(frame: Frame, geometry: Geometry, session: Session) -> FrameMap | None:
+    """What frames are, where the engine can label them by itself."""
+    if not isinstance(session, FrameSession) or not session.takes(frame.format.name):
+        return None
+    return FrameMap(
+        layout=frame.format.name,
+        frame=(geometry.frame_height, geometry.frame_width),
+        picture=(geometry.picture_height, geometry.picture_width),
+        matrix=yuv_to_rgb(frame.colour.resolved(frame.height), 8).tolist(),
+        score_map=geometry.score_map(*session.score_shape[1:]),
+    )
 
 
 def _page_locked(ring: Ring, engine: Engine) -> Callable[[], None]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engines.base import BatchSession, EngineInfo, Request
+from engines.base import BatchSession, EngineInfo, FrameSession, Request
 from pipeline.flow import Buffer, Closed
 from pipeline.runner.batching import Batch, Batcher
 from pipeline.runner.failing import failing_as
@@ -93,9 +93,13 @@ class Inference:
 
 
 def _begin(batch: Batch) -> Request:
-    """One request for all frames of a batch."""
+    """One request for all frames of a batch: the engine labels all of a run's frames by itself, or none."""
     tickets = [ticket for _, ticket in batch.members]
     session = tickets[0].epoch.session
+    raw = [raw for ticket in tickets if (raw := ticket.raw) is not None]
+    if raw:
+        assert isinstance(session, FrameSession)
+        return session.start_frames(raw)
     if len(tickets) == 1:
         return session.start(tickets[0].image, tickets[0].scores)
     assert isinstance(session, BatchSession)

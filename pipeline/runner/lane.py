@@ -357,7 +357,7 @@ class Lane:
         epoch, frame = ticket.epoch, ticket.frame
         slot = epoch.ring[ticket.slot]
         refined = epoch.refining is not None and self._collect_refined(epoch.refining, frame)
-        if refined:
+        if refined or epoch.where is not None:
             counts = class_counts(slot.labels, slot.scores.shape[0])
         else:
             with self._stage("upsample", frame, self.meters.upsample):

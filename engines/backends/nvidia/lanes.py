@@ -17,7 +17,10 @@ from engines.backends.nvidia.building import MESSAGES
 from engines.backends.nvidia.cuda import Array, DeviceMemory, Event, Graph, HostMemory, PageLocked, Stream
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.pixels import Frame
-from engines.base import EngineError
+from engines.base import EngineError, Model, RawFrame
+
+ALIGNMENT = 256
+"""Bytes, as of memory that CUDA reserves."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +31,8 @@ class Border:
 
     Attributes:
         input_name: of the pictures' tensor.
-        input_shape: one picture, without the batch.
+        input_size: (height, width) of one picture.
+        input_shape: of one, without the batch.
         input_dtype: of the pictures.
         output_name: of the scores' tensor.
         score_shape: (classes, height, width) of one picture's scores, float32.
@@ -36,6 +40,7 @@ class Border:
     """
 
     input_name: str
+    input_size: tuple[int, int]
     input_shape: tuple[int, int, int]
     input_dtype: np.dtype[np.generic]
     output_name: str
@@ -51,6 +56,11 @@ class Border:
     def score_bytes(self) -> int:
         """Of one picture's scores."""
         return int(np.prod(self.score_shape)) * 4
+
+
+def _aligned(array: Array) -> int:
+    """Bytes that an array takes in a room: what follows it may be read in words of any width."""
+    return -(-array.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class Room:
@@ -101,7 +111,7 @@ class Lane:
             self._pictures = self._own(Room(border.max_batch * border.picture_bytes))
             self._scores = self._own(Room(border.max_batch * border.score_bytes))
             self._work = self._own(DeviceMemory(engine.device_memory_size_v2))
-            self._frame = self._own(Room(0))
+            self._frames = self._own(Room(0))
             self._labels = self._own(Room(0))
         except EngineError:
             self._resources.close()
@@ -129,34 +139,38 @@ class Lane:
             self._receive(out, self._scores, index * self._border.score_bytes)
         self._stream.record(self._done)
 
-    def start_frame(
-        self, planes: Sequence[Array], frame: Frame, kernels: PixelKernels, labels: NDArray[np.uint8]
-    ) -> None:
-        """Begin with a frame as it was decoded; its bytes go in and its labels come out, nothing else.
+    def start_frames(self, frames: Sequence[RawFrame], model: Model, kernels: PixelKernels) -> None:
+        """Begin with frames as they were decoded; their bytes go in and their labels come out, nothing else.
 
         Args:
-            planes: of the frame, dense.
-            frame: what they are, and where the network's input lies in them.
+            frames: see `engines.base.RawFrame`.
+            model: the network.
             kernels: the GPU's.
-            labels: height×width of the frame, dense.
 
         Raises:
             EngineError: as `start`.
         """
-        self._held = (planes, labels, kernels)
+        self._held = (frames, kernels)
         self._waiting = []
-        self._frame = self._at_least(self._frame, sum(plane.nbytes for plane in planes))
-        self._labels = self._at_least(self._labels, labels.nbytes)
-        addresses, offset = [], 0
-        for plane in planes:
-            addresses.append(self._frame.device.address + offset)
-            self._send(plane, self._frame, offset)
-            offset += plane.nbytes
-        kernels.prepare(self._stream, frame, addresses, self._pictures.device.address)
-        self._compute(1)
-        scores, shape = self._scores.device.address, self._border.score_shape
-        kernels.label(self._stream, frame, scores, shape, self._labels.device.address)
-        self._receive(labels, self._labels, 0)
+        self._frames = self._at_least(self._frames, sum(_aligned(plane) for each in frames for plane in each.planes))
+        self._labels = self._at_least(self._labels, sum(_aligned(each.labels) for each in frames))
+        maps = [Frame(each.where, model, self._border.input_size) for each in frames]
+        at = 0
+        for index, (each, frame) in enumerate(zip(frames, maps, strict=True)):
+            addresses = []
+            for plane in each.planes:
+                addresses.append(self._frames.device.address + at)
+                self._send(plane, self._frames, at)
+                at += _aligned(plane)
+            target = self._pictures.device.address + index * self._border.picture_bytes
+            kernels.prepare(self._stream, frame, addresses, target)
+        self._compute(len(frames))
+        at = 0
+        for index, (each, frame) in enumerate(zip(frames, maps, strict=True)):
+            scores = self._scores.device.address + index * self._border.score_bytes
+            kernels.label(self._stream, frame, scores, self._border.score_shape, self._labels.device.address + at)
+            self._receive(each.labels, self._labels, at)
+            at += _aligned(each.labels)
         self._stream.record(self._done)
 
     def _send(self, source: Array, room: Room, offset: int) -> None:

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import EngineError, Model
+from engines.base import EngineError, FrameMap, Model, RawFrame
 
 Array = NDArray[Any]
 
 KINDS = {"uint8": 0, "float16": 1, "float32": 2}
-
-Matrix = Sequence[Sequence[float]]
 
 
 class Planes(ctypes.Structure):
@@ -87,25 +85,6 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class FrameMap:
-    """What frames are, and where the network's input and its scores lie in them.
-
-    Attributes:
-        layout: a key of `LAYOUTS`.
-        frame: (height, width) of the frame, in pixels.
-        picture: (height, width) of the scaled frame in the input's top left corner.
-        matrix: 3×4, from samples on the scale of 8 bits, with a 1 appended, to RGB levels 0–255; not used for RGB.
-        score_map: (scale_y, offset_y, scale_x, offset_x) from frame pixels to score cells.
-    """
-
-    layout: str
-    frame: tuple[int, int]
-    picture: tuple[int, int]
-    matrix: Matrix
-    score_map: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Frame:
     """A frame for a network.
 
@@ -129,12 +108,13 @@ def plane_shapes(layout: Layout, frame: tuple[int, int]) -> tuple[tuple[int, ...
     return ((height, width), (*chroma, 2)) if layout.planes == 2 else ((height, width), chroma, chroma)
 
 
-def check_frame(planes: Sequence[Array], where: FrameMap, labels: Array) -> None:
-    """See that planes and labels are what a map says.
+def check_frame(frame: RawFrame) -> None:
+    """See that planes and labels are what their map says.
 
     Raises:
         EngineError: naming what is not.
     """
+    planes, where, labels = frame.planes, frame.where, frame.labels
     if where.layout not in LAYOUTS:
         raise EngineError(f"frames of {where.layout} cannot be taken: choose from {', '.join(LAYOUTS)}")
     layout = LAYOUTS[where.layout]

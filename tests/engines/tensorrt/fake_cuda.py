@@ -327,6 +327,7 @@ class FakeDriver:
     def _check(self, structure: ctypes.Structure) -> None:
         """What the kernel will touch is reserved on the device."""
         if isinstance(structure, Planes):
+            assert not (structure.wide and any(at % 2 for at in (structure.y, structure.u, structure.v))), "not aligned"
             self._gpu.view(structure.y, structure.y_pitch * structure.height * (1 + structure.wide))
         elif isinstance(structure, Target):
             size = (1, 2, 4)[structure.kind]

@@ -15,7 +15,19 @@ import numpy as np
 import pytest
 
 from engines.backends import open_engine
-from engines.base import Engine, EngineError, EngineOptions, MissingEngineError, Model, PageLocking, Session
+from engines.base import (
+    BatchSession,
+    Engine,
+    EngineError,
+    EngineOptions,
+    FrameMap,
+    FrameSession,
+    MissingEngineError,
+    Model,
+    PageLocking,
+    RawFrame,
+    Session,
+)
 from engines.cli import main
 from engines.plans import PlanCache
 from engines.zoo import load_model
@@ -126,15 +138,18 @@ def test_requests_in_flight_do_not_disturb_each_other(machine: Machine, small: M
 def test_batches_of_all_sizes_in_any_order(machine: Machine, dynamic: Model) -> None:
     with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=2, batch=3)) as engine:
         session = engine.session(*SIZE)
+        assert isinstance(session, BatchSession)
         for turn, count in enumerate((2, 3, 1, 2, 1, 3, 3)):
             images = [picture(SIZE, 10 * turn + i) for i in range(count)]
             outs = [blank(session) for _ in images]
-            session.start_batch(images, outs).wait(WAIT_S)  # type: ignore[attr-defined]
+            session.start_batch(images, outs).wait(WAIT_S)
             for image, out in zip(images, outs, strict=True):
                 np.testing.assert_allclose(out, expected(dynamic, image), rtol=1e-3, atol=1e-2)
         for count in (0, 4):
             with pytest.raises(EngineError, match=f"a batch of {count} pictures"):
-                session.start_batch([picture(SIZE)] * count, [blank(session)] * count)  # type: ignore[attr-defined]
+                session.start_batch([picture(SIZE)] * count, [blank(session)] * count)
+        with pytest.raises(EngineError, match="2 pictures and 1 score arrays"):
+            session.start_batch([picture(SIZE)] * 2, [blank(session)])
         image = picture(SIZE, 99)
         np.testing.assert_allclose(score(session, image), expected(dynamic, image), rtol=1e-3, atol=1e-2)
 
@@ -403,7 +418,6 @@ def test_a_frame_costs_its_bytes_in_and_its_labels_out(
     machine: Machine, layout: str, locked: bool, dynamic: Model
 ) -> None:
     """Labels are those of the scores that the kernels' own picture gives; all is done on the device, in order."""
-    from engines.backends.nvidia.pixels import FrameMap
     from pipeline.frame import Colour, Geometry
     from pipeline.stages.colour import yuv_to_rgb
     from pipeline.stages.upsample import upsample_argmax
@@ -426,7 +440,9 @@ def test_a_frame_costs_its_bytes_in_and_its_labels_out(
                 for array in (*planes, labels):
                     engine.page_lock(array)
             copied = len(machine.cuda.copies) if machine.cuda else 0
-            request = session.start_frame(planes, where, labels)  # type: ignore[attr-defined]
+            assert isinstance(session, FrameSession)
+            assert session.takes(layout)
+            request = session.start_frames([RawFrame(tuple(planes), where, labels)])
             assert not machine.cuda or (labels == 255).all()
             request.wait(WAIT_S)
             image = by_kernel(layout, planes, dynamic, geometry, colour)
@@ -442,14 +458,57 @@ def test_a_frame_costs_its_bytes_in_and_its_labels_out(
         assert machine.pixels.launched == ["prepare_rgb" if layout == "rgb24" else "prepare_yuv", "label"] * 4
 
 
-def test_a_frame_that_is_none_is_told(fake: Machine, dynamic: Model) -> None:
-    from engines.backends.nvidia.pixels import FrameMap
+def test_frames_of_any_size_and_layout_share_a_request(machine: Machine, dynamic: Model) -> None:
+    """What a batch gives is what each of its frames gives alone, with memory that is large enough for all."""
+    from pipeline.frame import Colour, Geometry
+    from pipeline.stages.colour import yuv_to_rgb
+    from tests.engines.tensorrt.test_pixels import decoded
 
+    matrix = yuv_to_rgb(Colour(space=1), 8).tolist()
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", batch=4)) as engine:
+        session = engine.session(*SIZE)
+        assert isinstance(session, FrameSession)
+
+        def frame(layout: str, size: tuple[int, int]) -> RawFrame:
+            geometry = Geometry.inside(*size, input_height=SIZE[0], input_width=SIZE[1])
+            picture = (geometry.picture_height, geometry.picture_width)
+            where = FrameMap(layout, size, picture, matrix, geometry.score_map(*session.score_shape[1:]))
+            return RawFrame(tuple(decoded(layout, size)[1]), where, np.full(size, 255, np.uint8))
+
+        kinds = [("yuv420p", (51, 71)), ("yuv420p10le", (64, 96)), ("nv12", (96, 144)), ("rgb24", (33, 47))]
+        for chosen in (kinds[:2], kinds[::-1], kinds[1:]):
+            together = [frame(*kind) for kind in chosen]
+            session.start_frames(together).wait(WAIT_S)
+            for kind, each in zip(chosen, together, strict=True):
+                alone = frame(*kind)
+                session.start_frames([alone]).wait(WAIT_S)
+                assert len(np.unique(alone.labels)) > 1
+                assert (each.labels == alone.labels).mean() > 0.999, kind
+
+
+def test_without_kernels_the_processor_does_it(
+    fake: Machine, dynamic: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from cuda.bindings import nvrtc
+
+    def missing(*_: object) -> None:
+        raise RuntimeError("libnvrtc.so was not found")
+
+    monkeypatch.setattr(nvrtc, "nvrtcCreateProgram", missing)
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32")) as engine:
+        session = engine.session(*SIZE)
+        assert isinstance(session, FrameSession)
+        assert not session.takes("yuv420p")
+    assert "frames are scaled and labelled by the processor: NVRTC cannot be loaded (libnvrtc.so" in caplog.text
+
+
+def test_a_frame_that_is_none_is_told(fake: Machine, dynamic: Model) -> None:
     planes = [np.zeros((64, 96), np.uint8), np.zeros((32, 48, 2), np.uint8)]
     labels = np.zeros((64, 96), np.uint8)
     where = FrameMap("nv12", (64, 96), (32, 48), [[1.0] * 4] * 3, (0.5, 0.0, 0.5, 0.0))
     with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32")) as engine:
         session = engine.session(*SIZE)
+        assert isinstance(session, FrameSession)
         for change, message in (
             ({"where": replace(where, layout="yuyv422")}, "frames of yuyv422 cannot be taken: choose from rgb24, nv12"),
             ({"planes": planes[:1]}, "a frame of nv12 has planes of 64×96, 32×48×2 uint8"),
@@ -459,6 +518,9 @@ def test_a_frame_that_is_none_is_told(fake: Machine, dynamic: Model) -> None:
         ):
             given = {"planes": planes, "where": where, "labels": labels} | change
             with pytest.raises(EngineError, match=message):
-                session.start_frame(**given)  # type: ignore[attr-defined]
+                session.start_frames([RawFrame(**given)])  # type: ignore[arg-type]
+        for frames in ([], [RawFrame(tuple(planes), where, labels)] * 2):
+            with pytest.raises(EngineError, match=f"a batch of {len(frames)} pictures: .* opened for 1 to 1 at once"):
+                session.start_frames(frames)
         with ThreadPoolExecutor(1) as thread:  # one that has not spoken to the GPU before
-            thread.submit(session.start_frame, planes, where, labels).result().wait(WAIT_S)  # type: ignore[attr-defined]
+            thread.submit(session.start_frames, [RawFrame(tuple(planes), where, labels)]).result().wait(WAIT_S)

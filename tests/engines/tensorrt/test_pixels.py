@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engines.backends.nvidia import pixels
-from engines.base import Model
+from engines.base import FrameMap, Model
 from pipeline.frame import Colour, Geometry
 from pipeline.stages.colour import yuv_to_rgb
 from pipeline.stages.prepare import prepare
@@ -93,7 +93,7 @@ def decoded(name: str, size: tuple[int, int]) -> tuple[av.VideoFrame, list[np.nd
 
 
 def where(geometry: Geometry, colour: Colour, scores: tuple[int, int] = (1, 1)) -> object:
-    return pixels.FrameMap(
+    return FrameMap(
         layout="yuv420p",
         frame=(geometry.frame_height, geometry.frame_width),
         picture=(geometry.picture_height, geometry.picture_width),
