@@ -16,6 +16,14 @@ from benchmarks.gpu_contenders import TensorRT
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 900
+TESTS = (
+    "tests/engines/tensorrt",
+    "tests/pipeline/test_batching.py",
+    "tests/engines/test_engines.py",  # these two run every engine that is installed
+    "tests/engines/test_foreign.py",
+)
+"""Of which those run that need a GPU."""
+
 MODEL, ENGINE = "street", "tensorrt"
 MOST_STREAMS = 64
 LOST = 0.01
@@ -30,16 +38,7 @@ def conformance(seconds: float) -> dict[str, object]:
     why = TensorRT().why_not() or ("" if seconds > 60 else "no time was left")
     if why:
         return {"measured": f"not measured: {why}"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "gpu",
-        "tests/engines/tensorrt",
-        "tests/pipeline/test_batching.py",
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *TESTS]
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, capture_output=True, text=True,

@@ -9,7 +9,7 @@ from importlib import metadata
 
 import numpy as np
 
-from engines.backends import BACKENDS, GPU, has_nvidia_driver, open_engine
+from engines.backends import AUTOMATIC_ON_GPU, BACKENDS, GPU, has_nvidia_driver, open_engine
 from engines.backends.common import one_line
 from engines.base import EngineError, EngineOptions, MissingEngineError, Model
 from engines.zoo import compiled_cache, list_models, load_model
@@ -29,7 +29,10 @@ PACKAGES = {
     "torch": "deeplab-stream[torch]",
     GPU: "deeplab-stream[tensorrt]",
 }
-"""What installs an engine."""
+"""What installs an engine; those that take the place of TensorRT's tell it themselves."""
+
+COMPILING = (GPU, "onnxruntime-tensorrt")
+"""Engines that take minutes for a network at a new size, so they are opened and score nothing."""
 
 TOOLS = {
     "quantise": ("nncf", "export --precision int8"),
@@ -88,17 +91,17 @@ def advice(findings: list[Finding]) -> str:
 
 
 def _engine(backend: str, model: Model) -> Finding:
-    """An engine, by a picture that it scores; TensorRT only by opening it, since a plan takes minutes to build."""
-    if backend == GPU and not has_nvidia_driver():
+    """An engine, by a picture that it scores, or by opening it where that would take minutes."""
+    if backend in AUTOMATIC_ON_GPU and not has_nvidia_driver():
         return Finding("engine", backend, UNFIT, "needs an NVIDIA GPU")
     try:
         engine = open_engine(model, backend, EngineOptions(cache=compiled_cache()))
     except MissingEngineError as error:
-        return Finding("engine", backend, MISSING, str(error), PACKAGES[backend])
+        return Finding("engine", backend, MISSING, str(error), PACKAGES.get(backend, ""))
     except EngineError as error:
         return Finding("engine", backend, UNFIT, str(error))
     try:
-        if backend != GPU:
+        if backend not in COMPILING:
             session = engine.session(*SIZE)
             session.start(np.zeros((*SIZE, 3), np.uint8), np.empty(session.score_shape, np.float32)).wait(WAIT_S)
         info = engine.info

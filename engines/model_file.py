@@ -119,6 +119,16 @@ def read_model(path: Path) -> Model:
     )
 
 
+def demand_same_file(model: Model) -> None:
+    """See that a model's file is still the one that it was read from.
+
+    Raises:
+        ModelError: it is not, or cannot be read.
+    """
+    if file_sha256(model.path) != model.sha256:
+        raise ModelError(f"{model.path} is another file than its model was read from: read it anew")
+
+
 def file_sha256(path: Path) -> str:
     """Hash of a file, hexadecimal.
 

@@ -14,20 +14,27 @@ BACKENDS = {
     "onnxruntime": "engines.backends.onnxruntime:OnnxRuntimeEngine",
     "torch": "engines.backends.torch:TorchEngine",
     "tensorrt": "engines.backends.tensorrt:TensorRTEngine",
+    "onnxruntime-tensorrt": "engines.backends.onnxruntime_gpu:OnnxRuntimeTensorRTEngine",
+    "onnxruntime-rtx": "engines.backends.onnxruntime_gpu:OnnxRuntimeRTXEngine",
+    "onnxruntime-cuda": "engines.backends.onnxruntime_gpu:OnnxRuntimeCudaEngine",
 }
 """Backends by name; a class is made with ``(model, options)`` and satisfies `engines.base.Engine`."""
 
 CHOICES = ("auto", *BACKENDS)
 
 GPU = "tensorrt"
-"""What ``auto`` tries first where there is an NVIDIA GPU."""
+"""The best on an NVIDIA GPU."""
+
+AUTOMATIC_ON_GPU = (GPU, "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda")
+"""What ``auto`` tries first where there is an NVIDIA GPU, the fastest first."""
 
 AUTOMATIC = ("openvino", "onnxruntime")
 """What ``auto`` tries then, the fastest on a CPU first."""
 
-_CPU_ENGINES = ", else ".join(AUTOMATIC)
-
-ENGINE_HELP = f"library that runs the network; default auto: {GPU} where it is and an NVIDIA GPU, else {_CPU_ENGINES}"
+ENGINE_HELP = (
+    f"library that runs the network; default auto: on an NVIDIA GPU the first that can be used of "
+    f"{', '.join(AUTOMATIC_ON_GPU)}; else {', else '.join(AUTOMATIC)}"
+)
 
 NVIDIA_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """What NVIDIA's driver shows of itself, the second under WSL."""
@@ -48,7 +55,7 @@ def open_engine(model: Model, choice: str = "auto", options: EngineOptions | Non
             install), or it cannot do what the options ask.
     """
     options = options or EngineOptions()
-    if choice not in CHOICES:
+    if choice != "auto" and choice not in BACKENDS:
         raise EngineError(f"there is no engine {choice!r}: choose from {', '.join(CHOICES)}")
     if options.precision not in PRECISIONS:
         raise EngineError(f"there is no precision {options.precision!r}: choose from {', '.join(PRECISIONS)}")
@@ -77,12 +84,15 @@ def _open(model: Model, backend: str, options: EngineOptions) -> Engine:
 def _best(model: Model, options: EngineOptions) -> tuple[Engine, str]:
     """The fastest backend whose library loads, and why it was chosen."""
     missing: list[str] = []
-    gpu = (GPU,) if has_nvidia_driver() else ()
+    gpu = AUTOMATIC_ON_GPU if has_nvidia_driver() else ()
     for backend in (*gpu, *AUTOMATIC):
         try:
             engine = _open(model, backend, options)
         except MissingEngineError as error:
             missing.append(str(error))
             continue
-        return engine, "; ".join(missing) or ("there is a GPU" if backend == GPU else "the fastest on a CPU")
+        fallen = (
+            "; ".join(missing) if len(missing) < 3 else f"{missing[0]}; --doctor tells of {len(missing) - 1} others"
+        )
+        return engine, fallen or ("there is a GPU" if backend in gpu else "the fastest on a CPU")
     raise EngineError(f"no engine can be loaded: {'; '.join(missing)}")

@@ -113,6 +113,21 @@ def arithmetic(asked: str, model: Model) -> str:
     return "int8" if model.quantised else "fp32"
 
 
+def reduced_arithmetic(asked: str, model: Model) -> str:
+    """What a GPU runs a model in: half precision of itself only where the model is known to keep its labels.
+
+    Raises:
+        EngineError: the model cannot do what is asked.
+    """
+    kind = arithmetic(asked, model)
+    return "fp16" if asked == "fp16" or (asked == "auto" and model.half and kind == "fp32") else kind
+
+
+def picture_shape(model: Model, size: tuple[int, int]) -> tuple[int, int, int]:
+    """Of one picture of (height, width) as the graph takes it, without the batch."""
+    return (*size, 3) if model.layout == "nhwc" else (3, *size)
+
+
 class Quota:
     """How many requests of one engine are unfinished, all its sessions together."""
 

@@ -11,9 +11,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, check_arrays, one_line, prepare
+from engines.backends.common import (
+    EngineBase,
+    Quota,
+    SessionBase,
+    check_arrays,
+    one_line,
+    picture_shape,
+    prepare,
+    reduced_arithmetic,
+)
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Session
-from engines.model_file import file_sha256
+from engines.model_file import demand_same_file
 from engines.plans import PORTABLE, PlanCache, PlanKey
 
 try:
@@ -52,9 +61,8 @@ class TensorRTEngine(EngineBase):
 
     def __init__(self, model: Model, options: EngineOptions, *, portable: bool = False) -> None:
         device = open_device()
-        precision = _precision(options.precision, model)
-        if file_sha256(model.path) != model.sha256:  # a plan is found by the hash
-            raise EngineError(f"{model.path} is another file than its model was read from: read it anew")
+        precision = reduced_arithmetic(options.precision, model)
+        demand_same_file(model)  # a plan is found by the hash
         self._capability = device.compute_capability
         self._kernels: PixelKernels | None = None
         self._portable = portable
@@ -117,7 +125,7 @@ class TensorRTEngine(EngineBase):
     def _build(self, size: tuple[int, int], timing: Path | None) -> bytes:
         graph = typed_graph.typed_graph(self._model, self._info.precision, size, self._info.max_batch)
         options = BuildOptions(
-            input_shape=_picture_shape(self._model, size),
+            input_shape=picture_shape(self._model, size),
             max_batch=self._info.max_batch,
             reduced=self._info.precision != "fp32",
             portable=self._portable,
@@ -246,20 +254,6 @@ class TensorRTRequest:
         self._session._finish(lane)
 
 
-def _precision(asked: str, model: Model) -> str:
-    """What really runs: half precision of itself only where the model is known to keep its labels.
-
-    Raises:
-        EngineError: the model cannot do what is asked.
-    """
-    kind = arithmetic(asked, model)
-    return "fp16" if asked == "fp16" or (asked == "auto" and model.half and kind == "fp32") else kind
-
-
-def _picture_shape(model: Model, size: tuple[int, int]) -> tuple[int, int, int]:
-    return (*size, 3) if model.layout == "nhwc" else (3, *size)
-
-
 def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch: int) -> Border:
     """What a plan takes and gives.
 
@@ -267,7 +261,7 @@ def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch:
         EngineError: it gives no scores.
     """
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    shape = _picture_shape(model, size)
+    shape = picture_shape(model, size)
     context.set_input_shape(model.input_name, trt.Dims((1, *shape)))
     dims = context.get_tensor_shape(model.output_name)
     scores = [dims[axis] for axis in range(len(dims))]

@@ -19,7 +19,10 @@ log = logging.getLogger("pipeline")
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
-ENGINES = ("auto", "openvino", "onnxruntime", "tensorrt", "torch")
+ENGINES = (
+    "auto", "openvino", "onnxruntime", "torch",
+    "tensorrt", "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda",
+)  # fmt: skip
 
 EXAMPLES = """\
 The directory of an output is made where it alone is missing; a longer path must be there (mkdir -p).
@@ -179,8 +182,8 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto: voc if it is "
                        "here or comes within seconds, else street")  # fmt: skip
     group.add_argument("--size", type=int, metavar="N", help="short side of the network's input; default the model's")
-    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: tensorrt where "
-                       "it is and an NVIDIA GPU, else openvino, else onnxruntime")  # fmt: skip
+    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: on an NVIDIA "
+                       "GPU tensorrt, onnxruntime-tensorrt, -rtx or -cuda; else openvino, onnxruntime")  # fmt: skip
     group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="fp16 is bf16 on processors that "
                        "multiply that alone; default auto: the fastest that keeps the model's labels")  # fmt: skip
     group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from engines.base import Model
+from engines.backends import AUTOMATIC_ON_GPU, has_nvidia_driver, open_engine
+from engines.base import MissingEngineError, Model
 from engines.zoo import load_model
 from tests.engines.camvid_like import write_pictures
 from tests.engines.serving import PUBLISHED, Server, point_at
@@ -43,6 +46,36 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mo
             "voc": load_model("voc", weights_dir=data / "weights"),
         }
     return Models(tmp_path_factory.mktemp("networks"), known)
+
+
+@pytest.fixture(autouse=True)
+def _gpu_for_its_backends(request: pytest.FixtureRequest) -> None:
+    """Backends of GPUs are tested where they are installed; with REQUIRE_GPU=1 there must be a GPU."""
+    callspec = getattr(request.node, "callspec", None)
+    backend = callspec.params.get("backend") if callspec else None
+    if backend not in AUTOMATIC_ON_GPU or backend == "tensorrt":  # of which there are fakes
+        return
+    if not has_nvidia_driver():
+        absent_gpu("no NVIDIA driver is loaded")
+    if why := why_not(backend):
+        pytest.skip(why)
+
+
+def absent_gpu(why: str) -> NoReturn:
+    """Skip a test of GPUs; with REQUIRE_GPU=1 it fails."""
+    if os.environ.get("REQUIRE_GPU") == "1":
+        pytest.fail(f"REQUIRE_GPU is set, and {why}")
+    pytest.skip(why)
+
+
+@cache
+def why_not(backend: str) -> str:
+    """Why a backend cannot be used here; empty where it can."""
+    try:
+        open_engine(load_model("street"), backend).close()
+    except MissingEngineError as error:
+        return str(error)
+    return ""
 
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engines.backends import open_engine
+import engines.backends
+from engines.backends import AUTOMATIC_ON_GPU, open_engine
 from engines.base import Engine, EngineOptions, Model, Session
 from engines.labels import LabelSet, voc_palette
 from engines.model_file import read_model
 
-BACKENDS = ["openvino", "onnxruntime", "torch"]  # a new backend joins here
+ON_CPU = ("openvino", "onnxruntime", "torch")
+"""Backends of processors."""
+
+AS_ON_GPU = {"onnxruntime-gpu-on-cpu": "tests.engines.gpu_on_cpu:OnnxRuntimeOnCpu"}
+"""Code of GPUs' backends, which runs on a processor, too."""
+
 REFERENCE = "torch"
+
+TF32 = ("onnxruntime-tensorrt", "onnxruntime-rtx")
+"""Backends that multiply with a mantissa of 10 bits where single precision is asked for, and cannot be told not to."""
+
+engines.backends.BACKENDS.update(AS_ON_GPU)
+
+BACKENDS: list[Any] = [
+    *ON_CPU,
+    *AS_ON_GPU,
+    *(pytest.param(name, marks=pytest.mark.gpu) for name in AUTOMATIC_ON_GPU if name != "tensorrt"),
+]
+"""A new backend joins here; TensorRT has a suite of its own that runs these tests with it."""
 WAIT_S = 30.0
 
 LABELS = LabelSet(("road", "car", "person", "sky"), voc_palette(4), background=3)
 
 backends = pytest.mark.parametrize("backend", BACKENDS)
+cpu_backends = pytest.mark.parametrize("backend", ON_CPU)
 
 
 def write_graph(

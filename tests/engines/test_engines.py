@@ -16,6 +16,7 @@ from engines.base import BatchSession, Engine, EngineError, EngineOptions, Model
 from tests.engines.support import (
     LABELS,
     REFERENCE,
+    TF32,
     WAIT_S,
     backends,
     open_engine_for,
@@ -103,8 +104,9 @@ def test_scores_equal_the_reference(backend: str, case: Case, opened: Callable[[
     reference = score(opened(REFERENCE, case.model).session(*case.size), image)
     assert np.isfinite(reference).all()
     assert reference.std() > 0.1
-    np.testing.assert_allclose(scores, reference, rtol=0, atol=1e-4 * np.abs(reference).max())
-    assert (scores.argmax(0) == reference.argmax(0)).mean() > 0.999
+    tolerance, agreeing = (1e-2, 0.99) if backend in TF32 else (1e-4, 0.999)
+    np.testing.assert_allclose(scores, reference, rtol=0, atol=tolerance * np.abs(reference).max())
+    assert (scores.argmax(0) == reference.argmax(0)).mean() > agreeing
     assert (image == kept).all()
 
 

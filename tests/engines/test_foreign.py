@@ -15,7 +15,9 @@ from engines.backends.common import KEPT_SESSIONS
 from engines.base import EngineError, EngineOptions, Model
 from engines.model_file import read_model
 from tests.engines.support import (
+    TF32,
     backends,
+    cpu_backends,
     expected_scores,
     foreign,
     open_engine_for,
@@ -55,11 +57,11 @@ def test_a_foreign_network_gets_the_picture_that_it_wants(
     truth = expected_scores(model.path, wanted)
     with open_engine_for(model, backend) as engine:
         scores = score(engine.session(40, 56), image)
-    half = "float16" in graph.values()
+    half = "float16" in graph.values() or backend in TF32
     np.testing.assert_allclose(scores, truth, rtol=0, atol=(4e-3 if half else 2e-5) * np.abs(truth).max())
 
 
-@backends
+@cpu_backends
 def test_a_quantised_network_runs_in_int8(backend: str, tmp_path: Path) -> None:
     model = foreign(tmp_path / "net.onnx", "mean: [128, 128, 128]\nstd: [64, 64, 64]\n", quantised=True)
     assert model.quantised
@@ -150,7 +152,7 @@ def test_engines_leave_no_threads_or_descriptors(backend: str, tmp_path: Path) -
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-@backends
+@cpu_backends
 def test_threads_are_obeyed(backend: str, models: dict[str, Model]) -> None:
     """On one thread the work is done by one thread, however busy the machine is."""
 

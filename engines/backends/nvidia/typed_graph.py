@@ -48,7 +48,7 @@ def typed_graph(model: Model, precision: str, size: tuple[int, int], max_batch: 
     try:
         import onnx
     except ImportError as error:
-        raise EngineError(f"building a plan needs onnx ({error}): pip install 'deeplab-stream[tensorrt]'") from error
+        raise EngineError(f"a GPU's engine needs onnx ({error}): pip install onnx") from error
     try:
         proto = onnx.load(str(model.path))
     except Exception as error:  # of several kinds, protobuf's among them

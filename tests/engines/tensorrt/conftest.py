@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import absent
+from tests.engines.conftest import absent_gpu
 from tests.engines.tensorrt.bindings import TENSORRT, tensorrt_stubs
 from tests.engines.tensorrt.fake_cuda import FakeCuda, FakeDriver
 from tests.engines.tensorrt.fake_tensorrt import fake_tensorrt
@@ -90,9 +90,7 @@ def real_tensorrt() -> ModuleType:
     try:
         return importlib.import_module("tensorrt")
     except ImportError as error:
-        if os.environ.get("REQUIRE_GPU") == "1":
-            pytest.fail(f"REQUIRE_GPU is set, and TensorRT cannot be loaded: {error}")
-        pytest.skip(f"no TensorRT: {error}")
+        absent_gpu(f"TensorRT cannot be loaded: {error}")
 
 
 def _forget() -> None:

@@ -16,11 +16,6 @@ ROOT = Path(__file__).parents[3]
 
 SUITE = ("tests/engines/test_engines.py", "tests/engines/test_foreign.py")
 
-NOT_OF_A_GPU = (
-    "tests/engines/test_foreign.py::test_a_quantised_network_runs_in_int8",  # quantised as CPUs like it
-    "tests/engines/test_foreign.py::test_threads_are_obeyed",
-)
-
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
@@ -38,7 +33,6 @@ def test_the_suite_of_all_engines(release: str, tmp_path: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
-    command += [f"--deselect={name}[tensorrt]" for name in NOT_OF_A_GPU]
     done = subprocess.run(
         [*command, "-m", "not slow", "-k", "tensorrt", f"--basetemp={tmp_path / 'run'}", *SUITE], cwd=ROOT,
         env=os.environ | {"FAKE_TENSORRT": release}, capture_output=True, text=True, timeout=800, check=False,

@@ -1,0 +1,308 @@
+"""ONNX Runtime on an NVIDIA GPU, by one of three execution providers: TensorRT, TensorRT for RTX, or CUDA.
+
+ONNX Runtime goes on without a provider that it cannot load, and leaves to the CPU what a provider does not take.
+Both are looked for here: the first is an error, the second is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.backends.common import (
+    EngineBase,
+    FinishedRequest,
+    Quota,
+    SessionBase,
+    check_arrays,
+    picture_shape,
+    prepare,
+    reduced_arithmetic,
+)
+from engines.backends.nvidia.typed_graph import typed_graph
+from engines.backends.onnxruntime import PROVIDER as CPU
+from engines.backends.onnxruntime import one_line
+from engines.backends.providers import CUDA, RTX, TENSORRT, Provider, gpu_name
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.model_file import demand_same_file
+from engines.plans import own_directory
+
+try:
+    import onnxruntime
+except Exception as error:  # a broken library can raise anything
+    raise MissingEngineError(
+        f"ONNX Runtime cannot be loaded ({one_line(error)}): pip install 'deeplab-stream[onnxruntime-gpu]'"
+    ) from error
+
+_log = logging.getLogger(__name__)
+
+_QUIET = 4
+"""Its log's level: it would print, in colour, what it raises as well."""
+
+_WARNINGS = 2
+
+_NO_GRAPH = "graph capture feature"
+"""In what it says of a network that it cannot record, because parts of it run on the CPU."""
+
+
+class OnnxRuntimeGpuEngine(EngineBase):
+    """One network by an execution provider, which a subclass names.
+
+    A session is made for each input size, of a graph with that size and the precision in it. `Session.start` computes
+    before it returns, without the interpreter's lock, as `engines.backends.onnxruntime` does.
+
+    Args:
+        model: the network.
+        options: how it shall run; ``cache`` is for what TensorRT compiles.
+
+    Raises:
+        MissingEngineError: the provider is not in this build of ONNX Runtime, cannot be loaded, or computes no int8.
+        EngineError: the model is not of the precision.
+    """
+
+    provider: ClassVar[Provider]
+
+    def __init__(self, model: Model, options: EngineOptions) -> None:
+        precision = reduced_arithmetic(options.precision, model)
+        demand_same_file(model)
+        if precision == "int8" and not self.provider.int8:
+            # As if it were not here, so that the automatic choice goes on.
+            raise MissingEngineError(f"{self.provider.title} computes no int8: use {model.name}'s float model")
+        self._cache = options.cache
+        device = _probe(self.provider)
+        info = EngineInfo(
+            self.provider.backend, onnxruntime.__version__, device, precision, 1, options.requests, options.precision
+        )
+        super().__init__(model, info)
+
+    def _compile(self, height: int, width: int) -> Session:
+        model, precision, size = self._model, self._info.precision, (height, width)
+        graph = typed_graph(model, precision, size, 1)
+        what = f"{model.name} at {width}×{height}"
+        cache = None
+        if self._cache is not None and self.provider.int8:  # those that compile
+            # TensorRT's provider finds what it has compiled by the graph's names alone, whatever the weights.
+            name = f"{model.sha256[:16]}-{width}x{height}-{precision}"
+            cache = own_directory(self._cache / self.provider.backend / name, "model cache")
+        network = _network(self.provider, graph, self.provider.options(precision, cache), what)
+        try:
+            return OnnxRuntimeGpuSession(network, model, size, self._quota, self.provider)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"{self.provider.title} cannot run {what}: {one_line(error)}") from error
+
+    def _free(self) -> None:
+        """Nothing is outside the sessions."""
+
+
+class OnnxRuntimeCudaEngine(OnnxRuntimeGpuEngine):
+    """By CUDA and cuDNN."""
+
+    provider = CUDA
+
+
+class OnnxRuntimeTensorRTEngine(OnnxRuntimeGpuEngine):
+    """By TensorRT 10, inside ONNX Runtime."""
+
+    provider = TENSORRT
+
+
+class OnnxRuntimeRTXEngine(OnnxRuntimeGpuEngine):
+    """By TensorRT for RTX, a plugin that brings its own libraries."""
+
+    provider = RTX
+
+
+class OnnxRuntimeGpuSession(SessionBase):
+    """A network at one input size, with memory of its own for a picture and its scores, as a CUDA graph wants it."""
+
+    def __init__(self, network: Any, model: Model, size: tuple[int, int], quota: Quota, provider: Provider) -> None:
+        (output,) = network.get_outputs()
+        scores = output.shape
+        if len(scores) != 4 or not all(isinstance(side, int) for side in scores):
+            raise EngineError(
+                f"{model.name} gives {'×'.join(map(str, scores))}, not 1×classes×height×width that follow from the "
+                "picture's size: use --engine openvino"
+            )
+        super().__init__(size, scores)
+        self._network = network
+        self._model = model
+        self._quota = quota
+        self._title = provider.title
+        blank = np.zeros((1, *picture_shape(model, size)), model.input_dtype)
+        self._picture = onnxruntime.OrtValue.ortvalue_from_numpy(blank, provider.memory, 0)
+        self._out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(scores, np.float32, provider.memory, 0)
+        self._binding = network.io_binding()
+        self._binding.bind_ortvalue_input(model.input_name, self._picture)
+        self._binding.bind_ortvalue_output(model.output_name, self._out)
+        network.run_with_iobinding(self._binding)  # allocates, chooses kernels and records the CUDA graph
+
+    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
+        """Score a picture; see `engines.base.Session`."""
+        check_arrays(image, out, self._size, self._scores)
+        self._quota.take()
+        try:
+            self._picture.update_inplace(prepare(image, self._model))
+            self._network.run_with_iobinding(self._binding)
+            np.copyto(out, self._out.numpy()[0])
+        except Exception as error:
+            self._quota.give()
+            raise EngineError(f"{self._title} failed: {one_line(error)}") from error
+        return FinishedRequest(self._quota)
+
+
+def _probe(provider: Provider) -> str:
+    """Run a convolution of one pixel by a provider; returns the name of the device.
+
+    Raises:
+        MissingEngineError: the provider cannot be used here.
+    """
+    try:
+        from onnx import TensorProto, helper
+    except ImportError as error:
+        raise MissingEngineError(f"{provider.title} needs onnx ({error}): pip install onnx") from error
+    shape = [1, 1, 1, 1]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, shape, [1.0])
+    node = helper.make_node("Conv", ["x", "weight"], ["y"])
+    graph = helper.make_graph([node], "probe", values[:1], values[1:], [weight])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = _without_graph(provider, provider.options("fp32", None))
+    what = "a convolution of one pixel"
+    try:
+        network = _network(provider, proto.SerializeToString(), options, what)
+        network.run(None, {"x": np.zeros(shape, np.float32)})
+    except MissingEngineError:
+        raise
+    except Exception as error:
+        raise _missing(provider, f"cannot run {what} ({one_line(error)})") from error
+    return gpu_name()
+
+
+def _without_graph(provider: Provider, options: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if name != provider.graph_option}
+
+
+def _network(provider: Provider, graph: bytes, options: dict[str, str], what: str) -> Any:
+    """A session of ONNX Runtime's that runs a graph by a provider.
+
+    Raises:
+        MissingEngineError: the provider is not there, or was left out.
+        EngineError: the graph cannot be run.
+    """
+    _load(provider)
+    try:
+        network = _made(provider, graph, options)
+    except Exception as error:  # its exceptions have no common class of their own
+        if why := _loader_says(provider):
+            raise _missing(provider, f"cannot be loaded ({why})") from error
+        if provider.graph_option not in options or _NO_GRAPH not in str(error):
+            raise EngineError(f"{provider.title} cannot run {what}: {one_line(error)}") from error
+        _log.warning("%s runs %s without a CUDA graph, somewhat slower: %s", provider.title, what, one_line(error))
+        return _network(provider, graph, _without_graph(provider, options), what)
+    if provider.name not in network.get_providers():
+        raise _missing(provider, f"cannot be loaded ({_loader_says(provider) or 'ONNX Runtime left it out'})")
+    _check_assignment(provider, network, what)
+    return network
+
+
+def _made(provider: Provider, graph: bytes, options: dict[str, str]) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    settings.log_severity_level = _QUIET
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = [(provider.name, options)]
+    if provider.plugin:
+        devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider.name]
+        settings.add_provider_for_devices(devices[:1], options)
+        providers = []
+    with _quiet():
+        return onnxruntime.InferenceSession(graph, settings, providers=providers, enable_fallback=0)
+
+
+def _load(provider: Provider) -> None:
+    """Let ONNX Runtime find the provider.
+
+    Raises:
+        MissingEngineError: it is not there.
+    """
+    if provider.plugin:
+        _register(provider)
+    elif provider.name not in onnxruntime.get_available_providers():
+        raise _missing(provider, f"is not in this build of ONNX Runtime ({onnxruntime.__version__})")
+    else:
+        with contextlib.suppress(Exception):
+            import tensorrt  # noqa: F401 - loads the library that ONNX Runtime's provider wants
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+
+
+def _register(provider: Provider) -> None:
+    import importlib
+
+    try:
+        package = importlib.import_module(provider.plugin)
+        if not any(device.ep_name == provider.name for device in onnxruntime.get_ep_devices()):
+            onnxruntime.register_execution_provider_library(provider.name, package.get_library_path())
+    except Exception as error:  # a broken library can raise anything
+        raise _missing(provider, f"cannot be loaded ({one_line(error)})") from error
+    if not any(device.ep_name == provider.name for device in onnxruntime.get_ep_devices()):
+        raise _missing(provider, "finds no GPU that it knows: it needs one of RTX")
+
+
+def _missing(provider: Provider, why: str) -> MissingEngineError:
+    return MissingEngineError(f"{provider.title} {why}: {provider.install}")
+
+
+def _loader_says(provider: Provider) -> str:
+    """Why the system cannot load a provider's library, which ONNX Runtime only logs; empty where it can."""
+    if not provider.library:
+        return ""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / provider.library))
+    except OSError as error:
+        return one_line(error)
+    return ""
+
+
+def _check_assignment(provider: Provider, network: Any, what: str) -> None:
+    """See that the provider computes; what it leaves to the CPU is told.
+
+    Raises:
+        EngineError: it computes nothing.
+    """
+    nodes = Counter[str]()
+    left: list[str] = []
+    for part in network.get_provider_graph_assignment_info():
+        nodes[part.ep_name] += len(part.get_nodes())
+        if part.ep_name == CPU != provider.name:
+            left += [node.op_type for node in part.get_nodes()]
+    if not nodes[provider.name]:
+        raise EngineError(
+            f"{provider.title} takes no part of {what}, which would all run on the CPU: use another --engine"
+        )
+    if left:
+        kinds = ", ".join(sorted(set(left)))
+        _log.warning("%s leaves %d of %d operators to the CPU: %s", provider.title, len(left), nodes.total(), kinds)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without ONNX Runtime's own words on the standard error."""
+    onnxruntime.set_default_logger_severity(_QUIET)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNINGS)
