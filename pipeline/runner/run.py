@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engines import zoo
 from engines.backends import open_engine
-from engines.base import Engine, EngineOptions
+from engines.base import Engine, EngineOptions, FrameSession
 from pipeline.cpu import CpuPlan, available_cpus, divide
 from pipeline.errors import ConfigError, PipelineError, SourceError
 from pipeline.flow import Crew, WorkerPool
@@ -124,9 +124,12 @@ class Runner:
         if model.fixed_size is None:
             requests, slots = self._engine.info.requests, self._slots(any(map(self._is_live, opened)))
             refuse_too_large(geometries, self.size, requests=requests, slots=slots)
-        for geometry in geometries:
+        on_scores = self._pool is not None or options.propagate.active
+        for info, geometry in zip(there, geometries, strict=True):
             # Compiled now and kept, so that a model that does not fit is refused before anything flows.
-            self._engine.session(geometry.input_height, geometry.input_width)
+            session = self._engine.session(geometry.input_height, geometry.input_width)
+            if isinstance(session, FrameSession) and not on_scores:
+                session.takes(info.format.name)  # what it needs for frames takes its time, too
         self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info)
         self._crew.watch(*self._inference.buffers)

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from pipeline.cli.main import main
+from pipeline.options import InputOptions
+from pipeline.runner import Runner
 from tests.engines.tensorrt.conftest import Machine
+from tests.pipeline.running import options_of
 
 
 def masks(folder: Path, *words: str) -> list[np.ndarray]:
@@ -37,6 +40,15 @@ def test_the_stream_runs_on_it(machine: Machine, home: Path) -> None:
     if machine.cuda:
         assert machine.cuda.calls["cudaHostRegister"] == machine.cuda.calls["cudaHostUnregister"] == 1
         assert machine.cuda.alive == {}
+
+
+@pytest.mark.parametrize("flags", [{}, {"temporal": True}], ids=["labels", "scores"])
+def test_kernels_are_compiled_before_the_first_frame_where_they_are_needed(
+    flags: dict[str, bool], fake: Machine, home: Path
+) -> None:
+    given = [InputOptions("sample", outputs=("null",))]
+    with Runner(options_of(given, "street", engine="tensorrt", size=96, **flags)) as runner:
+        assert (runner.engine._kernels is None) == bool(flags)  # type: ignore[attr-defined]
 
 
 def test_memory_that_may_not_be_locked_is_copied_twice(
