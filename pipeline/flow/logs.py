@@ -177,7 +177,8 @@ class LogReceiver(MultiProcessingHandler):  # type: ignore[misc]
         """Hand on what has come, then end; harmless when repeated."""
         if not self._is_closed:
             self._is_closed = True
-            self.queue.wake()
+            with contextlib.suppress(OSError):  # the thread may have seen that already, and closed its end
+                self.queue.wake()
             self._receive_thread.join(_DRAIN_S)
             self.sub_handler.close()
             logging.Handler.close(self)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.flow import WorkerPool
+from pipeline.flow.logs import LogReceiver
 from tests.pipeline.pooling import PATIENCE, jobs, ring_of, stream
 
 pytestmark = [
@@ -42,6 +43,19 @@ def test_records_arrive_as_if_made_here(caplog: pytest.LogCaptureFixture, capfd:
     assert "KeyError: 'inner'" in (got[2].exc_text or "")
     assert not records_of(caplog, "worker.quiet")
     assert capfd.readouterr().out == ""
+
+
+def test_a_receiver_whose_thread_ends_before_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = LogReceiver()
+    wake = receiver.queue.wake
+
+    def late() -> None:
+        receiver._receive_thread.join(5)
+        wake()
+
+    monkeypatch.setattr(receiver.queue, "wake", late)
+    receiver.close()
+    assert not receiver._receive_thread.is_alive()
 
 
 def test_a_worker_killed_inside_a_log_write_stops_nobody(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
