@@ -107,12 +107,14 @@ class SinkReport:
         written: frames written.
         dropped: frames that it lost because it was too slow (live mode only).
         undelivered: frames that a client which was late, or a server that was away, did not get.
+        encoder: libav's name of what encoded its video, such as ``"libx264"``; empty where it makes none.
     """
 
     name: str
     written: int
     dropped: int
     undelivered: int = 0
+    encoder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +250,8 @@ class Report:
             lines.append(f"{self.worker_deaths} refining workers died and were replaced")
         for one in self.inputs:
             lines.append(_input_line(one))
-            if one.decoder:
-                lines.append(f"  decoder {one.decoder}")
+            if coders := _coders(one):
+                lines.append(f"  {coders}")
             if one.outages is not None and one.outages.count:
                 lines.append(f"  {_outage_line(one.outages)}")
             if one.latency_ms is not None:
@@ -291,6 +293,12 @@ def _batch_line(batches: BatchReport) -> str:
         f"{line}, {batches.frames.mean:.1f} frames a request (at most {batches.frames.max}), "
         f"which waited {batches.waited_ms:.1f} ms for one another"
     )
+
+
+def _coders(one: InputReport) -> str:
+    encoders = dict.fromkeys(sink.encoder for sink in one.sinks if sink.encoder)
+    parts = [f"decoder {one.decoder}"] if one.decoder else []
+    return ", ".join([*parts, *(f"encoder {name}" for name in encoders)])
 
 
 def _outage_line(away: OutageReport) -> str:

@@ -14,7 +14,9 @@ from engines.backends.common import cpu_name
 from engines.doctor import MISSING, READY, UNFIT, Finding, advice
 from engines.doctor import examine as examine_engines
 from pipeline.cpu import available_cpus, available_memory
+from pipeline.frame import FORMATS
 from pipeline.hwaccel import missing
+from pipeline.sinks.nvenc import nvenc_encoders, refusal
 
 ENCODERS = {
     "libx264": "overlays in .mp4 and .mkv, RTSP, the web page",
@@ -54,6 +56,12 @@ def _codecs() -> Iterator[Finding]:
         yield Finding("video", name, *_encoder(name, use))
     reason = missing("NVDEC")
     yield Finding("video", "NVDEC", UNFIT if reason else READY, reason or "decodes on the GPU what that takes")
+    refusals = {} if missing("NVENC") else {e.alias: refusal(e, 256, 256, FORMATS["yuv420p"]) for e in nvenc_encoders()}
+    able = [alias for alias, why in refusals.items() if not why]
+    if able:
+        yield Finding("video", "NVENC", READY, f"encodes {', '.join(able)} on the GPU")
+    else:
+        yield Finding("video", "NVENC", UNFIT, missing("NVENC") or next(iter(refusals.values()), "not in this PyAV"))
 
 
 def _encoder(name: str, use: str) -> tuple[str, str]:

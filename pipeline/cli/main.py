@@ -216,7 +216,8 @@ def _add_picture(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--codec",
         metavar="NAME",
-        help="encoder of the overlay: h264, hevc, vp9, av1 or ffv1, or what libav calls one of theirs (libx264 …)",
+        help="encoder of the overlay: h264, hevc, vp9, av1 or ffv1, or what libav calls one (libx264, h264_nvenc …), "
+        "which then is taken and no other",
     )
 
 
@@ -242,7 +243,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--hwaccel",
         choices=("auto", "none", "cuda"),
-        help="decode on an NVIDIA GPU; default auto: where there is one that can, else in software",
+        help="decode and encode on an NVIDIA GPU; default auto: where there is one that can, else in software",
     )
     group.add_argument("--report", metavar="FILE.json", help="write the whole report")
     group.add_argument("--explain", metavar="DIR", help="write one frame's way through the network as pictures")

@@ -13,7 +13,7 @@ from pipeline.flow import Buffer, PoolStats
 from pipeline.reports import DropReport, InputReport, ModelReport, OutageReport, Report, SinkReport, StageReport
 from pipeline.runner.lane import Lane
 from pipeline.runner.outlet import Outlet
-from pipeline.sinks import Live
+from pipeline.sinks import Encoding, Live
 from pipeline.telemetry import BatchMeter, LatencyHistogram, StageMeter, awaited_shares
 
 _NOBODY = "none"
@@ -129,7 +129,8 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
 
 def _sink(outlet: Outlet) -> SinkReport:
     lost = outlet.sink.lost if isinstance(outlet.sink, Live) else 0
-    return SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped, lost)
+    encoder = outlet.sink.encoder if isinstance(outlet.sink, Encoding) else ""
+    return SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped, lost, encoder)
 
 
 def _drops(lane: Lane) -> tuple[DropReport, ...]:

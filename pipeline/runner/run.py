@@ -323,7 +323,8 @@ def _batch(inputs: int) -> int:
 
 def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
     # Encoders count the processors of the machine, not those that this process may use.
-    video = replace(options.video, threads=options.video.threads or min(_ENCODER_THREADS, available_cpus()))
+    threads = options.video.threads or min(_ENCODER_THREADS, available_cpus())
+    video = replace(options.video, threads=threads, hwaccel=options.video.hwaccel or options.hwaccel)
     outputs = tuple(open_output(uri, video, options.serve, options.record) for uri in one.outputs)
     return outputs + tuple(open_masks(uri, options.serve, options.record) for uri in one.masks)
 

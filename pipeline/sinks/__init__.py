@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.sinks.base import Live, OutputInfo, Sink
+from pipeline.sinks.base import Encoding, Live, OutputInfo, Sink
 from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions, encoder_named
 from pipeline.sinks.files import PartFile, StandardOutput, Target, check_place, refuse_input
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
 from pipeline.sinks.mask_server import MaskServerSink
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
+from pipeline.sinks.nvenc import refuse_without
 from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.rle_lines import RleSink
 from pipeline.sinks.rtsp.sink import RtspSink
@@ -25,6 +26,7 @@ from pipeline.sinks.web.sink import LivePageSink
 from pipeline.sources.uri import mask_uri
 
 __all__ = [
+    "Encoding",
     "Live",
     "OutputInfo",
     "RecordOptions",
@@ -71,6 +73,7 @@ def open_output(
     Raises:
         ConfigError: the name fits no kind of output, the container cannot hold the codec, or standard
             output is a terminal.
+        HardwareError: a GPU was demanded that encodes nothing here.
     """
     options, serve = options or VideoOptions(), serve or ServeOptions()
     if uri == "null":
@@ -92,6 +95,8 @@ def _network_output(uri: str, options: VideoOptions, serve: ServeOptions) -> Sin
         return None
     if options.codec is not None and encoder_named(options.codec).alias != "h264":
         raise ConfigError(f"output {mask_uri(uri)}: only H.264 is served and published, leave --codec out")
+    if address is None or address.scheme == "rtsp":
+        refuse_without(encoder_named(options.codec or "h264"), options)
     if address is None:
         return PublishSink(uri, options)
     return (RtspSink if address.scheme == "rtsp" else LivePageSink)(address, options, serve)

@@ -49,6 +49,15 @@ class Live(Protocol):
 
 
 @runtime_checkable
+class Encoding(Protocol):
+    """What a sink also tells that makes a video."""
+
+    @property
+    def encoder(self) -> str:
+        """The encoder in use by libav's name; empty before there is one."""
+
+
+@runtime_checkable
 class Sink(Protocol):
     """A place where results go."""
 

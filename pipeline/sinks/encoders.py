@@ -12,6 +12,7 @@ from av.codec.codec import UnknownCodecError
 
 from pipeline.errors import ConfigError
 from pipeline.frame import FORMATS, PixelFormat
+from pipeline.hwaccel import HwAccel, check_choice
 
 BEST_QUALITY = 0.0
 WORST_QUALITY = 51.0
@@ -26,25 +27,29 @@ class VideoOptions:
     Attributes:
         quality: 0 (best) to 51 (worst), x264's CRF; other encoders get what looks alike on
             their own scales; None for 20.  Lossless encoders ignore it.
-        codec: ``h264``, ``hevc``, ``vp9``, ``av1``, ``ffv1`` or libav's name of one; None for the
-            container's default.
+        codec: ``h264``, ``hevc``, ``vp9``, ``av1``, ``ffv1`` or libav's name of an encoder, which is then taken
+            and no other; None for the container's default.
         threads: threads of the encoder, 0 for its own choice.
+        hwaccel: "auto": by an NVIDIA GPU that is there and takes the pictures, else in software; "none": in software;
+            "cuda": by the GPU, or not at all; None: as the run says, else "auto".
 
     Raises:
-        ConfigError: quality out of range, unknown codec, negative threads.
+        ConfigError: quality out of range, unknown codec, negative threads, a GPU's codec without one.
     """
 
     quality: float | None = None
     codec: str | None = None
     threads: int = 0
+    hwaccel: HwAccel | None = None
 
     def __post_init__(self) -> None:
         if self.quality is not None and not BEST_QUALITY <= self.quality <= WORST_QUALITY:
             raise ConfigError(f"quality {self.quality:g}: choose from 0 (best) to 51 (worst), 20 is the default")
         if self.threads < 0:
             raise ConfigError(f"threads {self.threads}: give a number of threads, or 0 for the encoder's own choice")
-        if self.codec is not None:
-            encoder_named(self.codec)
+        check_choice(self.hwaccel or "auto")
+        if self.codec is not None and encoder_named(self.codec).on_gpu and self.hwaccel == "none":
+            raise ConfigError(f"codec {self.codec} is a GPU's: leave hwaccel none out, or choose another codec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class Encoder:
         even: pictures with subsampled chroma need even sizes.
         own_aspect: the bitstream itself carries the pixel aspect (else only mp4 and mov can).
         fixed: options that do not depend on quality.
+        prompt: options by which every picture comes out before the next goes in.
+        on_gpu: NVENC's.
         tags: codec tag by container, where the default would keep players from playing.
         silence: environment variables that keep its library from printing.
     """
@@ -68,17 +75,24 @@ class Encoder:
     even: bool = True
     own_aspect: bool = False
     fixed: Mapping[str, str] = field(default_factory=dict)
+    prompt: Mapping[str, str] = field(default_factory=dict)
+    on_gpu: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
     silence: Mapping[str, str] = field(default_factory=dict)
 
-    def options(self, quality: float | None) -> dict[str, str]:
-        """Options for libav, for a quality on the common scale (None for the default)."""
-        return {**self.fixed, **self.settings(DEFAULT_QUALITY if quality is None else quality)}
+    def options(self, quality: float | None, *, prompt: bool = False) -> dict[str, str]:
+        """Options for libav, for a quality on the common scale (None for the default); ``prompt``: with those, too."""
+        settings = self.settings(DEFAULT_QUALITY if quality is None else quality)
+        return {**self.fixed, **settings, **(self.prompt if prompt else {})}
 
     def formats(self) -> tuple[PixelFormat, ...]:
         """The planar YUV layouts that it takes."""
         known = av.Codec(self.name, "w").video_formats or []
         return tuple(FORMATS[f.name] for f in known if f.name in FORMATS)
+
+    def is_built(self) -> bool:
+        """PyAV has it."""
+        return _is_built(self.name)
 
     def quiet(self) -> None:
         """Keep its library from writing to standard error; before it is opened."""
@@ -98,10 +112,22 @@ def _lossless(_quality: float) -> Mapping[str, str]:
     return {}
 
 
+def _cq(scale: float, most: float) -> Callable[[float], Mapping[str, str]]:
+    """NVENC's constant quality, whose 0 means that it chooses itself."""
+    return lambda quality: {"cq": f"{min(most, max(1.0, quality * scale)):g}"}
+
+
+# The same scale of quantisers as x264's; how alike both look at one number has not been measured on hardware.
+_NVENC = {"preset": "p4", "tune": "hq", "rc": "vbr"}
+# Without `delay` libav holds back as many pictures as it has surfaces.
+_NVENC_PROMPT = {"tune": "ull", "zerolatency": "1", "delay": "0", "bf": "0", "rc-lookahead": "0"}
+
 ENCODERS = (
     # veryfast: 2.3 ms a 640×360 frame on one core at CRF 20.  medium takes three times as long for
     # 1.5 dB at equal size; superfast saves a quarter and doubles the file.
-    Encoder("libx264", "h264", _crf(1), own_aspect=True, fixed={"preset": "veryfast"}),
+    Encoder(
+        "libx264", "h264", _crf(1), own_aspect=True, fixed={"preset": "veryfast"}, prompt={"tune": "zerolatency"},
+    ),
     Encoder(
         "libx265", "hevc", _crf(1, 5, 51), own_aspect=True,
         fixed={"preset": "superfast", "x265-params": "log-level=none"},
@@ -118,7 +144,16 @@ ENCODERS = (
         "ffv1", "ffv1", _lossless, even=False, own_aspect=True,
         fixed={"level": "3", "coder": "range_def", "context": "0", "g": "1", "slicecrc": "1"},
     ),
+    Encoder("h264_nvenc", "h264", _cq(1, 51), own_aspect=True, fixed=_NVENC, prompt=_NVENC_PROMPT, on_gpu=True),
+    Encoder(
+        "hevc_nvenc", "hevc", _cq(1, 51), own_aspect=True, fixed=_NVENC, prompt=_NVENC_PROMPT, on_gpu=True,
+        tags={"mp4": "hvc1", "mov": "hvc1"},
+    ),
+    Encoder("av1_nvenc", "av1", _cq(1.5, 63), fixed=_NVENC, prompt=_NVENC_PROMPT, on_gpu=True),
 )  # fmt: skip
+
+KEYFRAMES_ASKED_FOR = {"forced-idr": "1", "g": "100000"}
+"""Options of x264 and NVENC for no keyframe by counting pictures, and a whole one wherever it is asked for."""
 
 CONTAINERS: Mapping[str, tuple[str, ...]] = {
     "mp4": ("libx264", "libx265", "libvpx-vp9", "libsvtav1"),
@@ -126,7 +161,7 @@ CONTAINERS: Mapping[str, tuple[str, ...]] = {
     "matroska": ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "ffv1"),
     "webm": ("libvpx-vp9", "libsvtav1"),
 }
-"""Encoders by libav's name of the container, the default first."""
+"""Encoders by libav's name of the container, the default first; with each goes NVENC's of the same format."""
 
 EXTENSIONS: Mapping[str, str] = {".mp4": "mp4", ".mkv": "matroska", ".webm": "webm", ".mov": "mov"}
 
@@ -143,7 +178,7 @@ def encoder_named(name: str) -> Encoder:
             if not _is_built(encoder.name):
                 raise ConfigError(f"codec {name}: the installed PyAV was built without {encoder.name}")
             return encoder
-    raise ConfigError(f"codec {name!r} is unknown: choose from {', '.join(e.alias for e in ENCODERS)}")
+    raise ConfigError(f"codec {name!r} is unknown: choose from {', '.join(e.alias for e in ENCODERS if not e.on_gpu)}")
 
 
 def encoder_for(container: str, codec: str | None) -> Encoder:
@@ -154,7 +189,7 @@ def encoder_for(container: str, codec: str | None) -> Encoder:
     """
     choices = CONTAINERS[container]
     encoder = encoder_named(codec or next(filter(_is_built, choices), choices[0]))
-    if encoder.name not in choices:
+    if encoder.alias not in {each.alias for each in ENCODERS if each.name in choices}:
         able = ", ".join(e.alias for e in ENCODERS if e.name in choices)
         raise ConfigError(f"codec {codec}: {container} cannot hold it here, choose from {able}, or write .mkv")
     return encoder

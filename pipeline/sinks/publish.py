@@ -14,11 +14,12 @@ from av.video.frame import PictureType
 
 from pipeline.errors import SinkError
 from pipeline.flow.helper import Helper
-from pipeline.frame import Result
+from pipeline.frame import FORMATS, Result
 from pipeline.sinks import publisher
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import VideoOptions, encoder_named
+from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, VideoOptions, encoder_named
 from pipeline.sinks.muxer import Coding, Muxer
+from pipeline.sinks.nvenc import choose
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
@@ -58,6 +59,9 @@ class PublishSink:
     Args:
         uri: ``rtsp://[USER:PASSWORD@]HOST[:PORT]/NAME`` or ``rtmp://HOST/APP/KEY``.
         video: quality and threads of the encoder.
+
+    Attributes:
+        encoder: as `Encoding`.
     """
 
     def __init__(self, uri: str, video: VideoOptions) -> None:
@@ -72,6 +76,7 @@ class PublishSink:
         self._reached = False
         self._away_since: float | None = None
         self._reason = ""
+        self.encoder = ""
 
     @property
     def name(self) -> str:
@@ -120,7 +125,9 @@ class PublishSink:
 
     def _start(self, info: OutputInfo) -> _Link | None:
         try:
-            return _Link(self._uri, self._name, info, self._video)
+            link = _Link(self._uri, self._name, info, self._video)
+            self.encoder = link.encoder
+            return link
         except OSError as error:
             self._leave(error.strerror or str(error))
         except _Away:
@@ -203,6 +210,7 @@ class _Link:
         self._keyframes: Fraction | None = None
         self._frames = 0
         self._painter, coding = _coding(info, video)
+        self.encoder = coding.encoder.name
         self._helper = Helper(Path(publisher.__file__))
         self._pipe = _Pipe(name, self._helper)
         self._muxer: Muxer | None = None
@@ -263,8 +271,8 @@ def _coding(info: OutputInfo, video: VideoOptions) -> tuple[Painter, Coding]:
     aspect = stream.sample_aspect_ratio if stream.sample_aspect_ratio > 0 else Fraction(1)
     width, height = info.width + info.width % 2, info.height + info.height % 2
     picture = PictureFormat(width, height, "yuv420p", stream.colour, aspect)
-    encoder = encoder_named("h264")
-    options = encoder.options(video.quality) | {"tune": "zerolatency", "forced-idr": "1", "g": "100000"}
+    encoder = choose(encoder_named(video.codec or "h264"), video, width, height, FORMATS["yuv420p"])
+    options = encoder.options(video.quality, prompt=True) | KEYFRAMES_ASKED_FOR
     coding = Coding(encoder, options, picture, Fraction(1, CLOCK), stream.average_rate, video.threads)
     return Painter(picture, info.width, info.height), coding
 

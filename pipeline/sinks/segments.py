@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Result
-from pipeline.sinks.base import OutputInfo, Sink
+from pipeline.sinks.base import Encoding, OutputInfo, Sink
 from pipeline.sinks.files import PartFile, cannot_write, make_directory, remove_directories
 from pipeline.sources.base import AudioPacket
 
@@ -96,6 +96,9 @@ class SegmentedSink:
         name: the output as the user named it.
         make: the sink of one segment, by its path.
         options: how long segments are, and how many are kept.
+
+    Attributes:
+        encoder: as `Encoding`, of the last segment.
     """
 
     def __init__(self, name: str, make: Callable[[str], FileSink], options: RecordOptions) -> None:
@@ -107,6 +110,7 @@ class SegmentedSink:
         self._made: list[Path] = []
         self._began = Fraction(0)
         self._segments = 0
+        self.encoder = ""
 
     @property
     def name(self) -> str:
@@ -144,6 +148,7 @@ class SegmentedSink:
         sink = self._make(path)
         self._sink = sink  # whoever aborts must reach it
         sink.open(replace(info, stream=stream))
+        self.encoder = sink.encoder if isinstance(sink, Encoding) else ""
         self._segments += 1
         return sink
 

@@ -12,6 +12,7 @@ from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import VideoOptions, encoder_for, nearest_format
 from pipeline.sinks.files import Target, commit
 from pipeline.sinks.muxer import Coding, Muxer
+from pipeline.sinks.nvenc import choose, refuse_without
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sources.base import AudioPacket
 
@@ -38,6 +39,7 @@ class VideoSink:
 
     Raises:
         ConfigError: the container cannot hold the codec.
+        HardwareError: a GPU was demanded that encodes nothing here.
     """
 
     def __init__(
@@ -54,7 +56,8 @@ class VideoSink:
         self._container = container
         self._options = options
         self._prompt = prompt
-        self._encoder = encoder_for(container, options.codec)
+        self._encoder = self._named = encoder_for(container, options.codec)
+        refuse_without(self._named, options)
         self._target: Target | None = None
         self._muxer: Muxer | None = None
         self._painter: Painter | None = None
@@ -66,6 +69,11 @@ class VideoSink:
         return self._name
 
     @property
+    def encoder(self) -> str:
+        """As `Encoding`."""
+        return self._encoder.name
+
+    @property
     def written(self) -> int:
         """Bytes written so far."""
         return self._target.written if self._target is not None else 0
@@ -73,6 +81,8 @@ class VideoSink:
     def open(self, info: OutputInfo) -> None:
         """Start the encoder; the file has a hidden name until `close`."""
         stream = info.stream
+        width, height = info.width + info.width % 2, info.height + info.height % 2
+        self._encoder = choose(self._named, self._options, width, height, stream.format)
         layout = nearest_format(stream.format, self._encoder.formats())
         if layout.depth < stream.format.depth:
             _LOG.warning(
@@ -85,9 +95,7 @@ class VideoSink:
         picture = self._picture(info, layout.name)
         if self._encoder.even:
             picture = picture.with_even_sides(layout)
-        options = self._encoder.options(self._options.quality)
-        if self._prompt and stream.live and self._encoder.name == "libx264":
-            options["tune"] = "zerolatency"
+        options = self._encoder.options(self._options.quality, prompt=self._prompt and stream.live)
         coding = Coding(
             self._encoder,
             options,

@@ -40,7 +40,7 @@ def test_a_machine_that_has_all_but_a_gpu(tmp_path: Path) -> None:
     found = states(answer.stdout)
     assert {found[name] for name in ("openvino", "onnxruntime", "torch", "street", "libx264", "ffv1")} == {READY}
     assert found["voc"] == MISSING
-    assert found["NVDEC"] == UNFIT
+    assert found["NVDEC"] == found["NVENC"] == UNFIT
     assert "NVIDIA's driver is not installed (libcuda.so.1 cannot be loaded)" in answer.stdout
     assert "python -m engines fetch voc" in answer.stdout
     assert " in bf16 on " in answer.stdout or " in fp32 on " in answer.stdout

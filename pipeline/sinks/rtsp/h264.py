@@ -6,20 +6,23 @@ import base64
 import re
 import secrets
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+from av.bitstream import BitStreamFilterContext
 from av.codec.context import Flags
 from av.video.frame import PictureType
 
 from pipeline.errors import SinkError
-from pipeline.frame import Frame
+from pipeline.frame import FORMATS, Frame
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import VideoOptions, encoder_named
+from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, VideoOptions, encoder_named
 from pipeline.sinks.files import cannot_write
 from pipeline.sinks.muxer import Coding, add_video
+from pipeline.sinks.nvenc import choose
 from pipeline.sinks.picture import Painter, PictureFormat
 
 CLOCK = 90_000
@@ -85,6 +88,7 @@ class H264Stream:
 
     Attributes:
         ssrc: RTP's number of the stream.
+        encoder: libav's name of the encoder; empty before `configure`.
         parameter_sets: SPS and PPS of the current size.
     """
 
@@ -100,6 +104,7 @@ class H264Stream:
         self._zero: Fraction | None = None
         self._last_key: Fraction | None = None
         self._packets = _Packets()
+        self.encoder = ""
         self._container: av.container.OutputContainer | None = None
 
     def configure(self, info: OutputInfo) -> None:
@@ -107,6 +112,7 @@ class H264Stream:
 
         Raises:
             SinkError: the encoder refuses.
+            HardwareError: a GPU was demanded that encodes nothing here.
         """
         self.close()
         stream = info.stream
@@ -114,17 +120,10 @@ class H264Stream:
         width, height = info.width + info.width % 2, info.height + info.height % 2
         picture = PictureFormat(width, height, "yuv420p", stream.colour, aspect)
         self._painter = Painter(picture, info.width, info.height)
-        encoder = encoder_named("h264")
-        options = (
-            encoder.options(self._options.quality)
-            | self._profile
-            | {
-                "tune": "zerolatency",
-                "forced-idr": "1",
-                "g": "100000",  # keyframes are asked for by time
-                "x264-params": "repeat-headers=1",
-            }
-        )
+        named = encoder_named(self._options.codec or "h264")
+        encoder = choose(named, self._options, width, height, FORMATS["yuv420p"])
+        self.encoder = encoder.name
+        options = encoder.options(self._options.quality, prompt=True) | self._profile | KEYFRAMES_ASKED_FOR
         tick = Fraction(1, CLOCK)
         coding = Coding(encoder, options, picture, tick, stream.average_rate, self._options.threads)
         try:
@@ -140,6 +139,7 @@ class H264Stream:
             context = self._video.codec_context
             context.flags |= Flags.global_header  # tells the parameter sets at once
             container.start_encoding()
+            self._headers = BitStreamFilterContext("dump_extra", self._video)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise SinkError(f"{cannot_write(self._name, error)} (the encoder at {width}×{height})") from error
         self.parameter_sets = _units(context.extradata or b"")
@@ -173,13 +173,20 @@ class H264Stream:
         keyframe, written = False, b""
         self._packets.taken.clear()
         try:
-            for packet in self._video.encode(picture):
+            for packet in self._with_headers(self._video.encode(picture)):
                 keyframe = keyframe or packet.is_keyframe
                 written += bytes(packet)
                 self._container.mux(packet)
         except (av.FFmpegError, ValueError, OSError) as error:
             raise SinkError(f"{cannot_write(self._name, error)} (the encoder)") from error
         return self._numbered(written, tick, keyframe, frame.wall_ns)
+
+    def _with_headers(self, packets: list[av.Packet[av.VideoStream]]) -> Iterator[av.Packet[av.VideoStream]]:
+        """Parameter sets in front of every keyframe; encoders that tell them beforehand leave them out."""
+        for packet in packets:
+            for each in self._headers.filter(packet):
+                each.stream = self._video
+                yield each
 
     def _numbered(self, written: bytes, tick: int, keyframe: bool, wall_ns: int) -> AccessUnit | None:
         packets = self._packets.taken

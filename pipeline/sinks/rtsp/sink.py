@@ -34,6 +34,9 @@ class RtspSink:
 
     Raises:
         ConfigError: other machines could look without credentials, or the credentials cannot be read.
+
+    Attributes:
+        encoder: as `Encoding`.
     """
 
     def __init__(self, address: Address, video: VideoOptions, serve: ServeOptions) -> None:
@@ -45,6 +48,7 @@ class RtspSink:
         self._stream: LiveStream | None = None
         self._mounted: Mounted[LiveStream] | None = None
         self._served = 0
+        self.encoder = ""
 
     @property
     def name(self) -> str:
@@ -68,6 +72,7 @@ class RtspSink:
         self._served = 0
         try:
             self._encoder.configure(info)
+            self.encoder = self._encoder.encoder
             self._stream.describe(self._encoder.parameter_sets)
             self._mounted = Mounted(lambda address: RtspServer(address, self._credentials), self._address, self._stream)
         except BaseException:
@@ -96,6 +101,7 @@ class RtspSink:
         if self._encoder is None or self._stream is None or self._mounted is None:
             return
         self._encoder.configure(info)
+        self.encoder = self._encoder.encoder
         self._mounted.service.run(self._stream.describe, self._encoder.parameter_sets)
 
     def close(self) -> None:
