@@ -64,8 +64,9 @@ def open_engine(model: Model, choice: str = "auto", options: EngineOptions | Non
     engine, why = _best(model, options) if choice == "auto" else (_open(model, choice, options), "as asked")
     info = engine.info
     _log.info(
-        "engine %s %s (%s): %s in %s on %s, %d threads, %d requests",
+        "engine %s %s (%s): %s in %s on %s, %d threads, %d requests%s",
         info.backend, info.version, why, model.name, info.arithmetic, info.device, info.threads, info.requests,
+        f" of up to {info.max_batch} pictures" if info.max_batch > 1 else "",
     )  # fmt: skip
     return engine
 

@@ -16,11 +16,12 @@ import pytest
 from engines.backends import open_engine
 from engines.backends.common import EngineBase, FinishedRequest, Quota, SessionBase, check_arrays
 from engines.base import Engine, EngineError, EngineInfo, EngineOptions, Model, Session
-from pipeline.errors import StageError
+from pipeline.errors import SourceError, StageError
 from pipeline.flow import Buffer
 from pipeline.options import InputOptions
 from pipeline.runner import Runner, batching
 from pipeline.runner.batching import Batch, Batcher
+from pipeline.sources.demux import Demuxer
 from tests.engines.tensorrt.conftest import faked, real_tensorrt
 from tests.pipeline.clips import Clip
 from tests.pipeline.painting import Array
@@ -213,6 +214,7 @@ class Shared:
         options: what the run asked it for.
         sizes: of the batches that it was given.
         ways: by which it was given them.
+        request_s: how long a request takes at the least, whatever is in it.
         fails: that it shall fail with batches of several.
     """
 
@@ -220,6 +222,7 @@ class Shared:
     options: list[EngineOptions] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     ways: set[str] = field(default_factory=set)
+    request_s: float = 0.002
     fails: bool = False
 
     def open(self, model: Model, choice: str, options: EngineOptions) -> Engine:
@@ -239,7 +242,7 @@ class Shared:
 
     def _watched(self, way: str, start: Callable[..., Any]) -> Callable[..., Any]:
         def started(frames: Sequence[Any], *more: Any) -> Any:
-            time.sleep(0.002)  # it is busy, and frames come together
+            time.sleep(self.request_s)  # it is busy, and frames come together
             self.sizes.append(len(frames))
             self.ways.add(way)
             if self.fails and len(frames) > 1:
@@ -371,6 +374,39 @@ def test_a_stuck_input_holds_up_no_other(mode: str, shared: Shared, clip: MakeCl
         assert len(masks_of(path)) == len(one.numbers) - said.dropped
         assert said.dropped == 0 or mode == "live"
     assert report.batches is not None
+    assert report.batches.waited_ms <= 1.2 * batching.LONGEST_WAIT_S * 1e3
+
+
+def test_an_input_that_is_lost_ends_alone(
+    shared: Shared, clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packets, lost = Demuxer.packets, clip("late ts")
+
+    def losing(self: Demuxer) -> Iterator[Any]:
+        for number, packet in enumerate(packets(self)):
+            if number == 12 and self.target.shown == str(lost.path):
+                raise SourceError("cam: lost")
+            yield packet
+
+    monkeypatch.setattr(Demuxer, "packets", losing)
+    whole = [clip("h264"), clip("h264 lossy")]
+    inputs = [InputOptions(str(one.path), f"{n}", outputs=("null",)) for n, one in enumerate([*whole, lost])]
+    report = run(inputs, tiny, engine=shared.name)
+    assert report.error == "cam: lost"
+    assert [one.written for one in report.inputs[:2]] == [len(one.numbers) for one in whole]
+    assert 0 < report.inputs[2].written < 12
+    assert sum(shared.sizes) == report.frames
+
+
+def test_an_engine_serves_more_cameras_than_it_could_one_by_one(shared: Shared, clip: MakeClip, tiny: str) -> None:
+    """Four of 25 frames a second, where 1 / 0.016 s is 62.5: one by one 38 % would have to be dropped."""
+    shared.request_s = 0.016
+    inputs = [InputOptions(str(clip("h264").path), name, outputs=("null",)) for name in "abcd"]
+    report = run(inputs, tiny, engine=shared.name, mode="live", realtime=True)
+    dropped = sum(one.dropped for one in report.inputs)
+    assert dropped <= 0.15 * sum(one.read for one in report.inputs)
+    assert report.batches is not None
+    assert report.batches.frames.mean > 1.5
     assert report.batches.waited_ms <= 1.2 * batching.LONGEST_WAIT_S * 1e3
 
 
