@@ -47,11 +47,11 @@ def main() -> None:
     old, fresh = random.normal(size=(2, len(model.labels), *cells)).astype(np.float32)
     guides = Guide.of(now), Guide.of(before)
     motion = measure(*guides, geometry, cells)
-    state = State(Memory.fresh(old), motion)
+    state, own = State(Memory.fresh(old), motion), Memory.fresh(fresh)
     steps: dict[str, Callable[[], object]] = {
         "guide": lambda: Guide.of(now),
         "motion and trust": lambda: measure(*guides, geometry, cells),
-        "mix (--temporal)": lambda: mix(state, fresh),
+        "mix (--temporal)": lambda: mix(state, own),
         "compose": lambda: motion.after(motion),
         "carry (--infer-every)": lambda: carry(state),
     }

@@ -172,8 +172,9 @@ def mix_scores(
     seen: NDArray[np.float32],
     path: NDArray[np.float32],
     trust: NDArray[np.float32],
-    fresh: NDArray[np.float32],
+    now: NDArray[np.float32],
+    now_seen: NDArray[np.float32],
     out: NDArray[np.float32],
     out_seen: NDArray[np.float32],
 ) -> None:
-    """As `carry_scores`, mixed with ``fresh`` (C×h×w) by the frames ``seen`` (h×w) so far; ``out_seen`` counts anew."""
+    """As `carry_scores`, mixed with ``now`` (C×h×w) by the frames ``seen`` in each (h×w); ``out_seen``: in both."""

@@ -103,17 +103,19 @@ void carry(const In &scores, const In &path, const Out &out) {
     motion::carry(from, way, to);
 }
 
-void mix(const In &scores, const In &seen, const In &path, const In &trust, const In &fresh, const Out &out,
-         const Out &out_seen) {
-    const auto from = arrays::scores(scores), now = arrays::scores(fresh);
-    arrays::need_shape(fresh, "fresh", {size_t(from.classes), size_t(from.height), size_t(from.width)});
+void mix(const In &scores, const In &seen, const In &path, const In &trust, const In &now, const In &now_seen,
+         const Out &out, const Out &out_seen) {
+    const auto from = arrays::scores(scores), there = arrays::scores(now);
+    arrays::need_shape(now, "now", {size_t(from.classes), size_t(from.height), size_t(from.width)});
     const float *way = path_of<const float>(path, "path", from.height, from.width);
     const float *reliable = grid_plane<const float>(trust, "trust", from.height, from.width);
     const float *frames = grid_plane<const float>(seen, "seen", from.height, from.width);
+    const float *there_frames = grid_plane<const float>(now_seen, "now_seen", from.height, from.width);
     float *to = scores_like(out, from), *to_seen = grid_plane<float>(out_seen, "out_seen", from.height, from.width);
-    if (to_seen == frames) refuse("out_seen", "is where the frames seen are");
+    if (to == there.data) refuse("out", "is where the scores are");
+    if (to_seen == frames || to_seen == there_frames) refuse("out_seen", "is where the frames seen are");
     nb::gil_scoped_release unlocked;
-    motion::mix(from, frames, way, reliable, now.data, to, to_seen);
+    motion::mix(from, frames, way, reliable, there.data, there_frames, to, to_seen);
 }
 
 void between(const In &earlier, const In &path, const In &trust, const In &later, const In &later_path,
@@ -144,7 +146,8 @@ void bind_motion(nb::module_ &m) {
           "second_trust"_a.noconvert(), "path"_a.noconvert(), "trust"_a.noconvert());
     m.def("carry_scores", &carry, "scores"_a.noconvert(), "path"_a.noconvert(), "out"_a.noconvert());
     m.def("mix_scores", &mix, "scores"_a.noconvert(), "seen"_a.noconvert(), "path"_a.noconvert(),
-          "trust"_a.noconvert(), "fresh"_a.noconvert(), "out"_a.noconvert(), "out_seen"_a.noconvert());
+          "trust"_a.noconvert(), "now"_a.noconvert(), "now_seen"_a.noconvert(), "out"_a.noconvert(),
+          "out_seen"_a.noconvert());
     m.def("between_scores", &between, "earlier"_a.noconvert(), "path"_a.noconvert(), "trust"_a.noconvert(),
           "later"_a.noconvert(), "later_path"_a.noconvert(), "later_trust"_a.noconvert(), "share"_a,
           "out"_a.noconvert());

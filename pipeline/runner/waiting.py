@@ -17,12 +17,9 @@ from typing import Generic, TypeVar
 from pipeline.frame import Float32
 from pipeline.stages.keyframes import LONGEST
 from pipeline.stages.motion import Motion, same_scene
-from pipeline.stages.propagate import Memory, State, between, carry
+from pipeline.stages.propagate import Memory, State, between, carry, mix
 
 T = TypeVar("T")
-
-FORESIGHT = 1 / 3
-"""Share of the next frame's fresh scores in those of a key frame: it has been seen once, the others more often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class Sides(Generic[T]):
         item: the frame, as it was given.
         earlier: the last key frame seen from it, which it may be itself.
         later: the next one, or None.
-        share: of that, 0 to 1.
+        share: of that, 0 to 1, in a frame between the two; a key frame counts the later one as one more frame.
     """
 
     item: T
@@ -43,7 +40,11 @@ class Sides(Generic[T]):
 
     def scores(self) -> Float32:
         """C×h×w float32, to be copied."""
-        return between(self.earlier, self.later, self.share) if self.later is not None else carry(self.earlier)
+        if self.later is None:
+            return carry(self.earlier)
+        if self.earlier.motion is None:
+            return mix(self.later, self.earlier.memory).scores
+        return between(self.earlier, self.later, self.share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Waiting(Generic[T]):
             return []
         if following is not None and following.state.fresh is not None and same_scene(following.back):
             later = State(Memory.fresh(following.state.fresh), following.back)
-            return [Sides(key.item, key.state, later, FORESIGHT)]
+            return [Sides(key.item, key.state, later)]
         return [Sides(key.item, key.state)]
 
     def _alone(self) -> Sides[T]:

@@ -59,11 +59,6 @@ class Motion:
     path: Float32
     trust: Float32
 
-    @classmethod
-    def still(cls, cells: tuple[int, ...]) -> Motion:
-        """From a frame to itself, on height×width cells."""
-        return cls(np.zeros((*cells, 2), np.float32), np.ones(cells, np.float32))
-
     @property
     def confidence(self) -> float:
         """Mean trust of the picture."""

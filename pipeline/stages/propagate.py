@@ -91,7 +91,8 @@ def observe(followed: State | None, fresh: Float32, *, smooth: bool) -> State:
         followed: the state seen from this frame.
         fresh, smooth: as `step`'s.
     """
-    return State(mix(followed, fresh) if smooth and followed is not None else Memory.fresh(fresh))
+    own = Memory.fresh(fresh)
+    return State(own if followed is None or not smooth else mix(followed, own))
 
 
 def carry(state: State) -> Float32:
@@ -109,17 +110,15 @@ def between(earlier: State, later: State, share: float) -> Float32:
     Each counts by the trust in the motion to it, so what is covered in the one comes from the other.
 
     Args:
-        earlier, later: both seen from this frame; the earlier one may be this frame itself.
+        earlier, later: both seen from this frame.
         share: of the later one, 0 to 1, where both are trusted alike.
 
     Raises:
-        ValueError: the later one is this frame.
+        ValueError: one of them is this frame.
     """
     one, other = earlier.motion, later.motion
-    if other is None:
+    if one is None or other is None:
         raise ValueError("nothing lies between a frame and itself")
-    if one is None:
-        one = Motion.still(other.trust.shape)
     out = np.empty_like(earlier.memory.scores)
     _native.between_scores(
         earlier.memory.scores, one.path, one.trust, later.memory.scores, other.path, other.trust, share, out
@@ -127,19 +126,22 @@ def between(earlier: State, later: State, share: float) -> Float32:
     return out
 
 
-def mix(state: State, fresh: Float32) -> Memory:
-    """The mean of a frame's fresh scores and the remembered ones, all frames seen counting alike.
+def mix(state: State, now: Memory) -> Memory:
+    """The mean of a frame's scores and those of another one, all frames seen in them counting alike.
 
-    Where the picture moves or is not trusted, what was seen before counts less, so that the mean forgets; where it
-    stands still it is the mean of all frames since it does.
+    Where the picture moves or is not trusted, what the other one has seen counts less, so that the mean forgets; where
+    it stands still it is the mean of all frames.
 
     Args:
-        state: seen from this frame.
-        fresh: C×h×w float32, contiguous.
+        state: the other one, earlier or later, seen from this frame.
+        now: this frame's.
+
+    Raises:
+        ValueError: they are the same frame.
     """
     memory, motion = state.memory, state.motion
     if motion is None:
         raise ValueError("this frame's scores are in the memory already")
     out, seen = np.empty_like(memory.scores), np.empty_like(memory.seen)
-    _native.mix_scores(memory.scores, memory.seen, motion.path, motion.trust, fresh, out, seen)
+    _native.mix_scores(memory.scores, memory.seen, motion.path, motion.trust, now.scores, now.seen, out, seen)
     return Memory(out, seen)

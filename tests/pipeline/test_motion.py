@@ -221,10 +221,9 @@ def test_between_counts_by_trust_and_share() -> None:
     expected = scores(0) + weight * (scores(1) - scores(0))
     np.testing.assert_allclose(between(earlier, later, 0.25), expected, atol=2e-3)
     np.testing.assert_allclose(between(earlier, later, 0.0), scores(0), atol=1e-5)
-    itself = between(State(earlier.memory), later, 0.25)
-    np.testing.assert_allclose(itself, scores(0) + 0.1 / 1.1 * (scores(1) - scores(0)), atol=2e-3)
-    with pytest.raises(ValueError, match="itself"):
-        between(earlier, State(later.memory), 0.5)
+    for one, other in ((earlier, State(later.memory)), (State(earlier.memory), later)):
+        with pytest.raises(ValueError, match="itself"):
+            between(one, other, 0.5)
     with pytest.raises(ValueError, match="share"):
         between(earlier, later, 1.5)
 
@@ -241,11 +240,16 @@ def test_after_frames_that_were_lost_the_trust_decides() -> None:
 def test_mixed_scores_lie_between_and_nothing_given_is_changed() -> None:
     state = State(Memory.fresh(scores(0)), still(0.5))
     before, fresh = scores(0), scores(1)
-    mixed = mix(state, fresh)
+    mixed = mix(state, Memory.fresh(fresh))
     np.testing.assert_allclose(mixed.scores, fresh + (before - fresh) / 5, atol=1e-5)
     assert np.array_equal(state.memory.scores, before)
     assert np.array_equal(fresh, scores(1))
     np.testing.assert_allclose(mixed.seen, 1.25)  # half trusted, it counts a quarter
+    again = mix(State(Memory.fresh(before), still()), mixed)
+    np.testing.assert_allclose(again.scores, mixed.scores + (before - mixed.scores) / 2.25, atol=1e-5)
+    np.testing.assert_allclose(again.seen, 2.25)
+    with pytest.raises(ValueError, match="in the memory already"):
+        mix(State(mixed), mixed)
 
 
 def test_two_motions_make_one() -> None:
@@ -285,6 +289,12 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="is where the scores are"):
         same = scores(0)
         _native.carry_scores(same, np.zeros((*CELLS, 2), np.float32), same)
+    one, path = np.ones(CELLS, np.float32), np.zeros((*CELLS, 2), np.float32)
+    for now, out, out_seen in ((same, same, one.copy()), (scores(1), scores(2), one)):
+        with pytest.raises(ValueError, match="is where the"):
+            _native.mix_scores(scores(0), one.copy(), path, one.copy(), now, one, out, out_seen)
+    with pytest.raises(ValueError, match="now_seen"):
+        _native.mix_scores(scores(0), one, path, one, scores(1), one[1:].copy(), scores(2), one.copy())
     with pytest.raises(ValueError, match="path"):
         _native.carry_scores(scores(0), np.zeros((3, 3, 2), np.float32), scores(1))
     nowhere = State(

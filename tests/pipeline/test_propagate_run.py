@@ -22,7 +22,7 @@ from pipeline.errors import ConfigError, StageError
 from pipeline.frame import FORMATS, Colour, Frame, Geometry
 from pipeline.options import InputOptions, PropagateOptions
 from pipeline.runner.propagation import Pace, Propagation
-from pipeline.runner.waiting import FORESIGHT, Sides, Waiting
+from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sources import SourceOptions, open_source
 from pipeline.sources.base import Decoded
 from pipeline.stages.guided import GuidedRefiner
@@ -30,7 +30,7 @@ from pipeline.stages.hold import MARGIN, MARGIN_FORESEEN
 from pipeline.stages.keyframes import DOUBT, LONGEST, KeyFrames, affordable
 from pipeline.stages.motion import CUT, Guide, Motion, measure_both
 from pipeline.stages.prepare import prepare, to_rgb
-from pipeline.stages.propagate import Memory, State, between, carry, step
+from pipeline.stages.propagate import Memory, State, between, carry, mix, step
 from pipeline.stages.upsample import Before, upsample_argmax
 from pipeline.telemetry import PropagationMeter
 from tests.pipeline import tiny
@@ -101,7 +101,7 @@ def one_by_one(path: Path, every: int, *, smooth: bool) -> list[tuple[Frame, Arr
             adjacent = states[index].motion is None and states[index + 1].motion is None
             if adjacent and path is not None and path.confidence >= CUT:
                 later = State(Memory.fresh(own[index + 1]), path)
-                mixed = between(State(states[index].memory), later, FORESIGHT)
+                mixed = mix(later, states[index].memory).scores
                 found[index] = (found[index][0], mixed, found[index][2])
     keys = [index for index, each in enumerate(states) if each.motion is None]
     for early, late in pairwise(keys):
@@ -319,12 +319,39 @@ def test_a_key_frame_waits_for_the_next_frame_where_scores_are_mixed() -> None:
     waiting: Waiting[int] = Waiting(foresees=True)
     assert waiting.add(0, key, None) == []
     (one,) = waiting.add(1, key, sure(1.0))
-    assert (one.item, one.share) == (0, FORESIGHT)
-    assert np.allclose(one.scores(), 1 + 6 * FORESIGHT)
+    assert one.item == 0
+    assert np.allclose(one.scores(), (1 + 7) / 2)
     assert told_apart(waiting.add(2, known(), sure(1.0))) == [(1, None)], "the next one shows nothing of its own"
     assert told_apart(waiting.add(3, key, sure(1.0))) == [(2, 0.5)]
     assert told_apart(waiting.add(4, key, sure(CUT / 2))) == [(3, None)], "the next one is another scene"
     assert told_apart(waiting.end()) == [(4, None)]
+
+
+def test_a_still_scene_comes_to_the_mean_of_its_scores_in_files() -> None:
+    """Every frame passes the network, whose scores are noise about what is true; a frame sees one further."""
+    still, shape = pan(1)[0], (3, 15, 20)
+    random = np.random.default_rng(8)
+    given = random.normal(size=(40, *shape)).astype(np.float32)
+    memory = Propagation(
+        PropagateOptions(temporal=True),
+        geometry=Geometry(120, 160, 120, 160, 120, 160),
+        score_shape=shape,
+        keys=2,
+        pace=Pace(interval=lambda: None, network=lambda: 0.0, live=False),
+        meter=PropagationMeter(),
+    )
+    waiting: Waiting[int] = Waiting(foresees=memory.foresees)
+    done: list[Sides[int]] = []
+    for time_, answer in enumerate(given):
+        motion, back, key = memory.look(replace(still, index=time_, pts=Fraction(time_, 25)))
+        assert key is not None
+        key.scores[:] = answer
+        memory.arrive(key)
+        done += waiting.add(time_, memory.follow(still, motion, key), back)
+    done += waiting.end()
+    assert [each.item for each in done] == list(range(len(given)))
+    for each in done:
+        np.testing.assert_allclose(each.scores(), given[: each.item + 2].mean(0), atol=1e-5)
 
 
 def test_a_cut_is_not_waited_across() -> None:

@@ -186,8 +186,8 @@ void carry(const upsample::Scores &scores, const float *path, float *out) {
 }
 
 MULTIVERSION
-void mix(const upsample::Scores &scores, const float *seen, const float *path, const float *trust, const float *fresh,
-         float *out, float *out_seen) {
+void mix(const upsample::Scores &scores, const float *seen, const float *path, const float *trust, const float *now,
+         const float *now_seen, float *out, float *out_seen) {
     const Cells from(scores);
     const size_t cells = size_t(scores.height) * scores.width;
     float found[256];
@@ -197,13 +197,13 @@ void mix(const upsample::Scores &scores, const float *seen, const float *path, c
             const float v = path[2 * cell], u = path[2 * cell + 1];
             const float y = float(j) + v, x = float(i) + u;
             const float counts = kMoved + (1 - kMoved) * std::exp(-(v * v + u * u) / (kStill * kStill));
-            const float before = counts * trust[cell] * trust[cell] * Bilinear(y, x, scores.height, scores.width).of(seen);
-            const float weight = before / (before + 1);
+            const float other = counts * trust[cell] * trust[cell] * Bilinear(y, x, scores.height, scores.width).of(seen);
+            const float all = other + now_seen[cell], weight = other / all;
             from.at(y, x, kExact, found);
-            out_seen[cell] = before + 1;
+            out_seen[cell] = all;
             for (int c = 0; c < scores.classes; ++c) {
-                const float now = fresh[c * cells + cell];
-                out[c * cells + cell] = now + weight * (found[c] - now);
+                const float own = now[c * cells + cell];
+                out[c * cells + cell] = own + weight * (found[c] - own);
             }
         }
 }

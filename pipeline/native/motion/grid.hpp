@@ -24,9 +24,9 @@ void compose(int height, int width, const float *first, const float *first_trust
 // Scores that lay at the path's other end: out(cell) = scores(cell + path(cell)).
 void carry(const upsample::Scores &scores, const float *path, float *out);
 
-// As `carry`, and mixed with fresh scores: both count by how many frames they have seen.
-void mix(const upsample::Scores &scores, const float *seen, const float *path, const float *trust, const float *fresh,
-         float *out, float *out_seen);
+// As `carry`, and mixed with the scores that are there: both count by how many frames they have seen, more than none.
+void mix(const upsample::Scores &scores, const float *seen, const float *path, const float *trust, const float *now,
+         const float *now_seen, float *out, float *out_seen);
 
 // Scores of a frame between two others, as `carry` takes them from both: by trust, and `share` of the later one.
 void between(const upsample::Scores &earlier, const float *path, const float *trust, const upsample::Scores &later,
