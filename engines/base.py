@@ -120,7 +120,7 @@ class EngineInfo:
     """What runs: for logs and the report.
 
     Attributes:
-        backend: ``"openvino"``, ``"onnxruntime"``, ``"tensorrt"`` or ``"torch"``.
+        backend: a key of `engines.backends.BACKENDS`.
         version: the backend library's version.
         device: the processor as the backend names it.
         precision: the arithmetic really used.

@@ -9,7 +9,7 @@ from importlib import metadata
 
 import numpy as np
 
-from engines.backends import AUTOMATIC_ON_GPU, BACKENDS, GPU, has_nvidia_driver, open_engine
+from engines.backends import BACKENDS, GPU, ON_GPU, has_nvidia_driver, open_engine
 from engines.backends.common import one_line
 from engines.base import EngineError, EngineOptions, MissingEngineError, Model
 from engines.zoo import compiled_cache, list_models, load_model
@@ -31,7 +31,7 @@ PACKAGES = {
 }
 """What installs an engine; those that take the place of TensorRT's tell it themselves."""
 
-COMPILING = (GPU, "onnxruntime-tensorrt")
+COMPILING = (GPU, "onnxruntime-tensorrt", "torch-compile")
 """Engines that take minutes for a network at a new size, so they are opened and score nothing."""
 
 TOOLS = {
@@ -92,7 +92,7 @@ def advice(findings: list[Finding]) -> str:
 
 def _engine(backend: str, model: Model) -> Finding:
     """An engine, by a picture that it scores, or by opening it where that would take minutes."""
-    if backend in AUTOMATIC_ON_GPU and not has_nvidia_driver():
+    if backend in ON_GPU and not has_nvidia_driver():
         return Finding("engine", backend, UNFIT, "needs an NVIDIA GPU")
     try:
         engine = open_engine(model, backend, EngineOptions(cache=compiled_cache()))

@@ -17,6 +17,8 @@ BACKENDS = {
     "onnxruntime-tensorrt": "engines.backends.onnxruntime_gpu:OnnxRuntimeTensorRTEngine",
     "onnxruntime-rtx": "engines.backends.onnxruntime_gpu:OnnxRuntimeRTXEngine",
     "onnxruntime-cuda": "engines.backends.onnxruntime_gpu:OnnxRuntimeCudaEngine",
+    "torch-cuda": "engines.backends.torch_gpu:TorchGpuEngine",
+    "torch-compile": "engines.backends.torch_gpu:TorchCompileEngine",
 }
 """Backends by name; a class is made with ``(model, options)`` and satisfies `engines.base.Engine`."""
 
@@ -25,8 +27,11 @@ CHOICES = ("auto", *BACKENDS)
 GPU = "tensorrt"
 """The best on an NVIDIA GPU."""
 
-AUTOMATIC_ON_GPU = (GPU, "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda")
+AUTOMATIC_ON_GPU = (GPU, "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda", "torch-cuda")
 """What ``auto`` tries first where there is an NVIDIA GPU, the fastest first."""
+
+ON_GPU = (*AUTOMATIC_ON_GPU, "torch-compile")
+"""What needs one."""
 
 AUTOMATIC = ("openvino", "onnxruntime")
 """What ``auto`` tries then, the fastest on a CPU first."""

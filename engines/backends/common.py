@@ -6,9 +6,11 @@ import os
 import platform
 import threading
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +169,79 @@ class FinishedRequest:
         quota, self._quota = self._quota, None
         if quota is not None:
             quota.give()
+
+
+class Lane(Protocol):
+    """What runs one request at a time."""
+
+    def wait(self, timeout: float) -> bool:
+        """Block until the scores are there; False where ``timeout`` seconds have passed.
+
+        Raises:
+            EngineError: they will not come.
+        """
+
+
+L = TypeVar("L", bound=Lane)
+
+
+class Lanes(Generic[L]):
+    """A session's lanes, one for each request that may be in flight.
+
+    Args:
+        title: of the backend, for people.
+        quota: the engine's.
+        make: makes a lane.
+    """
+
+    def __init__(self, title: str, quota: Quota, make: Callable[[], L]) -> None:
+        self.title = title
+        self._quota = quota
+        self._idle = deque(make() for _ in range(quota.limit))
+
+    def started(self, begin: Callable[[L], None]) -> LaneRequest[L]:
+        """A request on an idle lane.
+
+        Raises:
+            EngineError: there are too many, or as ``begin``.
+        """
+        self._quota.take()
+        lane = self._idle.popleft()
+        try:
+            begin(lane)
+        except BaseException:
+            self.finish(lane)
+            raise
+        return LaneRequest(self, lane)
+
+    def finish(self, lane: L) -> None:
+        """Take a lane back."""
+        self._idle.append(lane)
+        self._quota.give()
+
+
+@dataclass(slots=True)
+class LaneRequest(Generic[L]):
+    """Pictures on their way through the network."""
+
+    _lanes: Lanes[L]
+    _lane: L | None
+
+    def wait(self, timeout: float) -> None:
+        """Block until the scores are there; see `engines.base.Request`."""
+        lane = self._lane
+        if lane is None:
+            return
+        try:
+            done = lane.wait(timeout)
+        except EngineError:
+            self._lane = None
+            self._lanes.finish(lane)
+            raise
+        if not done:
+            raise EngineError(f"{self._lanes.title} has not finished within {timeout:g} s")
+        self._lane = None
+        self._lanes.finish(lane)
 
 
 class SessionBase:

@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,27 +31,32 @@ Operator = Callable[..., Tensor]
 class _Step:
     """One node: what it does, with which attributes, to which tensors."""
 
-    operator: Operator
+    kind: str
     attributes: Attributes
     inputs: tuple[str, ...]
     output: str
+
+    def __call__(self, *operands: Tensor | None) -> Tensor:
+        """What it makes of its operands."""
+        return OPERATORS[self.kind](self.attributes, *operands)
 
 
 class TorchGraph(nn.Module):
     """A graph that maps one picture to one tensor of scores; its constants are the module's buffers.
 
     Args:
-        path: the ONNX file.
+        source: the ONNX file, or what is in it.
         output: name of the tensor to compute.
 
     Raises:
         ModelError: the file is unreadable or has an operator that is not known here.
     """
 
-    def __init__(self, path: Path, output: str) -> None:
+    def __init__(self, source: Path | bytes, output: str) -> None:
         super().__init__()
+        path = source if isinstance(source, Path) else "the graph"
         try:
-            graph = onnx.load(str(path)).graph
+            graph = (onnx.load(str(source)) if isinstance(source, Path) else onnx.load_from_string(source)).graph
         except Exception as error:  # protobuf's own exceptions are private to it
             raise ModelError(f"{path} is no ONNX model: {error}") from error
         constants = {item.name: _tensor(item) for item in graph.initializer}
@@ -68,25 +74,60 @@ class TorchGraph(nn.Module):
                 operands = [constants[name] for name in node.input]
                 constants[node.output[0]] = OPERATORS[node.op_type](attributes, *operands)
                 continue
-            self._steps.append(_Step(OPERATORS[node.op_type], attributes, tuple(node.input), node.output[0]))
-        self._places = {name: f"constant_{index}" for index, name in enumerate(constants)}
+            self._steps.append(_Step(node.op_type, attributes, tuple(node.input), node.output[0]))
+        self._places: dict[str, str] = {}
+        self._numbers: dict[str, NDArray[Any]] = {}
         for name, value in constants.items():
-            self.register_buffer(self._places[name], value)
+            self._keep(name, value)
+        self._count_readers()
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self._places[name] = f"constant_{len(self._places)}"
+        self.register_buffer(self._places[name], value)
+
+    def _count_readers(self) -> None:
         self._readers = Counter(name for step in self._steps for name in step.inputs)
-        self._readers[output] += 1
+        self._readers[self._output] += 1
+
+    def fix_size(self, picture: Tensor) -> None:
+        """Make constants of what follows from a picture's size alone; from then on pictures must have that size.
+
+        Args:
+            picture: any of the size.
+        """
+        values, steps = {self._input: picture}, []
+        for step in self._steps:
+            result = step(*self._operands(step, values))
+            if step.kind == "Shape" or all(not name or name in self._places for name in step.inputs):
+                self._keep(step.output, result)
+                continue
+            values[step.output] = result
+            steps.append(step)
+            if step.kind in READ:
+                known = (name for name in step.inputs[1:] if name in self._places)
+                self._numbers |= {name: self.get_buffer(self._places[name]).cpu().numpy() for name in known}
+        self._steps = steps
+        self._count_readers()
 
     def forward(self, picture: Tensor) -> Tensor:
         """The scores of a picture, in the graph's own layout and type."""
         values: dict[str, Tensor] = {self._input: picture}
         left = self._readers.copy()
         for step in self._steps:
-            operands = [self._value(name, values) for name in step.inputs]
-            values[step.output] = step.operator(step.attributes, *operands)
+            values[step.output] = step(*self._operands(step, values))
             for name in step.inputs:
                 left[name] -= 1
                 if not left[name]:
                     values.pop(name, None)
         return values[self._output]
+
+    def _operands(self, step: _Step, values: dict[str, Tensor]) -> list[Any]:
+        if step.kind not in READ:
+            return [self._value(name, values) for name in step.inputs]
+        first, *others = step.inputs
+        numbers = self._numbers
+        read = (numbers[name] if name in numbers else self._value(name, values) for name in others)
+        return [self._value(first, values), *read]
 
     def _value(self, name: str, values: dict[str, Tensor]) -> Tensor | None:
         if name in self._places:
@@ -104,7 +145,7 @@ def _constant(attributes: Attributes) -> Tensor:
     return torch.tensor(next(iter(attributes.values())))
 
 
-def _sides(values: Tensor) -> list[int]:
+def _sides(values: Tensor | NDArray[Any]) -> list[int]:
     return [int(value) for value in values.reshape(-1)]
 
 
@@ -154,7 +195,7 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _slice(_: Attributes, x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor | None = None) -> Tensor:
-    jumps = _sides(steps) if steps is not None else [1] * starts.numel()
+    jumps = _sides(steps) if steps is not None else [1] * len(_sides(starts))
     where = [slice(None)] * x.ndim
     for start, end, axis, step in zip(_sides(starts), _sides(ends), _sides(axes), jumps, strict=True):
         where[axis] = slice(start, end, step)
@@ -190,7 +231,7 @@ def _resize(
         options = {"mode": "nearest"}
     else:
         raise ValueError(f"Resize {mode} {how} is not known here")
-    if sizes is not None and sizes.numel():
+    if sizes is not None and len(sizes):
         return F.interpolate(x, size=_sides(sizes)[2:], **options)
     assert scales is not None
     return F.interpolate(x, scale_factor=[float(scale) for scale in scales[2:]], **options)
@@ -222,6 +263,9 @@ def _along(a: Attributes, x: Tensor, values: Tensor) -> Tensor:
     shape[a.get("axis", 1)] = -1
     return values.reshape(shape)
 
+
+READ = frozenset({"Clip", "Expand", "Pad", "ReduceMean", "Reshape", "Resize", "Slice", "Squeeze", "Unsqueeze"})
+"""Operators whose operands after the first are read as numbers; once known they are no tensors of a GPU's any more."""
 
 OPERATORS: dict[str, Operator] = {
     "Add": lambda _, x, y: x + y,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,8 @@ from numpy.typing import NDArray
 
 from engines.backends.common import (
     EngineBase,
+    LaneRequest,
+    Lanes,
     Quota,
     SessionBase,
     check_arrays,
@@ -170,15 +170,16 @@ class TensorRTSession(SessionBase):
         super().__init__(size, (1, *border.score_shape))
         self._border = border
         self._model = model
-        self._quota = quota
         self._pixels = pixels
-        self._idle = deque(lane() for _ in range(quota.limit))
+        self._lanes = Lanes("TensorRT", quota, lane)
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> TensorRTRequest:
+    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> LaneRequest[Lane]:
         """Begin to score a picture; see `engines.base.Session`."""
         return self.start_batch((image,), (out,))
 
-    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> TensorRTRequest:
+    def start_batch(
+        self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]
+    ) -> LaneRequest[Lane]:
         """Begin to score several pictures at once; see `engines.base.BatchSession`."""
         self._check_batch(len(images))
         if len(images) != len(outs):
@@ -186,7 +187,7 @@ class TensorRTSession(SessionBase):
         for image, out in zip(images, outs, strict=True):
             check_arrays(image, out, self._size, self._scores)
         pictures = [prepare(image, self._model) for image in images]
-        return self._started(lambda lane: lane.start(pictures, outs))
+        return self._lanes.started(lambda lane: lane.start(pictures, outs))
 
     def takes(self, layout: str) -> bool:
         """Whether our kernels, which are compiled now, know a layout; see `engines.base.FrameSession`."""
@@ -197,7 +198,7 @@ class TensorRTSession(SessionBase):
             return False
         return layout in LAYOUTS
 
-    def start_frames(self, frames: Sequence[RawFrame]) -> TensorRTRequest:
+    def start_frames(self, frames: Sequence[RawFrame]) -> LaneRequest[Lane]:
         """Begin to label frames as they were decoded: scaling, colours, upsampling and argmax are the GPU's.
 
         See `engines.base.FrameSession`.
@@ -206,52 +207,13 @@ class TensorRTSession(SessionBase):
         for frame in frames:
             check_frame(frame)
         kernels = self._pixels()
-        return self._started(lambda lane: lane.start_frames(frames, self._model, kernels))
+        return self._lanes.started(lambda lane: lane.start_frames(frames, self._model, kernels))
 
     def _check_batch(self, count: int) -> None:
         if not 1 <= count <= self._border.max_batch:
             raise EngineError(
                 f"a batch of {count} pictures: the engine was opened for 1 to {self._border.max_batch} at once"
             )
-
-    def _started(self, begin: Callable[[Lane], None]) -> TensorRTRequest:
-        """A request on an idle lane."""
-        self._quota.take()
-        lane = self._idle.popleft()
-        try:
-            begin(lane)
-        except BaseException:
-            self._finish(lane)
-            raise
-        return TensorRTRequest(self, lane)
-
-    def _finish(self, lane: Lane) -> None:
-        self._idle.append(lane)
-        self._quota.give()
-
-
-@dataclass(slots=True)
-class TensorRTRequest:
-    """Pictures on their way through the network."""
-
-    _session: TensorRTSession
-    _lane: Lane | None
-
-    def wait(self, timeout: float) -> None:
-        """Block until the scores are there; see `engines.base.Request`."""
-        lane = self._lane
-        if lane is None:
-            return
-        try:
-            done = lane.wait(timeout)
-        except EngineError:
-            self._lane = None
-            self._session._finish(lane)
-            raise
-        if not done:
-            raise EngineError(f"TensorRT has not finished within {timeout:g} s")
-        self._lane = None
-        self._session._finish(lane)
 
 
 def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch: int) -> Border:

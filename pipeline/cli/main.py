@@ -21,7 +21,7 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 ENGINES = (
     "auto", "openvino", "onnxruntime", "torch",
-    "tensorrt", "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda",
+    "tensorrt", "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda", "torch-cuda", "torch-compile",
 )  # fmt: skip
 
 EXAMPLES = """\
@@ -182,8 +182,10 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", metavar="auto|NAME|FILE.onnx", help="see --list-models; default auto: voc if it is "
                        "here or comes within seconds, else street")  # fmt: skip
     group.add_argument("--size", type=int, metavar="N", help="short side of the network's input; default the model's")
-    group.add_argument("--engine", choices=ENGINES, help="library that runs the network; default auto: on an NVIDIA "
-                       "GPU tensorrt, onnxruntime-tensorrt, -rtx or -cuda; else openvino, onnxruntime")  # fmt: skip
+    group.add_argument(
+        "--engine", choices=ENGINES, help="library that runs the network; default auto: on an NVIDIA GPU tensorrt, "
+        "onnxruntime-tensorrt, -rtx or -cuda, torch-cuda; else openvino, onnxruntime",
+    )  # fmt: skip
     group.add_argument("--precision", choices=("auto", "fp32", "fp16", "int8"), help="fp16 is bf16 on processors that "
                        "multiply that alone; default auto: the fastest that keeps the model's labels")  # fmt: skip
     group.add_argument("--refine", choices=("none", "guided", "crf"), help="sharpen the labels; default none")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from engines.backends import AUTOMATIC_ON_GPU, has_nvidia_driver, open_engine
+from engines.backends import ON_GPU, has_nvidia_driver, open_engine
 from engines.base import MissingEngineError, Model
 from engines.zoo import load_model
 from tests.engines.camvid_like import write_pictures
@@ -53,7 +53,7 @@ def _gpu_for_its_backends(request: pytest.FixtureRequest) -> None:
     """Backends of GPUs are tested where they are installed; with REQUIRE_GPU=1 there must be a GPU."""
     callspec = getattr(request.node, "callspec", None)
     backend = callspec.params.get("backend") if callspec else None
-    if backend not in AUTOMATIC_ON_GPU or backend == "tensorrt":  # of which there are fakes
+    if backend not in ON_GPU or backend == "tensorrt":  # of which there are fakes
         return
     if not has_nvidia_driver():
         absent_gpu("no NVIDIA driver is loaded")

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import engines.backends
-from engines.backends import AUTOMATIC_ON_GPU, open_engine
+from engines.backends import ON_GPU, open_engine
 from engines.base import Engine, EngineOptions, Model, Session
 from engines.labels import LabelSet, voc_palette
 from engines.model_file import read_model
@@ -19,7 +19,10 @@ from engines.model_file import read_model
 ON_CPU = ("openvino", "onnxruntime", "torch")
 """Backends of processors."""
 
-AS_ON_GPU = {"onnxruntime-gpu-on-cpu": "tests.engines.gpu_on_cpu:OnnxRuntimeOnCpu"}
+AS_ON_GPU = {
+    "onnxruntime-gpu-on-cpu": "tests.engines.gpu_on_cpu:OnnxRuntimeOnCpu",
+    "torch-gpu-on-cpu": "tests.engines.torch_gpu_on_cpu:TorchOnCpu",
+}
 """Code of GPUs' backends, which runs on a processor, too."""
 
 REFERENCE = "torch"
@@ -32,7 +35,7 @@ engines.backends.BACKENDS.update(AS_ON_GPU)
 BACKENDS: list[Any] = [
     *ON_CPU,
     *AS_ON_GPU,
-    *(pytest.param(name, marks=pytest.mark.gpu) for name in AUTOMATIC_ON_GPU if name != "tensorrt"),
+    *(pytest.param(name, marks=pytest.mark.gpu) for name in ON_GPU if name != "tensorrt"),
 ]
 """A new backend joins here; TensorRT has a suite of its own that runs these tests with it."""
 WAIT_S = 30.0

@@ -135,7 +135,9 @@ def test_the_order_on_a_gpu(
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr(backends, "NVIDIA_DEVICES", (tmp_path / "nvidiactl",))
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    assert AUTOMATIC_ON_GPU[:4] == ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda")
+    assert AUTOMATIC_ON_GPU == (
+        "tensorrt", "onnxruntime-tensorrt", "onnxruntime-rtx", "onnxruntime-cuda", "torch-cuda",
+    )  # fmt: skip
     tried: list[str] = []
     really = backends._open
 
