@@ -1,4 +1,7 @@
-"""A stand-in for NVIDIA's driver, for programs with its environment: see `nvidia_shim.c` for what it does not prove."""
+"""A stand-in for NVIDIA's driver, for programs with its environment.
+
+`nvidia_shim.c` and `nvenc_shim.c` tell what it does not prove.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,19 @@ from tests.conftest import absent
 _NAMES = ("libcuda.so.1", "libnvcuvid.so.1", "libnvidia-encode.so.1")
 
 
-def build_driver(folder: Path, names: tuple[str, ...] = _NAMES) -> dict[str, str]:
+def build_driver(folder: Path, names: tuple[str, ...] = _NAMES, *, encodes: bool = False) -> dict[str, str]:
     """Compile the stand-in; the environment of programs that shall find these of its libraries."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         absent("a C compiler")
     assert compiler is not None
-    source = Path(__file__).with_name("nvidia_shim.c")
-    library = folder / "nvidia_shim.so"
-    command = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
-    subprocess.run(command, check=True, timeout=60)
+    for shim in ("nvidia_shim", "nvenc_shim") if encodes else ("nvidia_shim",):
+        source, library = Path(__file__).with_name(f"{shim}.c"), folder / f"{shim}.so"
+        command = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", str(library), str(source)]
+        subprocess.run(command, check=True, timeout=60)
     for name in names:
-        (folder / name).symlink_to(library)
+        encoder = encodes and name == "libnvidia-encode.so.1"
+        (folder / name).symlink_to(folder / ("nvenc_shim.so" if encoder else "nvidia_shim.so"))
     return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
 
 

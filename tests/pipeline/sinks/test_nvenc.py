@@ -1,13 +1,13 @@
 """Encoding by NVENC: what it is asked for against libav's own options, and what is done without it.
 
-Without a GPU the way there ends where a data-centre chip's does: real libav, over a stand-in for the driver, opens no
-session.  Tests marked ``gpu`` ask the real one.
+Tests marked ``gpu`` ask a real one, and another test runs them over a stand-in for the driver, through real libav.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -35,6 +35,9 @@ pytestmark = pytest.mark.timeout(60)
 NVENC = [encoder for encoder in ENCODERS if encoder.on_gpu]
 LARGE = Take("large", 240, 320)
 YUV = FORMATS["yuv420p"]
+HIGH_QUALITY, ULTRA_LOW_LATENCY = 1, 3
+"""NVENC's numbers of its tunings."""
+
 without_gpu = pytest.mark.skipif(not missing("NVENC"), reason="this machine has an NVIDIA GPU")
 
 
@@ -183,6 +186,27 @@ def test_parameter_sets_stand_once_in_front_of_every_keyframe() -> None:
         assert (each.count(7), each.count(8)) == (1, 1)
         assert each.index(7) < each.index(8) < each.index(5)
     assert encoder.encoder == "libx264"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is for Linux")
+def test_what_is_asked_of_nvenc_and_what_becomes_of_it(tmp_path: Path) -> None:
+    """The tests of a real GPU, over a stand-in that encodes H.264 and tells what it was asked for."""
+    environment = build_driver(tmp_path, encodes=True) | {"NVENC_TOLD": str(tmp_path / "told"), "REQUIRE_GPU": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith(".ss.ss.. "), "all of H.264 passed, HEVC and AV1 were skipped"
+
+    told = [json.loads(line) for line in (tmp_path / "told").read_text().splitlines()]
+    sessions = [each for each in told if "width" in each]
+    assert {(each["mode"], each["quality"], each["average"]) for each in sessions} == {(1, 20, 0)}
+    plain = [each for each in sessions if each["tuning"] == HIGH_QUALITY]
+    live = [each for each in sessions if each["tuning"] == ULTRA_LOW_LATENCY]
+    assert {(each["interval_p"], each["gop"], each["zero_reorder"]) for each in plain} == {(3, 250, False)}
+    assert [(each["interval_p"], each["gop"], each["zero_reorder"]) for each in live] == [(1, 100_000, True)]
+    after = told[told.index(live[0]) + 1 :]
+    assert [each.get("forced") for each in after[:12]] == [index in (0, 6) for index in range(12)]
 
 
 # ---- this machine's own
