@@ -69,6 +69,35 @@ def check_arrays(
         raise EngineError("the score array is read-only")
 
 
+def check_batch(
+    images: Sequence[NDArray[np.uint8]],
+    outs: Sequence[NDArray[np.float32]],
+    most: int,
+    size: tuple[int, int],
+    scores: tuple[int, int, int],
+) -> None:
+    """See that a batch is no larger than ``most``, and that its arrays are what a session was compiled for.
+
+    Raises:
+        EngineError: as `check_arrays`, or too many pictures.
+    """
+    check_count(len(images), most)
+    if len(images) != len(outs):
+        raise EngineError(f"{len(images)} pictures and {len(outs)} score arrays: give each one its own")
+    for image, out in zip(images, outs, strict=True):
+        check_arrays(image, out, size, scores)
+
+
+def check_count(count: int, most: int) -> None:
+    """See that there is something in a batch, and not more than ``most``.
+
+    Raises:
+        EngineError: naming both numbers.
+    """
+    if not 1 <= count <= most:
+        raise EngineError(f"a batch of {count} pictures: the engine was opened for 1 to {most} at once")
+
+
 def _check_array(what: str, array: object, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
     wanted = f"{'×'.join(map(str, shape))} {dtype.name}"
     if not isinstance(array, np.ndarray):

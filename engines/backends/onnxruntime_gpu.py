@@ -11,7 +11,7 @@ import ctypes
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from engines.backends.common import (
     FinishedRequest,
     Quota,
     SessionBase,
-    check_arrays,
+    check_batch,
     picture_shape,
     prepare,
     reduced_arithmetic,
@@ -49,6 +49,9 @@ _QUIET = 4
 """Its log's level: it would print, in colour, what it raises as well."""
 
 _WARNINGS = 2
+
+_GRAPH_OF = "gpu_graph_id"
+"""Its option of a run: which recorded CUDA graph belongs to it. Each shape needs one of its own, and nobody checks."""
 
 _NO_GRAPH = "graph capture feature"
 """In what it says of a network that it cannot record, because parts of it run on the CPU."""
@@ -80,13 +83,14 @@ class OnnxRuntimeGpuEngine(EngineBase):
         self._cache = options.cache
         device = _probe(self.provider)
         info = EngineInfo(
-            self.provider.backend, onnxruntime.__version__, device, precision, 1, options.requests, options.precision
-        )
+            self.provider.backend, onnxruntime.__version__, device, precision, 1, options.requests, options.precision,
+            options.batch if self.provider.batches else 1,
+        )  # fmt: skip
         super().__init__(model, info)
 
     def _compile(self, height: int, width: int) -> Session:
         model, precision, size = self._model, self._info.precision, (height, width)
-        graph = typed_graph(model, precision, size, 1)
+        graph = typed_graph(model, precision, size, self._info.max_batch)
         what = f"{model.name} at {width}×{height}"
         cache = None
         if self._cache is not None and self.provider.int8:  # those that compile
@@ -95,7 +99,8 @@ class OnnxRuntimeGpuEngine(EngineBase):
             cache = own_directory(self._cache / self.provider.backend / name, "model cache")
         network = _network(self.provider, graph, self.provider.options(precision, cache), what)
         try:
-            return OnnxRuntimeGpuSession(network, model, size, self._quota, self.provider)
+            most = self._info.max_batch
+            return OnnxRuntimeGpuSession(network, model, size, self._quota, provider=self.provider, max_batch=most)
         except EngineError:
             raise
         except Exception as error:
@@ -124,41 +129,68 @@ class OnnxRuntimeRTXEngine(OnnxRuntimeGpuEngine):
 
 
 class OnnxRuntimeGpuSession(SessionBase):
-    """A network at one input size, with memory of its own for a picture and its scores, as a CUDA graph wants it."""
+    """A network at one input size."""
 
-    def __init__(self, network: Any, model: Model, size: tuple[int, int], quota: Quota, provider: Provider) -> None:
+    def __init__(
+        self, network: Any, model: Model, size: tuple[int, int], quota: Quota, *, provider: Provider, max_batch: int
+    ) -> None:
         (output,) = network.get_outputs()
         scores = output.shape
-        if len(scores) != 4 or not all(isinstance(side, int) for side in scores):
+        if len(scores) != 4 or not all(isinstance(side, int) for side in scores[1:]):
             raise EngineError(
-                f"{model.name} gives {'×'.join(map(str, scores))}, not 1×classes×height×width that follow from the "
+                f"{model.name} gives {'×'.join(map(str, scores))}, not N×classes×height×width that follow from the "
                 "picture's size: use --engine openvino"
             )
         super().__init__(size, scores)
-        self._network = network
         self._model = model
         self._quota = quota
         self._title = provider.title
-        blank = np.zeros((1, *picture_shape(model, size)), model.input_dtype)
-        self._picture = onnxruntime.OrtValue.ortvalue_from_numpy(blank, provider.memory, 0)
-        self._out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(scores, np.float32, provider.memory, 0)
-        self._binding = network.io_binding()
-        self._binding.bind_ortvalue_input(model.input_name, self._picture)
-        self._binding.bind_ortvalue_output(model.output_name, self._out)
-        network.run_with_iobinding(self._binding)  # allocates, chooses kernels and records the CUDA graph
+        self._bound = [
+            _Bound(network, model, (count, *picture_shape(model, size)), (count, *self._scores), provider.memory)
+            for count in range(1, max_batch + 1)
+        ]
 
     def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
         """Score a picture; see `engines.base.Session`."""
-        check_arrays(image, out, self._size, self._scores)
+        return self.start_batch((image,), (out,))
+
+    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> FinishedRequest:
+        """Score several pictures at once; see `engines.base.BatchSession`."""
+        check_batch(images, outs, len(self._bound), self._size, self._scores)
         self._quota.take()
         try:
-            self._picture.update_inplace(prepare(image, self._model))
-            self._network.run_with_iobinding(self._binding)
-            np.copyto(out, self._out.numpy()[0])
+            found = self._bound[len(images) - 1].run([prepare(image, self._model) for image in images])
+            for out, scores in zip(outs, found, strict=True):
+                np.copyto(out, scores)
         except Exception as error:
             self._quota.give()
             raise EngineError(f"{self._title} failed: {one_line(error)}") from error
         return FinishedRequest(self._quota)
+
+
+class _Bound:
+    """A network for one size of batch, with memory of its own for pictures and scores, as a CUDA graph wants it."""
+
+    def __init__(
+        self, network: Any, model: Model, pictures: tuple[int, ...], scores: tuple[int, ...], memory: str
+    ) -> None:
+        blank = np.zeros(pictures, model.input_dtype)
+        self._network = network
+        self._pictures = onnxruntime.OrtValue.ortvalue_from_numpy(blank, memory, 0)
+        self._out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(scores, np.float32, memory, 0)
+        self._binding = network.io_binding()
+        self._binding.bind_ortvalue_input(model.input_name, self._pictures)
+        self._binding.bind_ortvalue_output(model.output_name, self._out)
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry(_GRAPH_OF, str(len(blank)))
+        network.run_with_iobinding(self._binding, self._options)  # allocates, chooses kernels, records the CUDA graph
+
+    def run(self, pictures: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
+        """Scores, batch×classes×height×width, of as many pictures as the batch has, each 1×…"""
+        self._pictures.update_inplace(np.concatenate(pictures) if len(pictures) > 1 else pictures[0])
+        self._network.run_with_iobinding(self._binding, self._options)
+        scores: NDArray[np.float32] = self._out.numpy()
+        return scores
 
 
 def _probe(provider: Provider) -> str:

@@ -26,6 +26,7 @@ class Provider:
         library: of the provider, beside ONNX Runtime's own; empty where it comes otherwise.
         graph_option: that has the network recorded as a CUDA graph; empty where there is none.
         int8: it computes quantised networks as such.
+        batches: it takes a batch of another size without compiling anew.
         plugin: package that registers it; empty where it is built in.
     """
 
@@ -38,6 +39,7 @@ class Provider:
     library: str = ""
     graph_option: str = ""
     int8: bool = False
+    batches: bool = False
     plugin: str = ""
 
 
@@ -83,6 +85,7 @@ CUDA = Provider(
     memory="cuda",
     library="libonnxruntime_providers_cuda.so",
     graph_option="enable_cuda_graph",
+    batches=True,
 )
 
 TENSORRT = Provider(

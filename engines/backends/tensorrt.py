@@ -15,7 +15,8 @@ from engines.backends.common import (
     Lanes,
     Quota,
     SessionBase,
-    check_arrays,
+    check_batch,
+    check_count,
     one_line,
     picture_shape,
     prepare,
@@ -181,11 +182,7 @@ class TensorRTSession(SessionBase):
         self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]
     ) -> LaneRequest[Lane]:
         """Begin to score several pictures at once; see `engines.base.BatchSession`."""
-        self._check_batch(len(images))
-        if len(images) != len(outs):
-            raise EngineError(f"{len(images)} pictures and {len(outs)} score arrays: give each one its own")
-        for image, out in zip(images, outs, strict=True):
-            check_arrays(image, out, self._size, self._scores)
+        check_batch(images, outs, self._border.max_batch, self._size, self._scores)
         pictures = [prepare(image, self._model) for image in images]
         return self._lanes.started(lambda lane: lane.start(pictures, outs))
 
@@ -203,17 +200,11 @@ class TensorRTSession(SessionBase):
 
         See `engines.base.FrameSession`.
         """
-        self._check_batch(len(frames))
+        check_count(len(frames), self._border.max_batch)
         for frame in frames:
             check_frame(frame)
         kernels = self._pixels()
         return self._lanes.started(lambda lane: lane.start_frames(frames, self._model, kernels))
-
-    def _check_batch(self, count: int) -> None:
-        if not 1 <= count <= self._border.max_batch:
-            raise EngineError(
-                f"a batch of {count} pictures: the engine was opened for 1 to {self._border.max_batch} at once"
-            )
 
 
 def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch: int) -> Border:

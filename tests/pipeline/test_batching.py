@@ -22,6 +22,7 @@ from pipeline.options import InputOptions
 from pipeline.runner import Runner, batching
 from pipeline.runner.batching import Batch, Batcher
 from pipeline.sources.demux import Demuxer
+from tests.engines.gpu_on_cpu import OnnxRuntimeOnCpu
 from tests.engines.tensorrt.conftest import faked, real_tensorrt
 from tests.pipeline.clips import Clip
 from tests.pipeline.painting import Array
@@ -211,6 +212,7 @@ class Shared:
 
     Attributes:
         name: what to ask the run for.
+        made: what it gets where that is "auto".
         options: what the run asked it for.
         sizes: of the batches that it was given.
         ways: by which it was given them.
@@ -219,6 +221,7 @@ class Shared:
     """
 
     name: str
+    made: Callable[[Model, EngineOptions], Engine]
     options: list[EngineOptions] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     ways: set[str] = field(default_factory=set)
@@ -226,7 +229,7 @@ class Shared:
     fails: bool = False
 
     def open(self, model: Model, choice: str, options: EngineOptions) -> Engine:
-        engine = PlainEngine(model, options) if choice == "auto" else open_engine(model, choice, options)
+        engine = self.made(model, options) if choice == "auto" else open_engine(model, choice, options)
         self.options.append(options)
         compiled = engine._compile  # type: ignore[attr-defined]
 
@@ -263,14 +266,16 @@ class Shared:
 @pytest.fixture(
     params=[
         "plain",
+        "onnxruntime",
         pytest.param("fake 10", marks=pytest.mark.slow),
         "fake 11",
         pytest.param("gpu", marks=[pytest.mark.gpu, pytest.mark.timeout(600)]),
     ]
 )
 def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
-    """A recording engine that takes batches: plain arithmetic, and TensorRT on fakes and on a GPU."""
-    engine = Shared("auto" if request.param == "plain" else "tensorrt")
+    """Recording engines that take batches: arithmetic, ONNX Runtime as on a GPU, TensorRT on fakes and on a GPU."""
+    name = "auto" if request.param in ("plain", "onnxruntime") else "tensorrt"
+    engine = Shared(name, OnnxRuntimeOnCpu if request.param == "onnxruntime" else PlainEngine)
     monkeypatch.setattr("pipeline.runner.run.open_engine", engine.open)
     if request.param == "gpu":
         real_tensorrt()
