@@ -21,6 +21,8 @@ TESTS = (
     "tests/pipeline/test_batching.py",
     "tests/engines/test_engines.py",  # these two run every engine that is installed
     "tests/engines/test_foreign.py",
+    "tests/pipeline/sources/test_hwaccel.py",
+    "tests/pipeline/sinks/test_nvenc.py",
 )
 """Of which those run that need a GPU."""
 
@@ -56,7 +58,9 @@ def pipeline_fps(folder: Path, seconds: float) -> dict[str, object]:
         return {"measured": f"not measured: {why}"}
     clip = make_clip(folder / "clip.mp4", FRAMES)
     report, cores = _run(folder, [str(clip)], ["--output", str(folder / "overlay.mp4")], seconds)
-    return {"fps": report["fps"], "bottleneck": report["bottleneck"], "cores": cores}
+    (one,) = report["inputs"]
+    codecs = {"decoder": one["decoder"], "encoder": one["sinks"][0]["encoder"]}
+    return {"fps": report["fps"], "bottleneck": report["bottleneck"], "cores": cores} | codecs
 
 
 def streams_at_30(folder: Path, seconds: float) -> dict[str, object]:

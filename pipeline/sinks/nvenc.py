@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
+from typing import TypeVar
 
 import av
 import numpy as np
 
-from pipeline.errors import ConfigError, HardwareError
+from pipeline.errors import ConfigError, HardwareError, SinkError
 from pipeline.frame import FORMATS, PixelFormat
 from pipeline.hwaccel import CUDA, missing, one_line
 from pipeline.sinks.encoders import ENCODERS, Encoder, VideoOptions
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +57,31 @@ def choose(software: Encoder, options: VideoOptions, width: int, height: int, la
     if reason != missing("NVDEC"):  # else it is told of the decoder
         _tell_once(f"{software.alias} is encoded in software, {reason}")
     return software
+
+
+def begin(
+    software: Encoder,
+    options: VideoOptions,
+    width: int,
+    height: int,
+    layout: PixelFormat,
+    *,
+    start: Callable[[Encoder], T],
+) -> T:
+    """What ``start`` makes of the encoder that `choose` takes; or of software, where NVENC refuses after its trial.
+
+    Raises:
+        SinkError: from ``start``.
+        HardwareError: as `choose`.
+    """
+    encoder = choose(software, options, width, height, layout)
+    try:
+        return start(encoder)
+    except SinkError as error:
+        if encoder is software or options.hwaccel == CUDA:
+            raise
+        _LOG.warning("%s; it is encoded in software", error)
+    return start(software)
 
 
 def refuse_without(software: Encoder, options: VideoOptions) -> None:

@@ -17,9 +17,9 @@ from pipeline.flow.helper import Helper
 from pipeline.frame import FORMATS, Result
 from pipeline.sinks import publisher
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, VideoOptions, encoder_named
+from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
 from pipeline.sinks.muxer import Coding, Muxer
-from pipeline.sinks.nvenc import choose
+from pipeline.sinks.nvenc import begin
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
@@ -125,14 +125,20 @@ class PublishSink:
 
     def _start(self, info: OutputInfo) -> _Link | None:
         try:
-            link = _Link(self._uri, self._name, info, self._video)
-            self.encoder = link.encoder
-            return link
+            named = encoder_named(self._video.codec or "h264")
+            size = (info.width + info.width % 2, info.height + info.height % 2)
+            return begin(
+                named, self._video, *size, FORMATS["yuv420p"], start=lambda encoder: self._connect(encoder, info)
+            )
         except OSError as error:
             self._leave(error.strerror or str(error))
         except _Away:
             self._leave("")
         return None
+
+    def _connect(self, encoder: Encoder, info: OutputInfo) -> _Link:
+        self.encoder = encoder.name
+        return _Link(self._uri, self._name, info, self._video, encoder)
 
     def _leave(self, reason: str) -> None:
         """The server is away."""
@@ -206,11 +212,10 @@ class _Link:
         OSError: there is no process to be had.
     """
 
-    def __init__(self, uri: str, name: str, info: OutputInfo, video: VideoOptions) -> None:
+    def __init__(self, uri: str, name: str, info: OutputInfo, video: VideoOptions, encoder: Encoder) -> None:
         self._keyframes: Fraction | None = None
         self._frames = 0
-        self._painter, coding = _coding(info, video)
-        self.encoder = coding.encoder.name
+        self._painter, coding = _coding(info, video, encoder)
         self._helper = Helper(Path(publisher.__file__))
         self._pipe = _Pipe(name, self._helper)
         self._muxer: Muxer | None = None
@@ -266,12 +271,11 @@ class _Link:
         return self._helper.close(timeout)
 
 
-def _coding(info: OutputInfo, video: VideoOptions) -> tuple[Painter, Coding]:
+def _coding(info: OutputInfo, video: VideoOptions, encoder: Encoder) -> tuple[Painter, Coding]:
     stream = info.stream
     aspect = stream.sample_aspect_ratio if stream.sample_aspect_ratio > 0 else Fraction(1)
     width, height = info.width + info.width % 2, info.height + info.height % 2
     picture = PictureFormat(width, height, "yuv420p", stream.colour, aspect)
-    encoder = choose(encoder_named(video.codec or "h264"), video, width, height, FORMATS["yuv420p"])
     options = encoder.options(video.quality, prompt=True) | KEYFRAMES_ASKED_FOR
     coding = Coding(encoder, options, picture, Fraction(1, CLOCK), stream.average_rate, video.threads)
     return Painter(picture, info.width, info.height), coding

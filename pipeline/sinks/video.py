@@ -9,10 +9,10 @@ from fractions import Fraction
 from pipeline.errors import SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import VideoOptions, encoder_for, nearest_format
+from pipeline.sinks.encoders import Encoder, VideoOptions, encoder_for, nearest_format
 from pipeline.sinks.files import Target, commit
 from pipeline.sinks.muxer import Coding, Muxer
-from pipeline.sinks.nvenc import choose, refuse_without
+from pipeline.sinks.nvenc import begin, refuse_without
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sources.base import AudioPacket
 
@@ -82,22 +82,28 @@ class VideoSink:
         """Start the encoder; the file has a hidden name until `close`."""
         stream = info.stream
         width, height = info.width + info.width % 2, info.height + info.height % 2
-        self._encoder = choose(self._named, self._options, width, height, stream.format)
-        layout = nearest_format(stream.format, self._encoder.formats())
+        begin(
+            self._named, self._options, width, height, stream.format, start=lambda encoder: self._start(encoder, info)
+        )
+
+    def _start(self, encoder: Encoder, info: OutputInfo) -> None:
+        stream = info.stream
+        self._encoder = encoder
+        layout = nearest_format(stream.format, encoder.formats())
         if layout.depth < stream.format.depth:
             _LOG.warning(
                 "%s: %s takes %d bits a sample here, the picture's %d are rounded; write .mkv or .mp4 to keep them",
                 self.name,
-                self._encoder.alias,
+                encoder.alias,
                 layout.depth,
                 stream.format.depth,
             )
         picture = self._picture(info, layout.name)
-        if self._encoder.even:
+        if encoder.even:
             picture = picture.with_even_sides(layout)
-        options = self._encoder.options(self._options.quality, prompt=self._prompt and stream.live)
+        options = encoder.options(self._options.quality, prompt=self._prompt and stream.live)
         coding = Coding(
-            self._encoder,
+            encoder,
             options,
             picture,
             stream.time_base,

@@ -1,7 +1,8 @@
 /* A stand-in for libnvidia-encode that encodes H.264, losslessly and without any thought: every macroblock as I_PCM.
  *
  * It tells what it was asked for in the file NVENC_TOLD, a JSON object a line: one a session, one a picture.  As chips
- * do, it takes no picture of less than 145 columns, and NVENC_SESSIONS=N sessions at a time.
+ * do, it takes no picture of less than 145 columns.  NVENC_REFUSES=N refuses the nth session, as one does whose
+ * sessions are used up.
  *
  * It shows that libav takes our options and what they become, that every picture comes out when it should, and that
  * what comes out is read; it proves nothing of NVENC's own pictures, their quality and size, nor of its speed.
@@ -51,8 +52,6 @@ struct encoder {
 
 struct input { uint32_t pitch, height, format; uint8_t *data; };
 struct output { uint8_t *data; uint32_t size, type; uint64_t time; };
-
-static int sessions;
 
 static void tell(const char *line)
 {
@@ -161,14 +160,14 @@ static size_t picture(struct encoder *encoder, const struct input *input, int id
 static int open_session(void *how, struct encoder **made)
 {
     (void)how;
-    const char *limit = getenv("NVENC_SESSIONS");
-    if (limit && sessions >= atoi(limit))
+    static int opened;
+    const char *refused = getenv("NVENC_REFUSES");
+    if (refused && ++opened == atoi(refused))
         return NO_MEMORY;
-    sessions++;
     *made = calloc(1, sizeof **made);
     return SUCCESS;
 }
-static int destroy(struct encoder *encoder) { free(encoder); sessions--; return SUCCESS; }
+static int destroy(struct encoder *encoder) { free(encoder); return SUCCESS; }
 static int guid_count(void *encoder, uint32_t *count) { (void)encoder; *count = 1; return SUCCESS; }
 static int guids(void *encoder, struct guid *list, uint32_t size, uint32_t *count)
 {

@@ -19,10 +19,10 @@ from av.video.frame import PictureType
 from pipeline.errors import SinkError
 from pipeline.frame import FORMATS, Frame
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, VideoOptions, encoder_named
+from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
 from pipeline.sinks.files import cannot_write
 from pipeline.sinks.muxer import Coding, add_video
-from pipeline.sinks.nvenc import choose
+from pipeline.sinks.nvenc import begin
 from pipeline.sinks.picture import Painter, PictureFormat
 
 CLOCK = 90_000
@@ -114,14 +114,17 @@ class H264Stream:
             SinkError: the encoder refuses.
             HardwareError: a GPU was demanded that encodes nothing here.
         """
+        width, height = info.width + info.width % 2, info.height + info.height % 2
+        named = encoder_named(self._options.codec or "h264")
+        begin(named, self._options, width, height, FORMATS["yuv420p"], start=lambda encoder: self._start(encoder, info))
+
+    def _start(self, encoder: Encoder, info: OutputInfo) -> None:
         self.close()
         stream = info.stream
         aspect = stream.sample_aspect_ratio if stream.sample_aspect_ratio > 0 else Fraction(1)
         width, height = info.width + info.width % 2, info.height + info.height % 2
         picture = PictureFormat(width, height, "yuv420p", stream.colour, aspect)
         self._painter = Painter(picture, info.width, info.height)
-        named = encoder_named(self._options.codec or "h264")
-        encoder = choose(named, self._options, width, height, FORMATS["yuv420p"])
         self.encoder = encoder.name
         options = encoder.options(self._options.quality, prompt=True) | self._profile | KEYFRAMES_ASKED_FOR
         tick = Fraction(1, CLOCK)

@@ -209,6 +209,25 @@ def test_what_is_asked_of_nvenc_and_what_becomes_of_it(tmp_path: Path) -> None:
     assert [each.get("forced") for each in after[:12]] == [index in (0, 6) for index in range(12)]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is for Linux")
+def test_a_session_that_is_refused_after_the_trial_is_done_without(tiny: str, tmp_path: Path) -> None:
+    clip = lossy("h264", tmp_path, width=320, height=240)
+    environment = build_driver(tmp_path, encodes=True) | {"NVENC_REFUSES": "2"}
+    out, report = tmp_path / "o.mp4", tmp_path / "o.json"
+    flags = ("--output", out, "--report", report, "--legend")
+    source = tmp_path / "none.yaml"
+    source.write_text("source: {hwaccel: none}\n")
+    for encoder, more in (("libx264", environment), ("h264_nvenc", environment | {"NVENC_REFUSES": "0"})):
+        done = program(*arguments(clip, tiny, "--config", source, *flags), env=more)
+        assert done.returncode == 0, done.stderr
+        (one,) = json.loads(report.read_text())["inputs"]
+        assert (one["decoder"], one["sinks"][0]["encoder"]) == ("h264", encoder)
+        assert ("; it is encoded in software" in done.stderr) == (encoder == "libx264")
+        assert len(decode(out)) == 30
+    assert [path.name for path in tmp_path.glob("*o.mp4*")] == ["o.mp4"]
+
+
 # ---- this machine's own
 
 
