@@ -32,7 +32,7 @@ After 4 s the speed seen so far must bring the rest within 10 s of the start; el
 the next run goes on there.
 """
 
-CONVERTER = 1
+CONVERTER = 2
 """Part of a converted or exported file's name: raise it whenever the same source makes another file."""
 
 _BUNDLED = Path(__file__).parent / "models"

@@ -88,8 +88,8 @@ def convert(data: bytes, facts: ModelFacts) -> bytes:
         facts: what the ONNX file shall say of itself.
 
     Returns:
-        The ONNX file: uint8 1×H×W×3 RGB in, float32 1×C×h×w scores out, H and W dynamic: 1 more than a
-        multiple of the output stride (at other sizes TensorFlow pads otherwise than this graph).
+        The ONNX file: uint8 N×H×W×3 RGB in, float32 N×C×h×w scores out, N, H and W dynamic. H and W are 1 more
+        than a multiple of the output stride (at other sizes TensorFlow pads otherwise than this graph).
 
     Raises:
         ModelError: the file is none, is damaged, or no DeepLab.
@@ -116,8 +116,8 @@ def convert(data: bytes, facts: ModelFacts) -> bytes:
     return model(
         builder.nodes,
         builder.tensors,
-        Port(PICTURE, "uint8", (1, "height", "width", 3)),
-        Port(SCORES, "float32", (1, scores.channels, "score_height", "score_width")),
+        Port(PICTURE, "uint8", ("batch", "height", "width", 3)),
+        Port(SCORES, "float32", ("batch", scores.channels, "score_height", "score_width")),
         facts.to_properties(),
     )
 

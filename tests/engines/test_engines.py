@@ -272,23 +272,28 @@ def test_too_many_requests_are_refused_over_all_sizes(backend: str, opened: Call
 
 
 @backends
-def test_a_batch_gives_what_its_pictures_give_alone(backend: str, models: dict[str, Model]) -> None:
+@pytest.mark.parametrize(("model", "size"), [("street", (96, 128)), ("voc", (65, 97))])
+def test_a_batch_gives_what_its_pictures_give_alone(
+    backend: str, model: str, size: tuple[int, int], models: dict[str, Model]
+) -> None:
     """Where the engine declares that it takes batches."""
-    with open_engine_for(models["street"], backend, EngineOptions("fp32", threads=1, batch=3)) as engine:
-        session = engine.session(96, 128)
+    assert models[model].batches
+    with open_engine_for(models[model], backend, EngineOptions("fp32", threads=1, batch=3)) as engine:
         assert engine.info.max_batch in (1, 3)
-        if engine.info.max_batch > 1:
-            assert isinstance(session, BatchSession)
-            images = [picture((96, 128), seed) for seed in range(3)]
-            alone = [score(session, image) for image in images]
-            for count in (3, 1, 2):
-                outs = [np.full(session.score_shape, np.nan, np.float32) for _ in range(count)]
-                session.start_batch(images[:count], outs).wait(WAIT_S)
-                for scores, single in zip(outs, alone, strict=False):
-                    np.testing.assert_allclose(scores, single, rtol=0, atol=1e-4 * np.abs(single).max())
-            for count in (0, 4):
-                with pytest.raises(EngineError, match=f"a batch of {count} pictures: .* opened for 1 to 3 at once"):
-                    session.start_batch(images[:1] * count, outs[:1] * count)
+        if engine.info.max_batch == 1:
+            return
+        session = engine.session(*size)
+        assert isinstance(session, BatchSession)
+        images = [picture(size, seed) for seed in range(3)]
+        alone = [score(session, image) for image in images]
+        for count in (3, 1, 2):
+            outs = [np.full(session.score_shape, np.nan, np.float32) for _ in range(count)]
+            session.start_batch(images[:count], outs).wait(WAIT_S)
+            for scores, single in zip(outs, alone, strict=False):
+                np.testing.assert_allclose(scores, single, rtol=0, atol=1e-4 * np.abs(single).max())
+        for count in (0, 4):
+            with pytest.raises(EngineError, match=f"a batch of {count} pictures: .* opened for 1 to 3 at once"):
+                session.start_batch(images[:1] * count, outs[:1] * count)
 
 
 @backends
