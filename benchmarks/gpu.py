@@ -200,10 +200,10 @@ def _per_second(row: Row) -> float:
 def table(rows: Sequence[Row]) -> str:
     """The rows for people."""
     columns = f"{'ms':>8} {'p95':>8} {'pict./s':>8} {'ratio':>6} {'FLOP':>6}"
-    head = f"{'network':28} {'input':>9} {'batch':>5} {'engine':14} {columns}"
+    head = f"{'network':28} {'input':>9} {'batch':>5} {'engine':20} {columns}"
     lines = [head]
     for row in rows:
-        start = f"{row.network:28} {row.size[1]:>4}×{row.size[0]:<4} {row.batch:>5} {row.contender:14}"
+        start = f"{row.network:28} {row.size[1]:>4}×{row.size[0]:<4} {row.batch:>5} {row.contender:20}"
         if row.timing is None:
             lines.append(f"{start} not measured: {row.why}")
             continue

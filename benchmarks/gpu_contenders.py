@@ -1,4 +1,4 @@
-"""Who runs the networks of `benchmarks.gpu`: TensorRT, TensorRT-RTX in ONNX Runtime, and torch in three ways."""
+"""Who runs the networks of `benchmarks.gpu`: our engines for GPUs, and torch in three ways with its own networks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.gpu_networks import Exported
 from engines.backends import has_nvidia_driver, open_engine
-from engines.base import EngineError, EngineOptions, PageLocking
-from engines.zoo import compiled_cache
+from engines.base import BatchSession, EngineError, EngineOptions, PageLocking
+from engines.zoo import compiled_cache, load_model
 
 IN_FLIGHT = 3
 WARM_UP = 10
@@ -109,44 +109,56 @@ def _pictures(size: tuple[int, int], batch: int) -> np.ndarray[Any, np.dtype[np.
     return np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
 
 
-class TensorRT:
-    """Our engine."""
+@dataclass(frozen=True, slots=True)
+class Own:
+    """An engine of ours.
+
+    Attributes:
+        backend: key of `engines.backends.BACKENDS`.
+    """
+
+    backend: str
 
     def why_not(self) -> str:
         """See `Contender`."""
         if not has_nvidia_driver():
             return "no NVIDIA driver is loaded"
         try:
-            from engines.backends import tensorrt  # noqa: F401
+            open_engine(load_model("street"), self.backend).close()
         except EngineError as error:
             return str(error)
         return ""
 
     def prepare(self, exported: Exported, size: tuple[int, int], batch: int) -> Runner:
         """See `Contender`."""
-        return _TensorRTRunner(exported, size, batch)
+        return _OwnRunner(self.backend, exported, size, batch)
 
 
-class _TensorRTRunner:
+class _OwnRunner:
     in_flight = IN_FLIGHT
 
-    def __init__(self, exported: Exported, size: tuple[int, int], batch: int) -> None:
+    def __init__(self, backend: str, exported: Exported, size: tuple[int, int], batch: int) -> None:
         options = EngineOptions("fp16", requests=IN_FLIGHT, batch=batch, cache=compiled_cache())
-        self._engine = open_engine(exported.model, "tensorrt", options)
-        self._session: Any = self._engine.session(*size)
+        self._engine = open_engine(exported.model, backend, options)
+        session = self._engine.session(*size)
         pictures = _pictures(size, batch)
         self._images = list(pictures)
-        shape = (IN_FLIGHT, batch, *self._session.score_shape)
-        self._outs = np.zeros(shape, np.float32)
+        self._outs = np.zeros((IN_FLIGHT, batch, *session.score_shape), np.float32)
         self._turn = 0
-        assert isinstance(self._engine, PageLocking)
-        self._engine.page_lock(pictures)
-        self._engine.page_lock(self._outs)
+        if isinstance(self._engine, PageLocking):
+            self._engine.page_lock(pictures)
+            self._engine.page_lock(self._outs)
+        if isinstance(session, BatchSession):
+            self._begin = session.start_batch
+        elif batch == 1:
+            self._begin = lambda images, outs: session.start(images[0], outs[0])
+        else:
+            raise EngineError(f"{backend} takes one picture at a time")
 
     def start(self) -> Wait:
         """See `Runner`."""
         self._turn = (self._turn + 1) % IN_FLIGHT
-        request = self._session.start_batch(self._images, list(self._outs[self._turn]))
+        request = self._begin(self._images, list(self._outs[self._turn]))
         return lambda: request.wait(WAIT_S)
 
     def close(self) -> None:
@@ -154,49 +166,49 @@ class _TensorRTRunner:
         self._engine.close()
 
 
-class TensorRTRTX:
-    """TensorRT for RTX, as a provider of ONNX Runtime's."""
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """ONNX Runtime by a provider that compiles, as our engine uses it, but for one size of batch.
+
+    Attributes:
+        backend: key of `engines.backends.BACKENDS`.
+    """
+
+    backend: str
 
     def why_not(self) -> str:
         """See `Contender`."""
-        if not has_nvidia_driver():
-            return "no NVIDIA driver is loaded"
-        if importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx") is None:
-            return "pip install onnxruntime-ep-nv-tensorrt-rtx-cu13"
-        return ""
+        return Own(self.backend).why_not()
 
     def prepare(self, exported: Exported, size: tuple[int, int], batch: int) -> Runner:
         """See `Contender`."""
-        return _RTXRunner(exported, size, batch)
+        return _ProvidedRunner(self.backend, exported, size, batch)
 
 
-class _RTXRunner:
+class _ProvidedRunner:
     in_flight = 1
 
-    def __init__(self, exported: Exported, size: tuple[int, int], batch: int) -> None:
-        import onnxruntime
-        import onnxruntime_ep_nv_tensorrt_rtx as provider
-
+    def __init__(self, backend: str, exported: Exported, size: tuple[int, int], batch: int) -> None:
         from engines.backends.nvidia.typed_graph import typed_graph
+        from engines.backends.onnxruntime_gpu import BoundNetwork, provider_network
+        from engines.backends.providers import PROVIDERS
 
-        name = provider.get_ep_name()
-        if not any(device.ep_name == name for device in onnxruntime.get_ep_devices()):
-            onnxruntime.register_execution_provider_library(name, provider.get_library_path())
-        devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == name]
-        options = onnxruntime.SessionOptions()
-        options.add_provider_for_devices(devices, {})
-        graph = typed_graph(exported.model, "fp16", size, batch)
-        self._session = onnxruntime.InferenceSession(graph, sess_options=options)
-        self._feed = {exported.model.input_name: _pictures(size, batch)}
+        provider, model = PROVIDERS[backend], exported.model
+        graph = typed_graph(model, "fp16", size, batch)
+        network = provider_network(provider, graph, provider.options("fp16", None), model.name)
+        self._given = _pictures(size, batch)
+        scores = (batch, *network.get_outputs()[0].shape[1:])
+        self._bound: BoundNetwork | None = BoundNetwork(network, model, self._given.shape, scores, provider.memory)
 
     def start(self) -> Wait:
         """See `Runner`."""
-        self._session.run(None, self._feed)
+        assert self._bound
+        self._bound.run((self._given,))
         return lambda: None
 
     def close(self) -> None:
         """See `Runner`."""
-        del self._session
+        self._bound = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +292,11 @@ class _TorchRunner:
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {
-    "tensorrt": TensorRT,
-    "tensorrt-rtx": TensorRTRTX,
+    "tensorrt": lambda: Own("tensorrt"),
+    "onnxruntime-tensorrt": lambda: Provided("onnxruntime-tensorrt"),
+    "onnxruntime-rtx": lambda: Provided("onnxruntime-rtx"),
+    "onnxruntime-cuda": lambda: Own("onnxruntime-cuda"),
+    "torch-cuda": lambda: Own("torch-cuda"),
     "torch-eager": lambda: Torch("eager"),
     "torch-graph": lambda: Torch("graph"),
     "torch-compile": lambda: Torch("compile"),

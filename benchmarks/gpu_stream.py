@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clip import make_clip
-from benchmarks.gpu_contenders import TensorRT
+from benchmarks.gpu_contenders import Own
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 900
@@ -37,7 +37,7 @@ SECONDS = 10
 
 def conformance(seconds: float) -> dict[str, object]:
     """The tests that need a GPU, which must not be skipped."""
-    why = TensorRT().why_not() or ("" if seconds > 60 else "no time was left")
+    why = Own(ENGINE).why_not() or ("" if seconds > 60 else "no time was left")
     if why:
         return {"measured": f"not measured: {why}"}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *TESTS]
@@ -53,7 +53,7 @@ def conformance(seconds: float) -> dict[str, object]:
 
 def pipeline_fps(folder: Path, seconds: float) -> dict[str, object]:
     """Frames a second of one file, from decoder to encoder."""
-    why = TensorRT().why_not() or ("" if seconds > 30 else "no time was left")
+    why = Own(ENGINE).why_not() or ("" if seconds > 30 else "no time was left")
     if why:
         return {"measured": f"not measured: {why}"}
     clip = make_clip(folder / "clip.mp4", FRAMES)
@@ -65,7 +65,7 @@ def pipeline_fps(folder: Path, seconds: float) -> dict[str, object]:
 
 def streams_at_30(folder: Path, seconds: float) -> dict[str, object]:
     """How many live inputs of 30 frames a second one engine serves, and the processors that each takes."""
-    why = TensorRT().why_not()
+    why = Own(ENGINE).why_not()
     if why:
         return {"measured": f"not measured: {why}"}
     clip = make_clip(folder / "live.mp4", 30 * SECONDS, rate=30)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from benchmarks import gpu, gpu_contenders, gpu_networks, gpu_stream
 from benchmarks.gpu import Row, targets
-from benchmarks.gpu_contenders import CONTENDERS, Timing, time_runner
-from benchmarks.gpu_networks import NETWORKS
+from benchmarks.gpu_contenders import CONTENDERS, Contender, Own, Provided, Timing, time_runner
+from benchmarks.gpu_networks import NETWORKS, Exported
+from engines.backends import BACKENDS
+from engines.backends.providers import PROVIDERS
+from engines.base import EngineError
+from engines.zoo import load_model
+from tests.engines.gpu_on_cpu import ON_CPU
+from tests.engines.support import AS_ON_GPU, foreign
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -98,3 +106,25 @@ def test_a_network_is_exported_with_its_cost(tmp_path: Path) -> None:
     assert exported.flops((512, 1024)) > 1.9 * exported.flops((512, 512))
     weights = sum(parameter.numel() for parameter in exported.network.parameters())
     assert exported.least_bytes((512, 512), 8) > 2 * weights
+
+
+@pytest.mark.parametrize(("kind", "backend"), [(Provided, "onnxruntime-gpu-on-cpu"), (Own, "torch-gpu-on-cpu")])
+def test_engines_of_ours_are_timed(
+    kind: Callable[[str], Contender], backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the code that runs on GPUs, with a processor as its device."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr("engines.backends.NVIDIA_DEVICES", (tmp_path / "nvidiactl",))
+    monkeypatch.setitem(BACKENDS, backend, AS_ON_GPU[backend])
+    monkeypatch.setitem(PROVIDERS, "onnxruntime-gpu-on-cpu", ON_CPU)
+    small = foreign(tmp_path / "x.onnx", "layout: nchw\n", dtype="uint8")  # quick in half precision, but of one picture
+    exported = Exported(nn.Identity(), small if kind is Own else load_model("street"))  # type: ignore[arg-type]
+    contender = kind(backend)
+    assert contender.why_not() == ""
+    timing = time_runner(contender.prepare(exported, (32, 32), 1), 1, 0.1)
+    assert timing.per_second > 0
+    if kind is Own:
+        with pytest.raises(EngineError, match="one picture at a time"):
+            contender.prepare(exported, (32, 32), 2)
+    else:
+        assert time_runner(contender.prepare(exported, (32, 32), 2), 2, 0.1).batches >= 3

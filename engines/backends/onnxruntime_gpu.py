@@ -97,7 +97,7 @@ class OnnxRuntimeGpuEngine(EngineBase):
             # TensorRT's provider finds what it has compiled by the graph's names alone, whatever the weights.
             name = f"{model.sha256[:16]}-{width}x{height}-{precision}"
             cache = own_directory(self._cache / self.provider.backend / name, "model cache")
-        network = _network(self.provider, graph, self.provider.options(precision, cache), what)
+        network = provider_network(self.provider, graph, self.provider.options(precision, cache), what)
         try:
             most = self._info.max_batch
             return OnnxRuntimeGpuSession(network, model, size, self._quota, provider=self.provider, max_batch=most)
@@ -146,7 +146,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._quota = quota
         self._title = provider.title
         self._bound = [
-            _Bound(network, model, (count, *picture_shape(model, size)), (count, *self._scores), provider.memory)
+            BoundNetwork(network, model, (count, *picture_shape(model, size)), (count, *self._scores), provider.memory)
             for count in range(1, max_batch + 1)
         ]
 
@@ -168,7 +168,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         return FinishedRequest(self._quota)
 
 
-class _Bound:
+class BoundNetwork:
     """A network for one size of batch, with memory of its own for pictures and scores, as a CUDA graph wants it."""
 
     def __init__(
@@ -212,7 +212,7 @@ def _probe(provider: Provider) -> str:
     options = _without_graph(provider, provider.options("fp32", None))
     what = "a convolution of one pixel"
     try:
-        network = _network(provider, proto.SerializeToString(), options, what)
+        network = provider_network(provider, proto.SerializeToString(), options, what)
         network.run(None, {"x": np.zeros(shape, np.float32)})
     except MissingEngineError:
         raise
@@ -225,7 +225,7 @@ def _without_graph(provider: Provider, options: dict[str, str]) -> dict[str, str
     return {name: value for name, value in options.items() if name != provider.graph_option}
 
 
-def _network(provider: Provider, graph: bytes, options: dict[str, str], what: str) -> Any:
+def provider_network(provider: Provider, graph: bytes, options: dict[str, str], what: str) -> Any:
     """A session of ONNX Runtime's that runs a graph by a provider.
 
     Raises:
@@ -241,7 +241,7 @@ def _network(provider: Provider, graph: bytes, options: dict[str, str], what: st
         if provider.graph_option not in options or _NO_GRAPH not in str(error):
             raise EngineError(f"{provider.title} cannot run {what}: {one_line(error)}") from error
         _log.warning("%s runs %s without a CUDA graph, somewhat slower: %s", provider.title, what, one_line(error))
-        return _network(provider, graph, _without_graph(provider, options), what)
+        return provider_network(provider, graph, _without_graph(provider, options), what)
     if provider.name not in network.get_providers():
         raise _missing(provider, f"cannot be loaded ({_loader_says(provider) or 'ONNX Runtime left it out'})")
     _check_assignment(provider, network, what)

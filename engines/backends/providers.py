@@ -111,6 +111,10 @@ RTX = Provider(
 )
 
 
+PROVIDERS = {provider.backend: provider for provider in (TENSORRT, RTX, CUDA)}
+"""By the name of the engine."""
+
+
 def gpu_name() -> str:
     """The GPU as it calls itself, where there is one alone and the driver tells."""
     found = [path.read_text(errors="replace") for path in GPUS.glob("*/information")]

@@ -15,7 +15,7 @@ import pytest
 from engines import backends
 from engines.backends import AUTOMATIC_ON_GPU, open_engine
 from engines.backends.onnxruntime_gpu import OnnxRuntimeGpuEngine
-from engines.backends.providers import CUDA, GPUS, RTX, TENSORRT, Provider, gpu_name
+from engines.backends.providers import CUDA, GPUS, PROVIDERS, TENSORRT, Provider, gpu_name
 from engines.base import Engine, EngineError, EngineOptions, MissingEngineError, Model
 from engines.model_file import read_model
 from engines.plans import PlanError
@@ -24,7 +24,6 @@ from tests.engines.support import AS_ON_GPU, foreign, picture, score
 
 pytestmark = pytest.mark.timeout(60)
 
-PROVIDERS = (CUDA, TENSORRT, RTX)
 PRECISIONS = ("fp32", "fp16", "int8")
 PUBLISHED = Path(__file__).with_name("provider_options.txt")
 
@@ -34,7 +33,7 @@ def published(provider: Provider) -> set[str]:
     return {option for name, option in lines if name == provider.name}
 
 
-@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.backend)
+@pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
 def test_every_option_is_one_that_the_provider_publishes(provider: Provider) -> None:
     known = published(provider)
     assert len(known) > 20
@@ -52,13 +51,12 @@ def test_the_precision_is_in_the_options() -> None:
     assert [TENSORRT.options(each, None)["trt_int8_enable"] for each in PRECISIONS] == ["False", "False", "True"]
 
 
-@pytest.mark.parametrize("name", ["onnxruntime-cuda", "onnxruntime-tensorrt", "onnxruntime-rtx"])
+@pytest.mark.parametrize("name", PROVIDERS)
 def test_a_provider_that_is_not_here_is_one_line(name: str, models: dict[str, Model]) -> None:
     """ONNX Runtime itself would go on without it."""
     import onnxruntime
 
-    provider = next(each for each in PROVIDERS if each.backend == name)
-    if provider.name in onnxruntime.get_available_providers():
+    if PROVIDERS[name].name in onnxruntime.get_available_providers():
         pytest.skip("this build has it")
     with pytest.raises(MissingEngineError, match=r"pip install 'deeplab-stream\[onnxruntime-") as told:
         open_engine(models["street"], name)
