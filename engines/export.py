@@ -28,7 +28,7 @@ from engines.facts import HALF, NETWORK_FACT, PREFIX, TRAINING_FACT, ModelFacts
 from engines.networks import Segmenter, assemble
 from engines.networks.layers import ConvNorm
 from engines.networks.normalise import ByteNetwork
-from engines.networks.trained import TrainedNetwork
+from engines.networks.trained import UNFIT, TrainedNetwork, first_line
 from engines.onnx_metadata import read_header
 from engines.weights import open_weights
 from engines.whole_file import whole_file
@@ -98,7 +98,12 @@ def read_export(model: Model) -> TrainedNetwork:
         raise EngineError(
             f"{model.path} was not exported by this program: it can be quantised (--precision int8) alone"
         )
-    network = assemble(weights.spec, len(model.labels), model.output_stride)
+    try:
+        with torch.device("meta"):  # what the file asks for takes no memory before it is known to be in it
+            weights.load_into(assemble(weights.spec, len(model.labels), model.output_stride))
+        network = assemble(weights.spec, len(model.labels), model.output_stride)
+    except UNFIT as error:
+        raise EngineError(f"{model.path}: its network does not fit this version: {first_line(error)}") from error
     weights.load_into(network)
     facts = json.loads(read_header(model.path).properties.get(TRAINING_FACT, "{}"))
     return TrainedNetwork(weights.spec, model.output_stride, model.labels, model.size, network.state_dict(), facts)

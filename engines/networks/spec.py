@@ -11,6 +11,9 @@ RatePlan = Literal["exact", "at once", "late"]
 
 Triple = tuple[float, float, float]
 
+MAX_LAYERS = 64
+"""Most layers of a head, rates and scales: far beyond any DeepLab, and soon built where a file asks for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Conventions:
@@ -97,6 +100,8 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         if self.version not in (2, 3):
             raise ValueError(f"no DeepLab version {self.version}; there are 2 and 3 (3+ is 3 with a decoder)")
+        if not max(self.context_layers, self.decoder_layers, len(self.rates), len(self.scales)) <= MAX_LAYERS:
+            raise ValueError(f"more than {MAX_LAYERS} layers, rates or scales: no DeepLab")
         if not self.scales or self.scales[0] != 1 or min(self.scales) <= 0:
             raise ValueError(f"scales must be positive and begin with 1, not {self.scales}")
 

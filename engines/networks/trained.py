@@ -53,6 +53,8 @@ class TrainedNetwork:
         A weighted cross-entropy is least where the scores are those of the weighted classes, so the
         logarithms of the weights are taken from them (Menon et al., arXiv 2007.07314, section 4.1).
         """
+        with torch.device("meta"):  # what the file asks for takes no memory before it is known to be in it
+            _demand_fit(assemble(self.spec, len(self.labels), self.output_stride).state_dict(), self.weights)
         network = assemble(self.spec, len(self.labels), self.output_stride)
         network.load_state_dict(self.weights)
         if self.class_weights:
@@ -123,6 +125,23 @@ def read_trained(path: Path) -> TrainedNetwork:
     return trained
 
 
-def first_line(error: Exception) -> str:
+def _demand_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """See that a state has the tensors of a network, plain ones of its shapes and kinds."""
+    if wanted.keys() != given.keys():
+        raise ValueError(f"{printable(min(wanted.keys() ^ given.keys(), key=str))} is missing or too much")
+    for name, tensor in wanted.items():
+        found = given[name]
+        if found.layout != torch.strided or found.device.type != "cpu" or found.is_quantized:
+            raise ValueError(f"{name} is no plain tensor")
+        if found.shape != tensor.shape or found.is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"{name} is {found.dtype} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+
+
+def first_line(error: BaseException) -> str:
     """What torch says in a line; it goes on with every tensor's name."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return printable(str(error).partition("\n")[0]) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text out of a file, for a terminal: what would move its cursor or its colours is spelled out."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -7,7 +7,7 @@ word, and the older `layers` (2), whose type is a number and whose blobs have fo
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from engines.wire import Field, MalformedError, WireReader
 
 MAX_SIDES = 8
+MAX_SIDE = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class _Reader(WireReader):
         if len(blobs) > 1:
             tensors[f"{name}.bias"] = blobs[1].flatten()
         for part in self.messages(field, generation.convolution):
-            tensors |= {f"{name}.pad": torch.tensor(pad) for pad in self.numbers(part, 3)[:1]}
+            tensors |= {f"{name}.pad": torch.tensor(pad) for pad in self.numbers(part, 3, MAX_SIDES)[:1]}
         return tensors
 
     def blob(self, field: Field) -> Tensor:
@@ -108,7 +109,7 @@ class _Reader(WireReader):
             if part.number in (1, 2, 3, 4) and not part.stop:
                 old[part.number - 1] = part.varint
             elif part.number == 7 and part.stop:
-                shape = self.numbers(part, 1)
+                shape = self.numbers(part, 1, MAX_SIDES)
             elif part.number in (5, 8) and part.stop:
                 kind = np.dtype("<f4" if part.number == 5 else "<f8")
                 if (part.stop - part.start) % kind.itemsize:
@@ -116,21 +117,26 @@ class _Reader(WireReader):
                 pieces.append(np.frombuffer(self.data[part.start : part.stop], kind).astype(np.float32))
         sides = old if shape is None else shape
         values = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        if len(sides) > MAX_SIDES or prod(sides) != values.size:
+        if prod(sides) != values.size:
             raise MalformedError(f"{values.size} numbers in a blob of shape {sides}")
         return torch.from_numpy(values.reshape(sides))
 
-    def numbers(self, field: Field, number: int) -> list[int]:
-        """A repeated whole number of a message, packed or not."""
+    def numbers(self, field: Field, number: int, most: int) -> list[int]:
+        """A repeated length of a message, packed or not, of which there are a few."""
         found = []
-        for part in self.fields(field.start, field.stop):
-            if part.number != number:
-                continue
-            if not part.stop:
-                found.append(part.varint)
-                continue
-            at = part.start
-            while at < part.stop:
-                value, at = self.varint(at, part.stop)
-                found.append(value)
+        for value in self.repeated(field, number):
+            found.append(value)
+            if len(found) > most or value >= MAX_SIDE:
+                raise MalformedError(f"a shape or a padding of more than {most} numbers, or beyond {MAX_SIDE}")
         return found
+
+    def repeated(self, field: Field, number: int) -> Iterator[int]:
+        """The values of a repeated whole number, as they are come to."""
+        for part in self.fields(field.start, field.stop):
+            if part.number == number and not part.stop:
+                yield part.varint
+            elif part.number == number:
+                at = part.start
+                while at < part.stop:
+                    value, at = self.varint(at, part.stop)
+                    yield value

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import math
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,12 +22,26 @@ from engines.base import ModelError
 from engines.convert.tflite import Op, parse
 from engines.facts import HALF, NETWORK_FACT
 from engines.networks import NetworkSpec
-from engines.networks.trained import FORMAT, KEY, UNFIT, TrainedNetwork, first_line
+from engines.networks.trained import FORMAT, KEY, UNFIT, TrainedNetwork, first_line, printable
 from engines.weights.caffe import read_caffemodel
 from engines.wire import MalformedError
 
+if TYPE_CHECKING:
+    import onnx
+
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 """Where training programs keep the weights in their checkpoints."""
+
+MAX_WRAPPERS = 4
+"""How deep they lie at most: a pickle may hold itself."""
+
+MAX_UNPACKED = 1 << 30
+"""Bytes of an archive's tensors: beyond any network that is read, before a kilobyte unpacks into all memory."""
+
+DAMAGE = (
+    OSError, MalformedError, zipfile.BadZipFile, zlib.error, EOFError, MemoryError, *UNFIT, OverflowError,
+)  # fmt: skip
+"""What the readers of the containers raise where bytes are not what they should be."""
 
 OTHER_SCALES = ("res05", "res075")
 """Parts of the names of Caffe's layers that share their weights with those of the first scale."""
@@ -68,7 +85,7 @@ def read_contents(path: Path) -> Contents:
         raise ModelError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise ModelError(f"{path} is a directory, not a file of weights") from error
-    except (OSError, MalformedError, zipfile.BadZipFile, ValueError, EOFError) as error:
+    except DAMAGE as error:
         raise ModelError(f"{path}: not a readable file of weights: {first_line(error)}") from error
     if not contents.tensors:
         raise ModelError(f"{path}: there are no weights in it")
@@ -80,8 +97,31 @@ def _read_caffe(path: Path) -> Contents:
 
 
 def _read_npz(path: Path) -> Contents:
-    with np.load(path, allow_pickle=False) as file:
-        return Contents({name: torch.from_numpy(file[name]) for name in file.files})
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > MAX_UNPACKED:
+            raise ValueError(f"it unpacks into {total} bytes: more than any network")
+        names = [member.filename.removesuffix(".npy") for member in members]
+        return Contents(
+            {name: _read_npy(printable(name), archive.read(each)) for name, each in zip(names, members, strict=True)}
+        )
+
+
+def _read_npy(name: str, data: bytes) -> Tensor:
+    """The tensor of a .npy file: numpy's own reader trusts the shape in it, and takes the memory first."""
+    stream = io.BytesIO(data)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    reader = readers.get(np.lib.format.read_magic(stream))
+    if reader is None:
+        raise ValueError(f"{name} is in a version of numpy's format that holds no tensors")
+    shape, by_columns, dtype = reader(stream)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"{name} holds {dtype}, not numbers")
+    if math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError(f"{name} is not as long as its shape")
+    values = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order="F" if by_columns else "C")
+    return torch.from_numpy(values.astype(dtype.newbyteorder("=")))
 
 
 def _read_safetensors(path: Path) -> Contents:
@@ -99,22 +139,36 @@ def _read_safetensors(path: Path) -> Contents:
 def _read_onnx(path: Path) -> Contents:
     import onnx
     from google.protobuf import message
-    from onnx import numpy_helper
+    from onnx.checker import ValidationError
+    from onnx.external_data_helper import load_external_data_for_model
 
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except message.DecodeError as error:
         raise ValueError("no ONNX model") from error
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValidationError) as error:
+        raise ValueError(f"the file beside it that holds its weights: {first_line(error)}") from error
     # Weights that are stored in half precision are cast back by the graph, under the name without the suffix.
-    tensors = {
-        each.name.removesuffix(HALF): torch.from_numpy(numpy_helper.to_array(each).copy())
-        for each in model.graph.initializer
-    }
+    tensors = {each.name.removesuffix(HALF): _initialiser(each) for each in model.graph.initializer}
     told = [each.value for each in model.metadata_props if each.key == NETWORK_FACT]
     try:
         return Contents(tensors, NetworkSpec.from_tree(json.loads(told[0])) if told else None)
     except UNFIT as error:
         raise ModelError(f"{path}: its network does not fit this version: {first_line(error)}") from error
+
+
+def _initialiser(stored: onnx.TensorProto) -> Tensor:
+    from onnx import TensorProto, numpy_helper
+
+    try:
+        values = numpy_helper.to_array(stored)
+        if stored.data_type == TensorProto.BFLOAT16:
+            values = values.astype(np.float32)  # numpy and torch have no type for it in common
+        return torch.from_numpy(values.copy())
+    except UNFIT as error:
+        raise ValueError(f"{printable(stored.name)}: {first_line(error)}") from error
 
 
 def _read_tflite(path: Path) -> Contents:
@@ -159,18 +213,15 @@ def _read_torch(path: Path) -> Contents:
 
 def _unwrapped(tree: object) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without the prefix of networks that were trained on several devices."""
-    while isinstance(tree, Mapping) and (inner := next((key for key in WRAPPERS if _holds(tree, key)), None)):
-        tree = tree[inner]
+    for _ in range(MAX_WRAPPERS):
+        if isinstance(tree, Mapping):
+            tree = next((tree[key] for key in WRAPPERS if isinstance(tree.get(key), Mapping)), tree)
     if not isinstance(tree, Mapping):
         return {}
     tensors = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
-
-
-def _holds(tree: Mapping[Any, Any], key: str) -> bool:
-    return isinstance(tree.get(key), Mapping)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engines.base import ModelError
 from engines.networks import Conventions, NetworkSpec, Segmenter
 from engines.networks.layers import ConvNorm
+from engines.networks.trained import printable
 from engines.weights.files import read_contents
 from engines.weights.layout import COUNTER, Layout, Names, Part, loadable
 from engines.weights.layouts import LAYOUTS
@@ -78,6 +79,10 @@ class WeightFile:
         """Put the weights into a network; see `load_weights`."""
         part = self.part(part)
         self._check_conventions(network, part)
+        # What is no plain tensor cannot be brought into an order, nor compared.
+        odd = [f"{printable(name)} ({kind})" for name, each in self.tensors.items() if (kind := _odd_kind(each))]
+        if odd:
+            raise ModelError(f"{self.path} ({self.layout.name}): {len(odd)} unusable: {', '.join(odd)}")
         tensors = self.layout.adapt(dict(self.tensors), network)
         names = self.layout.layers(network, tensors)
         plan = _Plan(self.layout, tensors, network)
@@ -126,6 +131,7 @@ class _Plan:
     folded: list[nn.BatchNorm2d] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
+    unusable: list[str] = field(default_factory=list)
 
     def add(self, path: str, module: nn.Module, names: Names | None) -> None:
         """Plan a layer; `names` is None where the layout has no such layer."""
@@ -169,14 +175,23 @@ class _Plan:
         if source.shape != target.shape:
             self.misshapen.append(f"{name} ({_sides(source)}, not {_sides(target)})")
             return
+        if not source.is_floating_point():
+            self.unusable.append(f"{name} ({_spelled(source)})")
+            return
+        if not source.isfinite().all():
+            self.unusable.append(f"{name} (not all of it finite)")
+            return
         if flip:
             source = source.flip(1)
         self.copies.append((target, source + more if more else source))
 
     def complaint(self, extra: Sequence[str]) -> str:
         """All that does not fit, by name, in a line; empty if everything does."""
-        kinds = (("missing", self.missing), ("of another shape", self.misshapen), ("too much", extra))
-        return "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in kinds if names)
+        kinds = (
+            ("missing", self.missing), ("of another shape", self.misshapen), ("unusable", self.unusable),
+            ("too much", extra),
+        )  # fmt: skip
+        return "; ".join(f"{len(names)} {kind}: {', '.join(map(printable, names))}" for kind, names in kinds if names)
 
     @torch.no_grad()
     def carry_out(self) -> None:
@@ -188,11 +203,24 @@ class _Plan:
             target.copy_(source)
 
 
+def _odd_kind(tensor: Tensor) -> str:
+    """What keeps a tensor from being read number by number; empty if nothing."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device.type}"
+    return _spelled(tensor) if tensor.is_quantized else ""
+
+
+def _spelled(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def _sides(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a single number"
 
 
-def open_weights(path: Path) -> WeightFile:
+def open_weights(path: str | Path) -> WeightFile:
     """Read a file of weights and find its layout from its names.
 
     Args:
@@ -201,22 +229,23 @@ def open_weights(path: Path) -> WeightFile:
     Raises:
         ModelError: The file is missing or damaged, wants to run code, or is of no known layout.
     """
+    path = Path(path)
     contents = read_contents(path)
     for layout in LAYOUTS:
         if layout.recognises(contents.tensors):
             return WeightFile(path, layout, contents.tensors, contents.spec)
-    some = ", ".join(list(contents.tensors)[:3])
+    some = ", ".join(map(printable, list(contents.tensors)[:3]))
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise ModelError(f"{path}: weights of no known layout ({some} …); known are {known}")
 
 
-def load_weights(network: Segmenter, path: Path, part: Part | None = None) -> Loaded:
+def load_weights(network: Segmenter, path: str | Path, part: Part | None = None) -> Loaded:
     """Put the weights of a file, ours or a published one, into a network.
 
-    All tensors must be there, fit, and have a place, or nothing is changed. Channels come in the order that they
-    have here (RGB at the input), and norms that were folded into convolutions become their layer's shift. The
-    network must have the conventions that the weights were trained with: `WeightFile.conventions` tells them
-    before it is built.
+    All tensors must be there, be plain, finite floats, fit, and have a place, or nothing is changed. Channels come
+    in the order that they have here (RGB at the input), and norms that were folded into convolutions become their
+    layer's shift. The network must have the conventions that the weights were trained with:
+    `WeightFile.conventions` tells them before it is built.
 
     Args:
         network: The network; its classes are those of the file, unless only the encoder is loaded.
@@ -225,6 +254,6 @@ def load_weights(network: Segmenter, path: Path, part: Part | None = None) -> Lo
 
     Raises:
         ModelError: The file cannot be read, has no known layout, or does not fit; every tensor that is missing, of
-            another shape or too much is named.
+            another shape, unusable or too much is named.
     """
     return open_weights(path).load_into(network, part)
