@@ -113,11 +113,12 @@ class DenseCRF:
         iterations: int,
         labels: NDArray[np.uint8] | None,
         marginals: NDArray[np.float32] | None,
-    ) -> None:
-        """Fill ``labels`` (H×W) and ``marginals`` (C×H×W) from H×W×3 ``image`` and C×h×w ``scores``."""
+    ) -> tuple[int, int, int]:
+        """Fill ``labels`` (H×W) and ``marginals`` (C×H×W) from H×W×3 ``image`` and C×h×w ``scores``.
 
-    def stats(self) -> tuple[int, int, int]:
-        """Of the last picture: classes that took part, lattice vertices, bytes moved by an iteration."""
+        Returns:
+            Classes that took part, lattice vertices, bytes moved by an iteration.
+        """
 
 class MotionGuide:
     """A small grey picture with its pyramid, immutable."""

@@ -56,10 +56,11 @@ def require_backend(backend: str) -> None:
 
 
 class DenseCRF:
-    """Mean-field inference for pictures of one size; for one thread at a time.
+    """Mean-field inference for pictures of one size; for one thread at a time, others wait.
 
     Memory is kept from picture to picture, and so is the lattice of places, which depends on the size
-    alone.  While the native backend computes, other Python threads run.
+    alone.  While the native backend computes, other Python threads run.  A forked process may use what it
+    has been left with, on one thread.
 
     Args:
         height, width: of the pictures, in pixels.
@@ -83,6 +84,9 @@ class DenseCRF:
         ValueError: sizes, parameters or a mode that cannot be used, among them a standard deviation so
             small that the lattice would not fit its keys.
         ConfigError: the backend is not installed.
+        RuntimeError: the system has not so many threads.
+        MemoryError: it has not so much memory, here or with a picture of more classes or colours; the
+            pictures after it may well fit again.
     """
 
     def __init__(
@@ -150,6 +154,7 @@ class DenseCRF:
 
         Raises:
             ValueError: an array of the wrong shape or type, or a logit that is not finite.
+            RuntimeError: the process was forked while another thread was inside.
         """
         shape = (self.height, self.width)
         if out is None:
@@ -177,7 +182,7 @@ class DenseCRF:
             out = np.empty(shape, np.float32)
         else:
             _check_out(out, shape, np.float32)
-        dense = out if out.flags.c_contiguous else np.empty(shape, np.float32)
+        dense = out if out.flags.carray else np.empty(shape, np.float32)
         self._infer(image, logits, geometry, iterations, marginals=dense)
         if dense is not out:
             out[:] = dense
@@ -205,7 +210,7 @@ class DenseCRF:
         _check_array("image", image, (np.uint8,))
         if image.shape != (self.height, self.width, 3):
             raise ValueError(f"image is {image.shape}, not ({self.height}, {self.width}, 3)")
-        return np.ascontiguousarray(image)
+        return np.require(image, requirements=("C", "A"))
 
     def _checked_logits(self, logits: Logits) -> Float32:
         _check_array("logits", logits, (np.float32, np.float16))
@@ -213,7 +218,7 @@ class DenseCRF:
             raise ValueError(f"logits are {logits.shape}, not ({self.classes}, rows, columns)")
         if not np.isfinite(logits).all():
             raise ValueError("logits contain NaN or infinite values")
-        return np.ascontiguousarray(logits, np.float32)
+        return np.require(logits, np.float32, ("C", "A"))
 
     def _checked_geometry(self, geometry: Geometry | None) -> Geometry:
         size = (self.height, self.width)

@@ -31,6 +31,7 @@ class Native:
         Raises:
             ValueError: a number out of range, or a level that the processor lacks.
         """
+        self._stats: CRFStats | None = None
         self._crf = _native.DenseCRF(
             height=height,
             width=width,
@@ -58,12 +59,12 @@ class Native:
     ) -> None:
         """See `pipeline.crf.dense.Backend`."""
         rows, columns = logits.shape[1:]
-        self._crf.infer(image, logits, *geometry.score_map(rows, columns), iterations, labels, marginals)
+        took = self._crf.infer(image, logits, *geometry.score_map(rows, columns), iterations, labels, marginals)
+        self._stats = CRFStats(*took)
 
     def stats(self) -> CRFStats | None:
         """See `pipeline.crf.dense.Backend`."""
-        classes, vertices, moved = self._crf.stats()
-        return CRFStats(classes, vertices, moved) if classes else None
+        return self._stats
 
 
 def levels() -> tuple[str, ...]:

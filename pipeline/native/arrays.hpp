@@ -40,7 +40,9 @@ T *pointer(const Array &array, const char *name, size_t ndim, size_t contiguous)
         if (array.shape(i) > 1 && array.stride(i) != dense) refuse(name, "is not contiguous");
         dense *= static_cast<int64_t>(array.shape(i));
     }
-    return static_cast<T *>(const_cast<void *>(static_cast<const void *>(array.data())));
+    const void *data = array.data();
+    if (reinterpret_cast<uintptr_t>(data) % alignof(T)) refuse(name, "is not aligned");
+    return static_cast<T *>(const_cast<void *>(data));
 }
 
 template <typename Array>

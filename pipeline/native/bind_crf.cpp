@@ -6,6 +6,8 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <unistd.h>
+
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -43,7 +45,7 @@ class Crf {
         }
     }
 
-    void infer(const In &image, const In &scores, double scale_y, double offset_y, double scale_x, double offset_x,
+    nb::tuple infer(const In &image, const In &scores, double scale_y, double offset_y, double scale_x, double offset_x,
                int iterations, const std::optional<Out> &labels, const std::optional<Out> &marginals) {
         const uint8_t *levels = arrays::pointer<const uint8_t>(image, "image", 3, 3);
         arrays::need_shape(image, "image", {size_t(height_), size_t(width_), 3});
@@ -64,23 +66,41 @@ class Crf {
             q = arrays::pointer<float>(*marginals, "marginals", 3, 3);
             arrays::need_shape(*marginals, "marginals", {size_t(classes_), size_t(height_), size_t(width_)});
         }
-        bool finite;
+        std::optional<crf::Stats> stats;
         {
+            const AtWork here(*this);
             nb::gil_scoped_release unlocked;
             const std::lock_guard<std::mutex> alone(busy_);
-            finite = model_->infer(levels, from, y, x, iterations, to, stride, q);
+            stats = model_->infer(levels, from, y, x, iterations, to, stride, q);
         }
-        if (!finite) throw nb::value_error("scores: NaN or infinite");
-    }
-
-    nb::tuple stats() {
-        const std::lock_guard<std::mutex> alone(busy_);
-        const crf::Stats s = model_->stats();
-        return nb::make_tuple(s.classes, s.vertices, s.bytes);
+        if (!stats) throw nb::value_error("scores: NaN or infinite");
+        return nb::make_tuple(stats->classes, stats->vertices, stats->bytes);
     }
 
    private:
+    // Counted with the GIL held, as it is by os.fork(): a forked process knows whether a thread that it
+    // does not have was at work, and would never give `busy_` back.
+    class AtWork {
+       public:
+        explicit AtWork(Crf &crf) : crf_(crf) {
+            if (getpid() != crf.home_) {
+                if (crf.at_work_)
+                    throw std::runtime_error("this CRF was at work in another thread when the process was forked: make a new one");
+                crf.home_ = getpid();
+            }
+            ++crf.at_work_;
+        }
+        ~AtWork() { --crf_.at_work_; }
+        AtWork(const AtWork &) = delete;
+        AtWork &operator=(const AtWork &) = delete;
+
+       private:
+        Crf &crf_;
+    };
+
     const int height_, width_, classes_;
+    pid_t home_ = getpid();
+    int at_work_ = 0;
     std::mutex busy_;
     std::optional<crf::Model> model_;
 };
@@ -95,8 +115,7 @@ void bind_crf(nb::module_ &m) {
              "height"_a, "width"_a, "classes"_a, "pos_w"_a, "pos_xy"_a, "bi_w"_a, "bi_xy"_a, "bi_rgb"_a, "symmetric"_a,
              "mode"_a, "threads"_a, "level"_a)
         .def("infer", &Crf::infer, "image"_a.noconvert(), "scores"_a.noconvert(), "scale_y"_a, "offset_y"_a, "scale_x"_a,
-             "offset_x"_a, "iterations"_a, "labels"_a.noconvert().none(), "marginals"_a.noconvert().none())
-        .def("stats", &Crf::stats);
+             "offset_x"_a, "iterations"_a, "labels"_a.noconvert().none(), "marginals"_a.noconvert().none());
     m.def("crf_levels", [] {
         nb::list names;
         for (const char *name : {"portable", "avx2", "avx512"})

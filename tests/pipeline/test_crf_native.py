@@ -235,6 +235,20 @@ def test_frames_do_not_remember_each_other() -> None:
         np.testing.assert_allclose(last, fresh, atol=1e-6)
 
 
+@pytest.mark.parametrize(("height", "width"), [(59, 17), (49, 17), (33, 65), (17, 1)])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_last_tile_of_few_pixels_reads_nothing_beyond(height: int, width: int, threads: int) -> None:
+    """Sweeps take pixels by sixteens; AddressSanitizer sees it where there are fewer and too little memory."""
+    image, scores = scene(height, width, 9)
+    scores[5:] -= 60
+    for mode in ("live", "pruned"):
+        alone, together = (
+            DenseCRF(height, width, 9, replace(WIDE, iterations=2), mode=mode, threads=n).marginals(image, scores)
+            for n in (1, threads)
+        )
+        np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
 def test_large_weights_do_not_overflow() -> None:
     picture = synthetic((40, 60), 5, 5)
     found = marginals(picture, CRFParameters(500, 3, 800, 30, 20), 5)

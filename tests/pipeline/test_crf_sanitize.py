@@ -14,7 +14,7 @@ from tests.conftest import absent, need_program
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     "test_motion or threads or classes or instruction or sums_over or remember or overflow or refuses or arrays "
-    "or odd_sizes"
+    "or odd_sizes or beyond"
 )
 
 

@@ -22,7 +22,8 @@ struct Packing {  // lattice coordinates, all but the last, as fields of one 64-
     uint64_t step[D + 1];  // what the key changes by from a corner to the next, by the axis in between
 };
 
-constexpr int kBlock = 8;  // pixels whose simplices are found together
+constexpr int kBlock = 8;   // pixels whose simplices are found together
+constexpr int kSweep = 16;  // pixels that a sweep works on together: it reads so many past its last one
 
 template <int D>
 struct Simplices {
@@ -50,7 +51,7 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
     int lanes;
     const float *unary;  // pixels × lanes: binary logarithms of probabilities
     bool bounded;        // exponentials of what comes out cannot overflow
-    const float *rest;   // pixels (and seven more): the summed probability of the classes without a lane; may be null
+    const float *rest;   // pixels (and kSweep more): the summed probability of the classes without a lane; may be null
     const Vertices<5> *bilateral;
     const Vertices<2> *spatial;
     const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone

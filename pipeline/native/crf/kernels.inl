@@ -9,7 +9,6 @@ constexpr float kLeast = -11.5129255f;  // log 1e-5: no class is ever impossible
 constexpr float kNoLane = -1.5e6f;      // below it is padding, which has no class
 constexpr float kNothing = -100.0f;     // the binary logarithm that padding has
 constexpr float kMost = 115.0f;         // no exponential of more
-constexpr int kPixels = 16;             // that are worked on together
 constexpr int kMostQuads = 64;           // of a record: 255 classes
 template <int Q>
 constexpr int kAhead = Q == 0 || Q > 4 ? 16 : Q > 2 ? 24 : 32;  // vertices to fetch in advance
@@ -136,13 +135,13 @@ template <int Q, bool Scaled>
 CRF_INLINE void sweep(const Pass &s) {
     constexpr int kStride = 4 * (Q ? Q : kMostQuads);
     const int quads = Q ? Q : s.lanes / 4;
-    alignas(64) float a[kPixels * kStride];
-    f8 total[kPixels], inverse[kPixels / 8];
+    alignas(64) float a[kSweep * kStride];
+    f8 total[kSweep], inverse[kSweep / 8];
     const float *scale = (const float *)inverse;
-    for (size_t first = s.begin; first < s.end; first += kPixels) {
-        const int count = s.end - first < kPixels ? int(s.end - first) : kPixels;
-        for (int i = 0; i < 4 * kPixels * quads; i += 16)
-            __builtin_prefetch(s.unary + (first + kPixels) * 4 * quads + i);
+    for (size_t first = s.begin; first < s.end; first += kSweep) {
+        const int count = s.end - first < kSweep ? int(s.end - first) : kSweep;
+        for (int i = 0; i < 4 * kSweep * quads; i += 16)
+            __builtin_prefetch(s.unary + (first + kSweep) * 4 * quads + i);
         for (int i = 0; i < count; ++i) {
             const size_t p = first + i;
             const float *unary = s.unary + p * 4 * quads;
@@ -151,7 +150,7 @@ CRF_INLINE void sweep(const Pass &s) {
                 pieces<Q>(quads, [&](auto as, int g) { store(as, sum + g, load(as, unary + g)); });
                 continue;
             }
-            const Vertices<2> &later = s.spatial[p + kPixels];
+            const Vertices<2> &later = s.spatial[p + kSweep];
             for (int k = 0; k < 3; ++k) prefetch<Q>(s.spatial_from + size_t(later.id[k]) * 2);
             const Corners<5> near(s.bilateral[p], s.bilateral_from, Scaled ? s.bilateral_scale[p] : 1.0f);
             const Corners<2> beside(s.spatial[p], s.spatial_from, Scaled ? s.spatial_scale[p] : 1.0f);
@@ -192,8 +191,8 @@ CRF_INLINE void sweep(const Pass &s) {
                 total[i] = sum;
             }
         }
-        for (int i = count; i < kPixels; ++i) total[i] = splat8(1.0f);
-        for (int i = 0; i < kPixels; i += 8) {
+        for (int i = count; i < kSweep; ++i) total[i] = splat8(1.0f);
+        for (int i = 0; i < kSweep; i += 8) {
             f8 sum = sums_of(total + i);
             if (s.rest) sum = sum + *(const any8 *)(s.rest + first + i);
             inverse[i / 8] = splat8(1.0f) / sum;

@@ -9,6 +9,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace crf {
 
@@ -41,8 +44,13 @@ class Buffer {
 #if defined(__linux__)
             if (big) madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
-            room_ = count;
+            room_ = bytes / sizeof(T);
         }
+#if defined(__SANITIZE_ADDRESS__)
+        // What was not asked for is there all the same: rounded up, or left from a larger frame.
+        ASAN_UNPOISON_MEMORY_REGION(data_, count * sizeof(T));
+        ASAN_POISON_MEMORY_REGION(data_ + count, (room_ - count) * sizeof(T));
+#endif
         return data_;
     }
     T *data() { return data_; }

@@ -36,16 +36,16 @@ Model::Model(int height, int width, int classes, const Energy &energy, Mode mode
     least_ = float(1.0 / std::max(2.718281828 * weight, 2.0));
 }
 
-bool Model::infer(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
-                  int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals) {
+std::optional<Stats> Model::infer(const uint8_t *image, const upsample::Scores &scores, upsample::Map y,
+                                  upsample::Map x, int iterations, uint8_t *labels, ptrdiff_t stride,
+                                  float *marginals) {
     const size_t count = size_t(scores.classes) * scores.height * scores.width;
     for (size_t i = 0; i < count; ++i)
-        if (!std::isfinite(scores.data[i])) return false;
+        if (!std::isfinite(scores.data[i])) return std::nullopt;
     const std::vector<uint8_t> alive = mode_ == Mode::exact ? every_class(classes_) : living(scores, least_);
     field_.start(image, scores, y, x, alive);
     field_.infer(iterations, labels, stride, marginals, classes_);
-    stats_ = {int(alive.size()), field_.bilateral().distinct(), field_.bytes()};
-    return true;
+    return Stats{int(alive.size()), field_.bilateral().distinct(), field_.bytes()};
 }
 
 }  // namespace crf

@@ -16,7 +16,7 @@ std::optional<Mode> mode_named(const char *name);
 // By name ("portable", "avx2", "avx512") or the best ("auto"); null where the processor lacks it.
 const Kernels *kernels_named(const char *name);
 
-struct Stats {       // of the last picture
+struct Stats {       // of a picture
     int classes;     // that took part
     size_t vertices; // of the lattice of place and colour
     size_t bytes;    // moved by one iteration at least
@@ -26,11 +26,9 @@ class Model {
    public:
     Model(int height, int width, int classes, const Energy &energy, Mode mode, int threads, const Kernels &kernels);
 
-    // Labels and marginals, where they are not null; false if a score is not finite.
-    bool infer(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x, int iterations,
-               uint8_t *labels, ptrdiff_t stride, float *marginals);
-
-    Stats stats() const { return stats_; }
+    // Labels and marginals, where they are not null; nothing if a score is not finite.
+    std::optional<Stats> infer(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x, int iterations,
+                               uint8_t *labels, ptrdiff_t stride, float *marginals);
 
    private:
     const Mode mode_;
@@ -38,7 +36,6 @@ class Model {
     Team team_;
     Field field_;
     float least_;  // probability that a class must have somewhere to be alive
-    Stats stats_{};
 };
 
 }  // namespace crf

@@ -52,7 +52,8 @@ Spatial::Spatial(const Order &order, float sigma, Strength strength, bool keep, 
 
 void Spatial::choose(const std::vector<int32_t> &chosen) {
     for (size_t i = 0; i < chosen.size(); ++i) points_[i] = plain_[chosen[i]];
-    lanes_ = 1;
+    lanes_ = 0;
+    unit_ = 1;
     find_runs();
     normalise();
 }
@@ -177,9 +178,12 @@ void Spatial::normalise() {
 }
 
 void Spatial::prepare(int lanes) {
+    // A sweep that ran out of memory has left the shares where they were.
+    for (Share &share : shares_) restart(share);
     if (lanes == lanes_) return;
     if (places_ * rows_ * lanes / 2 > size_t(INT32_MAX))
         throw std::range_error("pos_xy: too small for a picture of this size with so many classes");
+    lanes_ = 0;  // until all memory is there
     const size_t column = size_t(rows_) * lanes;
     blurred_.need(places_ * column);
     std::fill_n(nothing_.need(column), column, 0.0f);
@@ -189,12 +193,14 @@ void Spatial::prepare(int lanes) {
         int aside = 0;
         for (int u = share.first; u <= share.last; ++u) aside += shared(share, u);
         share.aside.need(aside * column);
-        restart(share);
     }
-    // Only now that all memory is there may anything depend on the number of lanes.
-    if (lanes > 1)
-        for (size_t i = 0; i < order_.size(); ++i)
-            for (int32_t &id : points_[i].id) id = int32_t(int64_t(id) / (lanes_ > 1 ? lanes_ / 2 : 1) * (lanes / 2));
+    size_t widest = 0;
+    seams([&](int begin, int end) { widest = std::max(widest, size_t(end - begin + 4)); });
+    seam_.need(widest * column);
+    const int unit = std::max(lanes / 2, 1);
+    for (size_t i = 0; i < order_.size(); ++i)
+        for (int32_t &id : points_[i].id) id = id / unit_ * unit;
+    unit_ = unit;
     lanes_ = lanes;
 }
 
@@ -249,23 +255,32 @@ void Spatial::advance(Share &share, int settled) {
     share.base = base;
 }
 
-void Spatial::finish() {
+// Calls `act` with the columns [begin, end) between those that shares blur alone.
+template <typename Act>
+void Spatial::seams(const Act &act) const {
     int done = 0;
+    const auto until = [&](int end) {
+        if (done < end) act(done, end);
+    };
     for (const Share &share : shares_) {
-        if (share.blurred <= share.own_begin) continue;
-        blur_seam(done, share.own_begin);
-        done = share.blurred;
+        const int end = std::min(share.own_end, share.last + 1);
+        if (end <= share.own_begin) continue;
+        until(share.own_begin);
+        done = end;
     }
-    blur_seam(done, columns_);
+    until(columns_);
+}
+
+void Spatial::finish() {
+    seams([this](int begin, int end) { blur_seam(begin, end); });
     for (Share &share : shares_) restart(share);
 }
 
 // Columns [begin, end), in which several shares have a part.
 void Spatial::blur_seam(int begin, int end) {
-    if (begin >= end) return;
     const size_t size = column();
     const int from = std::max(begin - 2, 0), to = std::min(end + 2, columns_);
-    std::fill_n(seam_.need((to - from) * size), (to - from) * size, 0.0f);
+    std::fill_n(seam_.data(), (to - from) * size, 0.0f);
     for (const Share &share : shares_)
         for (int u = share.first, at = 0; u <= share.last; ++u) {
             if (!shared(share, u)) continue;

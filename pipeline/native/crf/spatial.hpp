@@ -64,6 +64,8 @@ class Spatial {
     void restart(Share &share) const;
     void advance(Share &share, int settled);
     bool shared(const Share &share, int u) const { return u < share.own_begin + 2 || u >= share.own_end - 2; }
+    template <typename Act>
+    void seams(const Act &act) const;
     void blur_seam(int begin, int end);
     template <typename In, typename Out>
     void blur(int begin, int end, const In &in, const Out &out, Buffer<float> &ring) const;
@@ -76,7 +78,9 @@ class Spatial {
     const Order &order_;
     const Strength strength_;
     const Kernels &kernels_;
-    int columns_ = 0, rows_ = 0, lanes_ = 0;
+    int columns_ = 0, rows_ = 0;
+    int lanes_ = 0;  // that there is memory for; 0 where there was not enough
+    int unit_ = 1;   // by which the points' places are multiplied
     size_t size_ = 0, places_ = 0;
     std::vector<uint8_t> exists_;
     std::vector<std::vector<Run>> runs_;

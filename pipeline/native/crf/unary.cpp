@@ -60,8 +60,8 @@ void Unary::load(const upsample::Scores &scores, upsample::Map my, upsample::Map
 }
 
 void Unary::spread(const Order &order, const Kernels &kernels, Team &team) {
-    values_.need((order.size() + 16) * lanes_);
-    if (lumped_) rest_.need(order.size() + 8);
+    values_.need((order.size() + kSweep) * lanes_);
+    if (lumped_) rest_.need(order.size() + kSweep);
     team.run([&](int thread) {
         const size_t record = size_t(rows_) * lanes_;
         Buffer<float> column;
