@@ -1,7 +1,8 @@
 """From YAML to frozen dataclasses, strictly: what is unknown or of a wrong type is named by file and key.
 
 The defaults stand in the dataclasses alone.  ``${NAME}`` in a value is an environment variable,
-``${file:PATH}`` what a file holds.
+``${file:PATH}`` what a file holds, ``$${`` the characters ``${``.  What was put in is masked from then on
+(`engines.masking`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from engines import masking
 from engines.base import EngineError
 from engines.yaml_text import parse_yaml
 
 T = typing.TypeVar("T")
 
 _FROM_FILE = "file:"
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}")
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*|file:[^}]+)\}|\$\{\w*")
 _BEFORE_SECRET = re.compile(r"://[^/?#@]*$")
 _AFTER_SECRET = re.compile(r"[^/?#]*@")
 """What stands before and after user and password of an address."""
+
+_NO_VARIABLE = "is neither ${NAME} nor ${file:PATH}; write $${ for a plain ${"
+_STRUCTURE = re.compile(r"[:/@=]")
+"""What a value that is all of a text must have to hold a secret: a word is a model, a camera, a size."""
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
 
@@ -118,8 +124,10 @@ class _Builder:
 
     def value(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
         """A value as its type hint wants it."""
-        if isinstance(value, str):
-            value = substitute(value, self.where, path)
+        return self.fitted(hint, substitute(value, self.where, path) if isinstance(value, str) else value, path)
+
+    def fitted(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
+        """A value, whose variables have been put in, as its type hint wants it."""
         origin, arguments = typing.get_origin(hint), typing.get_args(hint)
         if origin in (types.UnionType, typing.Union):
             return self.union(arguments, value, path)
@@ -146,10 +154,10 @@ class _Builder:
         rest = [choice for choice in choices if choice is not type(None)]
         for choice in rest[:-1]:
             try:
-                return self.value(choice, value, path)
+                return self.fitted(choice, value, path)
             except SettingsError:
                 continue
-        return self.value(rest[-1], value, path)
+        return self.fitted(rest[-1], value, path)
 
     def plain(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
         """A number, a text, a truth or a path."""
@@ -174,9 +182,10 @@ class _Builder:
 
 
 def substitute(text: str, where: str, path: tuple[str, ...] = ()) -> str:
-    """The text with ``${NAME}`` and ``${file:PATH}`` put in.
+    """The text with ``${NAME}`` and ``${file:PATH}`` put in, which `engines.masking` hides from then on.
 
     What stands where an address has its user and password is percent-encoded, so that it may hold any character.
+    ``$${`` gives ``${``.
 
     Args:
         text: a value of a file of settings, or of a flag.
@@ -184,21 +193,35 @@ def substitute(text: str, where: str, path: tuple[str, ...] = ()) -> str:
         path: keys that lead to it, for messages.
 
     Raises:
-        SettingsError: no such variable, or the file cannot be read.
+        SettingsError: no such variable, the file cannot be read, or a ``${`` that begins neither.
     """
+    found: list[str] = []
 
     def value(match: re.Match[str]) -> str:
-        name = match[1]
-        if name.startswith(_FROM_FILE):
-            found = _content(Path(name.removeprefix(_FROM_FILE)).expanduser(), where, path)
-        elif name in os.environ:
-            found = os.environ[name]
-        else:
-            raise _error(where, path, f"the environment variable {name} is not set")
+        if match[0] == "$${":
+            return "${"
+        if match[1] is None:
+            raise _error(
+                where, path, f"{match[0]}… is neither ${{NAME}} nor ${{file:PATH}}; write $${{ for a plain ${{"
+            )
+        found.append(_value(match[1], where, path))
         secret = _BEFORE_SECRET.search(text[: match.start()]) and _AFTER_SECRET.match(text[match.end() :])
-        return quote(found, safe="") if secret else found
+        return quote(found[-1], safe="") if secret else found[-1]
 
-    return _VARIABLE.sub(value, text)
+    whole = _VARIABLE.sub(value, text)
+    if whole not in found or _STRUCTURE.search(whole):
+        hidden = [masking.remember(each) for each in found]
+        if not all(hidden) and "://" in whole:  # what is too short is hidden in this address alone
+            masking.remember_as(whole, _VARIABLE.sub(lambda match: "***" if match[1] else "${", text))
+    return whole
+
+
+def _value(name: str, where: str, path: tuple[str, ...]) -> str:
+    if name.startswith(_FROM_FILE):
+        return _content(Path(name.removeprefix(_FROM_FILE)).expanduser(), where, path)
+    if name not in os.environ:
+        raise _error(where, path, f"the environment variable {name} is not set")
+    return os.environ[name]
 
 
 def _content(file: Path, where: str, path: tuple[str, ...]) -> str:
@@ -211,7 +234,7 @@ def _content(file: Path, where: str, path: tuple[str, ...]) -> str:
 
 def _error(where: str, path: tuple[str, ...], message: str) -> SettingsError:
     place = f"{where}: {'.'.join(path)}" if path else where
-    return SettingsError(f"{place}: {message}")
+    return SettingsError(f"{place}: {masking.hide(message)}")
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:

@@ -6,9 +6,14 @@ prints it without a traceback; from Python it is caught as any exception.
 
 from __future__ import annotations
 
+from engines.masking import hide
+
 
 class PipelineError(Exception):
-    """Anything that the stream refuses or fails at; never raised itself."""
+    """Anything that the stream refuses or fails at, secrets masked; never raised itself."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hide(message))
 
 
 class ConfigError(PipelineError):

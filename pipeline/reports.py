@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from engines.base import EngineInfo
+from engines.masking import hide
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,7 @@ class Report:
 
     def as_json(self) -> str:
         """The whole report."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        return json.dumps(_masked(asdict(self)), indent=2, ensure_ascii=False)
 
     def as_text(self) -> str:
         """The short report that people read."""
@@ -262,10 +263,19 @@ class Report:
             if one.propagation is not None:
                 lines.append(f"  {_propagation_line(one.propagation)}")
             lines += [f"  {_short(name):<24}{_stage_line(stage)}" for name, stage in one.stages.items()]
-        return "\n".join(lines)
+        return hide("\n".join(lines))
+
+
+def _masked(tree: object) -> object:
+    if isinstance(tree, str):
+        return hide(tree)
+    if isinstance(tree, dict):
+        return {_masked(key): _masked(value) for key, value in tree.items()}
+    return [_masked(each) for each in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _short(name: str) -> str:
+    name = hide(name)  # of which less may be left than can be told
     return name if len(name) < 24 else f"…{name[-21:]}"
 
 

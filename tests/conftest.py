@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from engines import masking
+
 _import_or_skip = pytest.importorskip
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -60,6 +62,13 @@ def own_log() -> Iterator[None]:
     logging.root.handlers[:] = handlers
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def own_secrets() -> Iterator[None]:
+    """What a test took from variables is hidden in no other test."""
+    yield
+    masking.forget()
 
 
 @pytest.fixture(scope="session")

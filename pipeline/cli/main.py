@@ -318,9 +318,10 @@ def _dispatch(flags: argparse.Namespace) -> int:
 
     refuse_clashes(options, flags.report)
     if flags.dry_run:
+        from engines.masking import hide
         from pipeline.cli.listing import plan
 
-        print(plan(options, flags.report))
+        print(hide(plan(options, flags.report)))
         return EXIT_OK
     from pipeline.cli.session import perform
 

@@ -11,6 +11,7 @@ from pipeline.config import substitute
 from pipeline.errors import ConfigError
 from pipeline.options import InputOptions
 from pipeline.sources import expand_inputs, input_name, mask_uri
+from pipeline.sources.uri import remember_uri
 
 _TIME = re.compile(r"(?:[0-9]{1,9}:){0,2}(?:[0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})")
 
@@ -46,6 +47,7 @@ def pair_up(places: Iterable[tuple[str, str]], *, may_write_nothing: bool = Fals
     common: list[tuple[str, str]] = []
     for kind, typed in places:
         uri = substitute(typed, f"--{kind}") if "${" in typed else typed
+        remember_uri(uri)
         if kind == "input":
             given += [InputOptions(one) for one in expand_inputs([uri])]
         elif "{name}" in uri:

@@ -23,7 +23,7 @@ from pipeline.sinks.nvenc import begin
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
-from pipeline.sources.uri import mask_uri
+from pipeline.sources.uri import mask_uri, remember_uri
 
 _LOG = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class PublishSink:
     def _leave(self, reason: str) -> None:
         """The server is away."""
         self._link = None
-        self._reason = f"{self._name} cannot be published: {reason or 'the connection is lost'}"
+        self._reason = f"{self._name} cannot be published: {mask_uri(reason) or 'the connection is lost'}"
         if self._away_since is None:
             self._away_since = time.monotonic()
             _LOG.warning("%s; trying again", self._reason)
@@ -283,5 +283,6 @@ def _coding(info: OutputInfo, video: VideoOptions, encoder: Encoder) -> tuple[Pa
 
 def _masked(uri: str) -> str:
     """The address without credentials; the last part of an RTMP path is the key to the channel."""
+    remember_uri(uri)
     masked = mask_uri(uri)
     return re.sub(r"^(rtmps?://[^/]+/.+/)[^/?]+", r"\1***", masked)

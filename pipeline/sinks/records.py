@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from fractions import Fraction
 
+from engines.masking import hide
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo
 
@@ -33,7 +34,7 @@ def header(info: OutputInfo, height: int, width: int, segment: int = 1) -> Json:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "source": info.stream.uri,
+        "source": hide(info.stream.uri),
         "model": info.model,
         "model_sha256": info.model_sha256,
         "classes": [

@@ -25,7 +25,7 @@ from pipeline.sources.places import images_of
 from pipeline.sources.reconnect import Reconnecting
 from pipeline.sources.sample import sample_path
 from pipeline.sources.target import DeadlinePipe, Target
-from pipeline.sources.uri import input_name, mask_uri
+from pipeline.sources.uri import input_name, mask_uri, remember_uri
 
 _DEFAULTS = SourceOptions()
 _PACED_GRAPH = re.compile(r"(?:^|[,;\]\s])realtime\b")
@@ -76,6 +76,7 @@ def open_sources(wanted: Sequence[tuple[str, SourceOptions, str | None]]) -> lis
     with ExitStack() as undo:
         begun = []
         for uri, options, name in wanted:
+            remember_uri(uri)
             try:
                 pending = _begin(uri, options, name or input_name(uri))
             except PermissionError as error:  # of the path to it: what is there cannot even be asked

@@ -6,16 +6,24 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from engines.masking import hide, remember, remember_as
+
 _SECRET_KEYS = (
-    r"pass(?:w(?:or)?d|phrase)?|pwd|pw|psw|secret|token|auth|authorization|api_?key|key|sig|signature|credential"
+    r"pass?(?:w(?:or)?d|phrase)?|\w*passw(?:or)?d|(?:login|user|usr|admin)_?pass?|\w*pwd|pw|psw|\w*secret|\w*token|auth|"
+    r"authorization|bearer|jwt|sid|session_?id|api_?key|key|sig|signature|credentials?"
 )
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
+# In a filter graph of libav's the colons are escaped.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*\\*://"
+_URI = re.compile(rf"{_SCHEME}[^\s'\"<>]+")
 _VALUE = r"(?:(?!:$)[^&;#\s'\"])*"  # without the colon of a message in which the address comes first
-_QUERY = re.compile(rf"([?&;#](?:[\w.\-]*[_\-.])?(?:{_SECRET_KEYS})=){_VALUE}", re.IGNORECASE)
+_PREFIX = r"(?:[\w.\-]*[_\-.]|\w*(?-i:(?=[A-Z])))?"  # of access_token, X-Amz-Signature, accessToken
+_QUERY = re.compile(rf"([?&;#]{_PREFIX}(?:{_SECRET_KEYS})=){_VALUE}", re.IGNORECASE)
 # Recorders take it in the path: rtsp://host/user=me_password=secret_channel=1_stream=0.sdp
 _PATH = re.compile(r"([/_](?:password|passwd|pwd)=)(?:(?!:$)[^&;#/_?\s'\"])*", re.IGNORECASE)
-_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#:@]*):([^/?#]*)@")
-_RAW_USERINFO = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*://)([^/?#:@]*):(?!\d+[/?#])(.*)@")
+_USERINFO = re.compile(rf"^({_SCHEME})([^/?#:@]*):([^/?#]*)@")
+_RAW_USERINFO = re.compile(rf"^({_SCHEME})([^/?#:@]*):(?!\d+[/?#])(.*)@")
+_USER = re.compile(rf"^({_SCHEME})[^/?#:@]+@")  # alone it is a token as often as a name
+_ENDS_EARLY = re.compile(r"[\s'\"<>]")
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")
 """A scheme of at least two letters: a single one is a drive."""
@@ -24,21 +32,32 @@ SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")
 def mask_uri(text: str) -> str:
     """The text with the credentials of every URI in it replaced by ``***``; the user's name stays.
 
-    Masks ``scheme://user:password@host`` and query values whose key speaks of a secret
-    (``?password=``, ``&api_key=``, ``&X-Amz-Signature=``; ``/user=me_password=`` as recorders have it).
+    Masks ``scheme://user:password@host``, ``scheme://token@host`` and query values whose key speaks of a secret
+    (``?password=``, ``&api_key=``, ``&X-Amz-Signature=``; ``/user=me_password=`` as recorders have it), and whatever
+    came from a variable or a file.
     """
-    return _URI.sub(lambda match: _mask_one(match[0]), text)
+    return _URI.sub(lambda match: _mask_one(match[0]), hide(text))
+
+
+def remember_uri(uri: str) -> None:
+    """Mask the password of an address from now on, even if characters in it end an address in a text."""
+    match = _USERINFO.match(uri) or _RAW_USERINFO.match(uri)
+    if match and _ENDS_EARLY.search(match[3]):
+        remember_as(uri, _mask_one(uri))
+        remember(match[3])
 
 
 def _mask_one(uri: str) -> str:
     masked = _USERINFO.sub(r"\1\2:***@", uri)
     if masked == uri:
         masked = _RAW_USERINFO.sub(r"\1\2:***@", uri)  # a password with an unescaped / ? or #
+    masked = _USER.sub(r"\1***@", masked)
     return _PATH.sub(r"\1***", _QUERY.sub(r"\1***", masked))
 
 
 def input_name(uri: str) -> str:
-    """A name for the input that is fit for a file: stem of a file, host of a stream, ``cam0``, ``stdin``."""
+    """A name for the input that is fit for a file: stem of a file, host of a stream, ``cam0``, ``stdin``; no secret."""
+    uri = hide(uri)
     if uri == "-":
         return "stdin"
     if re.fullmatch(r"\d+", uri):

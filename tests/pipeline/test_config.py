@@ -60,6 +60,12 @@ def test_a_preset_is_read_and_flags_win(tmp_path: Path) -> None:
         ("max_latency: 0", "max_latency 0 is out of range: above 0, to 60000 ms"),
         ("- a\n- b", "must be a mapping"),
         ("a: [", "is not YAML"),
+        (
+            "inputs: {a: {uri: 'rtsp://me:${PW:-hunter2}@h/x'}}",
+            "inputs.a.uri: ${PW… is neither ${NAME} nor",
+        ),
+        ("inputs: {a: {uri: 'rtsp://me:${}@h/x'}}", "write $${ for a plain ${"),
+        ("serve: {auth: 'me:${PW'}", "serve.auth: ${PW… is neither"),
         ("model: {name: '${NOT_SET_ANYWHERE}'}", "model.name: the environment variable NOT_SET_ANYWHERE is not set"),
     ],
 )
@@ -82,6 +88,14 @@ def test_environment_variables_are_put_in(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("WHICH_MODEL", "street")
     options = load_options(write(tmp_path, "model: {name: '${WHICH_MODEL}'}"), {})
     assert options.model.name == "street"
+
+
+def test_two_dollars_stand_for_one_and_what_was_put_in_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PW", "a${b}$${c")
+    options = load_options(write(tmp_path, "serve: {auth: 'me:$${x}${PW}'}"), {})
+    assert options.serve.auth == "me:${x}a${b}$${c"
 
 
 SITE = """

@@ -149,3 +149,15 @@ def test_no_secret_is_told(cli: Cli, tiny: str, tmp_path: Path, monkeypatch: pyt
     assert "s3cr3t" not in done.stdout + done.stderr + report.read_text()
     assert "rtsp://me:***@127.0.0.1" in json.loads(report.read_text())["error"]
     assert re.search(r"error: rtsp://me:\*\*\*@127\.0\.0\.1:\d+/user=me_password=\*\*\*\?token=\*\*\*: ", done.stderr)
+
+
+def test_no_secret_of_a_variable_is_told(cli: Cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In no place of an address, by no channel: log, error, report, names of files."""
+    monkeypatch.setenv("TOK", "SUPERSECRET")
+    report, port = tmp_path / "report.json", free_port()
+    for uri in (f"http://127.0.0.1:{port}/${{TOK}}.m3u8", f"rtsp://${{TOK}}@127.0.0.1:{port}/x"):
+        output = f"{tmp_path}/{{name}}-${{TOK}}.mkv"
+        done = cli(*arguments(uri, tiny, "--output", output, "--report", report, "--reconnect", "0", "-vv"))
+        assert done.returncode == 1
+        assert "***" in done.stderr
+        assert "SUPERSECRET" not in done.stdout + done.stderr + report.read_text()
