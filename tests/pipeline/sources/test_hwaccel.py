@@ -91,6 +91,8 @@ def told(
 
     cases = {name: task(name) for name in paths}
     cases["threads"] = task("h264") | {"threads": 3}
+    cases["sought"] = task("h264", NVDEC_PICTURES=str(folder / "twice")) | {"start": 0.7}
+    (folder / "twice").write_bytes(2 * (folder / "h264").read_bytes())
     cases["refused"] = task("10 bit", NVDEC_REFUSES="10")
     cases["refused in the middle"] = task("depths", NVDEC_REFUSES="10")
     cases["lossless"] = task("h264", clip("h264 lossless").path)
@@ -98,11 +100,12 @@ def told(
     # Each under a name of its own: what has failed once is not tried again.
     cases["fails"] = task("h264", copy("fails"), NVDEC_FAILS_AT="1")
     cases["fails later"] = task("h264", copy("later"), NVDEC_FAILS_AT="12")
+    cases["failed before"] = task("h264", Path(cases["fails later"]["path"]))
     cases["none"] = task("h264") | {"hwaccel": "none"}
     cases["memory is full"] = task("h264", copy("full"), CUDA_CONTEXTS="1")
     answers = children(list(cases.values()), driver)
     return {
-        name: (tell(str(case["path"]), hwaccel="none"), answer)
+        name: (tell(str(case["path"]), hwaccel="none", start=case.get("start", 0)), answer)
         for (name, case), answer in zip(cases.items(), answers, strict=True)
     }
 
@@ -124,6 +127,15 @@ def test_frame_threads_change_nothing(told: dict[str, tuple[Told, Told]]) -> Non
     software, device = told["threads"]
     assert device.decoder == "h264 by NVDEC"
     assert device.pictures == software.pictures
+
+
+def test_a_later_part_begins_where_software_begins(told: dict[str, tuple[Told, Told]]) -> None:
+    """Its pictures cannot be compared: the stand-in knows but one order."""
+    software, device = told["sought"]
+    assert [picture[:-1] for picture in device.pictures] == [picture[:-1] for picture in software.pictures]
+    assert 0 < len(device.pictures) < 30
+    assert device.decoder == "h264 by NVDEC"
+    assert device.damaged == 0
 
 
 @pytest.mark.parametrize(
@@ -166,6 +178,12 @@ def test_a_device_that_fails_later_ends_the_input_with_the_way_out(told: dict[st
     assert device.pictures[:5] == software.pictures[:5]
     assert device.error.endswith("lost, NVDEC fails at it; --hwaccel none decodes it in software")
     assert "\n" not in device.error
+
+
+def test_an_input_that_the_device_has_failed_at_is_left_for_software(told: dict[str, tuple[Told, Told]]) -> None:
+    software, device = told["failed before"]
+    assert device.decoder == "h264"
+    assert device.pictures == software.pictures
 
 
 def test_a_device_without_memory_is_done_without(told: dict[str, tuple[Told, Told]]) -> None:
