@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,8 @@ from pipeline.runner.report import failed_report
 from pipeline.sinks.files import PartFile, commit
 
 log = logging.getLogger(__name__)
+
+DESCRIPTORS = 65536
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -47,6 +49,7 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool, in_logs: bo
         PipelineError, EngineError: as `Runner`.
         KeyboardInterrupt: a second signal, or one before the frames flow.
     """
+    more_descriptors()
     with _Signals() as signals, _ReportFile(report) as file, _metrics(options) as metrics:
         signals.leave_at_once()
         with file.telling_of_failure(), Runner(options) as runner:
@@ -63,6 +66,19 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool, in_logs: bo
     elif place is not None and not (quiet or unread):  # None where it was closed before the start
         print(told.as_text(), file=place)
     return EXIT_FAILED if unread else status
+
+
+def more_descriptors() -> None:
+    """Let this process open as many files as it may: shells give 1024, which are for programs that use select()."""
+    try:
+        import resource
+    except ImportError:  # Windows counts none
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ class _MaskConnection(Connection):
 
     def __init__(self, feed: Feed, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(reader, writer)
+        self.known = True
         self._feed = feed
 
     async def serve(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pipeline.sinks.rtsp.h264 import TRACK, AccessUnit, description
 from pipeline.sinks.rtsp.stream import Datagrams, Interleaved, LiveStream, Player, Wire
 from pipeline.sinks.serve.address import Address
+from pipeline.sinks.serve.admission import network_of
 from pipeline.sinks.serve.auth import REALM, Credentials
 from pipeline.sinks.serve.message import BadRequest, Request, read_request
 from pipeline.sinks.serve.server import FIRST_REQUEST_S, IDLE_S, Connection, Server
@@ -41,8 +42,6 @@ KEYFRAME_TIMEOUT_S = 2.0
 """How long the answer to PLAY waits for the keyframe that it tells of."""
 
 _WRONG_TRIES = 4
-_WRONG_DELAY_S = 0.5
-_BACKLOG_BYTES = 1 << 20
 
 Headers = Mapping[str, str]
 
@@ -92,7 +91,8 @@ class RtspConnection(Connection):
             if first == b"$":  # a receiver report within the connection
                 head = await self.reader.readexactly(3)
                 await self.reader.readexactly(int.from_bytes(head[1:]))
-                self._heard()
+                if self._player is not None:
+                    self._heard()
                 continue
             if first in b"\r\n":
                 continue
@@ -102,8 +102,8 @@ class RtspConnection(Connection):
             except BadRequest as error:
                 self._answer(error.status, {"Connection": "close"})
                 return
-            if self.writer.transport.get_write_buffer_size() > _BACKLOG_BYTES and not self._interleaved:
-                return  # it asks and does not read
+            await self.writer.drain()  # one that asks and does not read is asked nothing more
+            await asyncio.sleep(0)  # however fast it asks
 
     def _heard(self) -> None:
         """The client is alive."""
@@ -139,7 +139,9 @@ class RtspConnection(Connection):
             return
         if not await self._allowed(request):
             return
-        self._heard()
+        self.known = self.known or request.method != "OPTIONS"  # which anybody may ask
+        if self.known:
+            self._heard()
         said = request.headers.get("session", "").partition(";")[0].strip()
         if said and said != self._session:
             self._answer(454)
@@ -152,12 +154,15 @@ class RtspConnection(Connection):
             return True
         given = request.headers.get("authorization")
         if given is not None:
+            peer = network_of(self.peer)
+            if not self.known and not await self._server.guessing.turn(peer, self.gone):
+                raise BadRequest(503, "there were too many wrong tries")
             if credentials.allows_digest(given, request.method, request.uri, self._nonce):
                 self._wrong = 0
                 return True
             self._wrong += 1
-            log.info("%s: %s gives wrong credentials", self._server.address, self.peer)
-            await asyncio.sleep(_WRONG_DELAY_S if self._wrong > 1 else 0)  # the first may be of an older connection
+            self._server.guessing.wrong(peer)
+            self._server.tally.note(f"wrong credentials from {peer}")
             if self._wrong >= _WRONG_TRIES:
                 raise BadRequest(401, "wrong credentials")
         self.deadline = min(self.deadline, time.monotonic() + FIRST_REQUEST_S)

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from pipeline.errors import ConfigError
 from pipeline.sinks.serve.address import Address
+from pipeline.sinks.serve.admission import network_of
 from pipeline.sinks.serve.auth import REALM, Credentials
 from pipeline.sinks.serve.feed import Feed
 from pipeline.sinks.serve.message import BadRequest, Request, read_request
@@ -36,6 +37,7 @@ REASONS = {
     413: "Content Too Large",
     415: "Unsupported Media Type",
     421: "Misdirected Request",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
@@ -58,7 +60,6 @@ STRICT = {
 }
 """Headers of every answer."""
 
-_WRONG_DELAY_S = 0.5
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?")
 
 
@@ -204,6 +205,7 @@ class HttpConnection(Connection):
             challenge = {"WWW-Authenticate": f'Basic realm="{REALM}", charset="UTF-8"'}
             self._answer(Response(b"credentials are needed\n", status=401, headers=challenge), head=head)
             return
+        self.known = True
         self.deadline = time.monotonic() + FIRST_REQUEST_S
         active = self._server.active(request.method, path)
         if active is not None:
@@ -252,10 +254,13 @@ class HttpConnection(Connection):
         given = request.headers.get("authorization")
         if given is None:
             return False
+        peer = network_of(self.peer)
+        if not await self._server.guessing.turn(peer, self.gone):
+            raise BadRequest(429, "there were too many wrong tries from your address")
         if credentials.allows_basic(given):
             return True
-        log.info("%s: %s gives wrong credentials", self._server.address, self.peer)
-        await asyncio.sleep(_WRONG_DELAY_S)
+        self._server.guessing.wrong(peer)
+        self._server.tally.note(f"wrong credentials from {peer}")
         return False
 
     def _answer(self, response: Response, *, head: bool = False) -> None:

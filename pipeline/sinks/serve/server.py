@@ -5,29 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
 from pipeline.errors import PipelineError, SinkError
 from pipeline.flow.service import Service
 from pipeline.sinks.serve.address import Address, listen
+from pipeline.sinks.serve.admission import Admission, Guest, network_of
+from pipeline.sinks.serve.guessing import Guessing, Tally
 from pipeline.sinks.serve.message import HEAD_BYTES
 from pipeline.sinks.serve.outflow import Outflow
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS = 64
-CONNECTIONS_OF_ONE_PEER = 32
+HANDSHAKE_S = 10.0
+"""How long a client may take to agree on TLS."""
 
 FIRST_REQUEST_S = 10.0
 """How long a client may take for a request, until it has sent one that was good."""
 
 IDLE_S = 60.0
 """How long it may stay silent afterwards, where nothing is sent to it."""
+
+LINGER_S = 5.0
+"""How long one may take what was written last, and the end of TLS."""
 
 _TICK_S = 0.5
 _FLUSH_S = 1.0
@@ -39,6 +44,7 @@ class Connection(ABC):
     Attributes:
         deadline: ``time.monotonic()`` at which it is cut off if it stays silent.
         outflow: what waits to be sent to it.
+        known: it has asked for something that it may have, so it makes no room for others.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -46,8 +52,13 @@ class Connection(ABC):
         self.writer = writer
         self.outflow = Outflow(writer.transport)
         self.deadline = time.monotonic() + FIRST_REQUEST_S
+        self.known = False
         peer = writer.get_extra_info("peername")
         self.peer: str = peer[0] if peer else ""
+
+    def gone(self) -> bool:
+        """The client has hung up, and everything that it has said is read."""
+        return self.reader.at_eof() or self.writer.is_closing()
 
     @abstractmethod
     async def serve(self) -> None:
@@ -91,10 +102,12 @@ class Server(Generic[M]):
         self.port = 0
         self._connect = connect
         self._tls = tls
-        self._servers: list[asyncio.Server] = []
-        self._ticker: asyncio.Task[None] | None = None
-        self._peers: Counter[str] = Counter()
+        self._sockets: list[socket.socket] = []
+        self._listening: list[asyncio.Task[None]] = []
+        self._admission = Admission()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.guessing = Guessing()
+        self.tally = Tally(str(address))
 
     async def open(self) -> None:
         """Listen.
@@ -102,19 +115,19 @@ class Server(Generic[M]):
         Raises:
             SinkError: as `listen`.
         """
-        sockets = listen(self.address)
-        self.port = sockets[0].getsockname()[1]
-        for each in sockets:
-            server = await asyncio.start_server(self._accept, sock=each, limit=HEAD_BYTES, ssl=self._tls)
-            self._servers.append(server)
-        self._ticker = asyncio.create_task(self._tick())
+        self._sockets = listen(self.address)
+        self.port = self._sockets[0].getsockname()[1]
+        self._listening = [asyncio.create_task(self._accept(each)) for each in self._sockets]
+        self._listening.append(asyncio.create_task(self._tick()))
 
     async def close(self) -> None:
         """Give what is written a moment to be sent, and hang up."""
-        for server in self._servers:
-            server.close()
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for listening in self._listening:
+            listening.cancel()
+        if self._listening:
+            await asyncio.wait(self._listening, timeout=_FLUSH_S)
+        for each in self._sockets:
+            each.close()
         until = time.monotonic() + _FLUSH_S
         while time.monotonic() < until and any(not each.outflow.clear for each in self.connections):
             await asyncio.sleep(0.01)
@@ -126,37 +139,65 @@ class Server(Generic[M]):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FLUSH_S)
+        self.tally.flush()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = self._connect(self, reader, writer)
-        full = len(self.connections) >= CONNECTIONS or self._peers[connection.peer] >= CONNECTIONS_OF_ONE_PEER
-        if full:
-            log.warning("%s: too many clients, %s is turned away", self.address, connection.peer)
-            writer.transport.abort()
+    async def _accept(self, listening: socket.socket) -> None:
+        """Take clients in; they are counted before TLS begins."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                wire, where = await loop.sock_accept(listening)
+            except OSError as error:  # no descriptor is left, or it has gone already
+                self.tally.note(f"a client cannot be accepted: {error.strerror}")
+                await asyncio.sleep(_TICK_S)
+                continue
+            guest = Guest(network_of(where[0]))
+            if self._admission.admit(guest):
+                guest.task = asyncio.create_task(self._attend(wire, guest))
+                self._tasks.add(guest.task)
+                guest.task.add_done_callback(self._tasks.discard)
+            else:
+                self.tally.note(f"too many clients, {guest.peer} is turned away")
+                wire.close()
+            await asyncio.sleep(0)  # however fast they come
+
+    async def _attend(self, wire: socket.socket, guest: Guest) -> None:
+        try:
+            reader, writer = await self._connected(wire)
+        except (OSError, asyncio.CancelledError):
+            wire.close()
+            self._admission.leave(guest)
             return
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        connection = guest.visitor = self._connect(self, reader, writer)
         self.connections.add(connection)
-        self._peers[connection.peer] += 1
         try:
             await connection.serve()
-        except (OSError, EOFError, ssl.SSLError):
+            writer.close()
+            await asyncio.wait_for(writer.wait_closed(), LINGER_S)
+        except (OSError, EOFError, TimeoutError):
             pass  # it has gone: nobody is left to tell
         except asyncio.CancelledError:
             pass
         finally:
-            self._tasks.discard(task)
             self.connections.discard(connection)
-            self._peers -= Counter([connection.peer])
+            self._admission.leave(guest)
             connection.leave()
             with contextlib.suppress(OSError, RuntimeError):
-                writer.close()
+                writer.transport.abort()
+
+    async def _connected(self, wire: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=HEAD_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        limits = {} if self._tls is None else {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": LINGER_S}
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, wire, ssl=self._tls, **limits)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
             now = time.monotonic()
+            self.tally.tick(now)
             for connection in tuple(self.connections):
                 connection.tick(now)
 

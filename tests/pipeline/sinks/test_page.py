@@ -275,8 +275,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return self_signed(tmp_path_factory.mktemp("tls"))
 
 
-def test_tls_and_credentials(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sinks.serve.http._WRONG_DELAY_S", 0.0)
+def test_tls_and_credentials(certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     port = free_port()
     serve = ServeOptions(auth="viewer:wörd", tls_cert=cert, tls_key=key)

@@ -202,11 +202,11 @@ def test_rubbish_is_answered_and_cut_off() -> None:
 
 
 def test_the_number_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.sinks.serve.server.CONNECTIONS", 3)
+    monkeypatch.setattr("pipeline.sinks.serve.admission.CONNECTIONS", 3)
     with served() as (port, _):
         time.sleep(0.1)  # the fixture's own probe has gone
         some = [Client(port) for _ in range(3)]
-        assert [one.ask("OPTIONS", "*").status for one in some] == [200] * 3
+        assert [one.ask("DESCRIBE").status for one in some] == [200] * 3
         with client(port) as one, pytest.raises((EOFError, ConnectionError)):
             one.ask("OPTIONS", "*")
         some.pop().close()
@@ -250,6 +250,18 @@ def test_a_slow_client_loses_its_own_pictures(monkeypatch: pytest.MonkeyPatch) -
                 if channel == 0:
                     numbers.append(int.from_bytes(packet[2:4]))
             assert packet[12] & 31 in (7, 24), "after the gap comes a keyframe"
+
+
+def test_a_player_that_asks_and_does_not_read_is_asked_nothing_more() -> None:
+    with served() as (port, _), client(port) as one:
+        one.wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        one.play()
+        one.wire.settimeout(1.0)
+        deadline = time.monotonic() + 8
+        with pytest.raises(TimeoutError):
+            while time.monotonic() < deadline:
+                one.wire.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n" * 300)
+        assert _welcome(port)
 
 
 def test_several_streams_share_a_port() -> None:
