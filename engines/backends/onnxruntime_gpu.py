@@ -327,7 +327,10 @@ def _check_assignment(provider: Provider, network: Any, what: str) -> None:
         )
     if left:
         kinds = ", ".join(sorted(set(left)))
-        _log.warning("%s leaves %d of %d operators to the CPU: %s", provider.title, len(left), nodes.total(), kinds)
+        batch = network.get_inputs()[0].shape[0]
+        # Where the batch is not fixed, sizes are computed, and those on the CPU whatever the provider.
+        level = logging.WARNING if isinstance(batch, int) else logging.INFO
+        _log.log(level, "%s leaves %d of %d operators to the CPU: %s", provider.title, len(left), nodes.total(), kinds)
 
 
 @contextlib.contextmanager

@@ -28,14 +28,14 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PUBLISHED = Path(__file__).with_name("provider_options.txt")
 
 
-def published(provider: Provider) -> set[str]:
+def known_options(provider: Provider) -> set[str]:
     lines = [line.split() for line in PUBLISHED.read_text().splitlines() if not line.startswith("#")]
     return {option for name, option in lines if name == provider.name}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
 def test_every_option_is_one_that_the_provider_publishes(provider: Provider) -> None:
-    known = published(provider)
+    known = known_options(provider)
     assert len(known) > 20
     for precision in PRECISIONS:
         for cache in (None, Path("somewhere")):

@@ -76,7 +76,7 @@ def _kept(name: str, make: object) -> Path:
 
 def _read_tensorrt(folder: Path, major: int, version: str) -> None:
     package = folder.parent / "package"
-    _download("tensorrt-cu13-bindings", version, package)
+    download("tensorrt-cu13-bindings", version, package)
     source = package / "stub.c"
     source.write_text("".join(f"void* {symbol}(void) {{ return 0; }}\n" for symbol in SYMBOLS))
     for library in LIBRARIES:
@@ -137,7 +137,7 @@ for name, value in vars(module).items():
 def _read_cuda(folder: Path, version: str) -> None:
     package = folder.parent / "package"
     if version:
-        _download("cuda-bindings", version, package)
+        download("cuda-bindings", version, package)
     target = folder / "cuda" / "bindings"
     target.mkdir(parents=True)
     for module in CUDA_MODULES:
@@ -147,7 +147,8 @@ def _read_cuda(folder: Path, version: str) -> None:
         (part / "__init__.pyi").touch()
 
 
-def _download(project: str, version: str, package: Path) -> None:
+def download(project: str, version: str, package: Path) -> None:
+    """Unpack what a published wheel holds into a directory; where it cannot be had the test is skipped."""
     wheels = package / "wheels"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(wheels), f"{project}=={version}"]
@@ -157,6 +158,7 @@ def _download(project: str, version: str, package: Path) -> None:
     (wheel,) = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(package)
+    wheel.unlink()
 
 
 def _stubgen(module: str, folder: Path, package: Path) -> None:
