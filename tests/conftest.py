@@ -55,13 +55,16 @@ def need_program(name: str) -> str:
 
 @pytest.fixture(autouse=True)
 def own_log() -> Iterator[None]:
-    """A command's log, which goes to its own standard error, ends with the test that ran the command in-process."""
+    """A command's log, which goes to its own standard error, ends with the test that ran the command in-process.
+
+    Libraries turn down what they find at the root: pytest's own handlers, which stay for all tests.
+    """
     handlers, loggers = logging.root.handlers[:], [logging.getLogger(name) for name in (None, "pipeline", "engines")]
-    levels = [logger.level for logger in loggers]
+    levels = [each.level for each in (*handlers, *loggers)]
     yield
     logging.root.handlers[:] = handlers
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    for each, level in zip((*handlers, *loggers), levels, strict=True):
+        each.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
