@@ -14,11 +14,13 @@ def upsample_argmax(
     begin: int,
     end: int,
     before: NDArray[np.uint8] | None = None,
-    margin: float = 0.0,
+    margin: NDArray[np.float32] | None = None,
+    ahead: NDArray[np.float32] | None = None,
 ) -> None:
     """Label rows ``[begin, end)`` of ``out`` (H×W) from C×h×w scores and add the pixels a class to ``counts`` (C).
 
-    A pixel keeps its label of ``before`` (H×W) unless another class scores higher by more than ``margin``.
+    A pixel keeps its label of ``before`` (H×W) unless another class scores higher by more than ``margin`` (h×w); it
+    needs as much less of that as it leads by in ``ahead`` (C×h×w).
     """
 
 def coarse_winners(scores: NDArray[np.float32], out: NDArray[np.uint8]) -> None:

@@ -5,7 +5,7 @@
 // three classes) is interpolated.  Ties go to the lowest class, as numpy's argmax gives them.
 //
 // Where a pixel may keep the label that it had before, a cell is filled only if all its pixels had that label, too, and a
-// class is left out only if it lies below by more than the margin.
+// class is left out only if it lies below by more than the margin can be; one that is equal may be what is kept.
 #include "upsample.hpp"
 
 #include <algorithm>
@@ -89,9 +89,10 @@ struct Cell {  // the classes that may win in one cell, with their scores at its
     float corner[256][4];  // top left, top right, bottom left, bottom right
 };
 
-// Those that lie below a corner's winner by more than `margin` at all corners are left out.
+// Those that lie below a corner's winner by more than `margin` at all corners are left out; unless `holds`, so are equal
+// ones of a higher number.
 void find_candidates(const float *top, const float *bottom, int right, int classes, int64_t step,
-                     const uint8_t (&best)[4], float margin, Cell &cell) {
+                     const uint8_t (&best)[4], bool holds, float margin, Cell &cell) {
     uint8_t rival[4];
     float strong[4][4];
     int rivals = 0;
@@ -108,7 +109,7 @@ void find_candidates(const float *top, const float *bottom, int right, int class
         for (int r = 0; r < rivals; ++r) {
             const float s[4] = {strong[r][0] - margin, strong[r][1] - margin, strong[r][2] - margin,
                                 strong[r][3] - margin};
-            beaten |= rival[r] < c && margin == 0.0f
+            beaten |= rival[r] < c && !holds
                           ? (s[0] >= v[0]) & (s[1] >= v[1]) & (s[2] >= v[2]) & (s[3] >= v[3])
                           : (s[0] > v[0]) & (s[1] > v[1]) & (s[2] > v[2]) & (s[3] > v[3]);
         }
@@ -171,9 +172,22 @@ void paint(const Cell &cell, float down, const float *across, int pixels, uint8_
     }
 }
 
-// As `paint`, but a pixel keeps the label that it had before unless another class lies above it by more than `margin`.
-void repaint(const Cell &cell, float down, const float *across, int pixels, const uint8_t *before, float margin,
-             uint8_t *out, int64_t *counts) {
+struct Corners {  // of one score cell, in a plane of scores
+    const float *top, *bottom;
+    int right;
+
+    float at(int64_t from, float across, float down) const {
+        const float left = top[from] * (1.0f - down) + bottom[from] * down;
+        const float other = top[from + right] * (1.0f - down) + bottom[from + right] * down;
+        return left * (1.0f - across) + other * across;
+    }
+
+    float most() const { return std::max(std::max(top[0], top[right]), std::max(bottom[0], bottom[right])); }
+};
+
+// As `paint`, but a pixel keeps the label that it had before unless another class lies above it by more than the margin.
+void repaint(const Cell &cell, float down, const float *across, int pixels, const uint8_t *before,
+             const Corners &margin, const Corners *ahead, int64_t step, uint8_t *out, int64_t *counts) {
     const Row row(cell, down);
     int16_t place[256];  // of each class among the candidates
     std::fill(place, place + 256, int16_t(-1));
@@ -182,7 +196,16 @@ void repaint(const Cell &cell, float down, const float *across, int pixels, cons
         float best;
         int winner = row.winner(across[i], best);
         const int kept = place[before[i]];
-        if (kept >= 0 && best - row.at(kept, across[i]) <= margin) winner = kept;
+        if (kept >= 0 && kept != winner) {
+            const float usual = margin.at(0, across[i], down);
+            float lead = best - row.at(kept, across[i]);
+            if (ahead) {
+                const float next = ahead->at(cell.label[winner] * step, across[i], down) -
+                                   ahead->at(before[i] * step, across[i], down);
+                lead += std::min(std::max(next, -usual), usual);
+            }
+            if (lead <= usual) winner = kept;
+        }
         out[i] = cell.label[winner];
         ++counts[cell.label[winner]];
     }
@@ -241,7 +264,20 @@ bool argmax(const Scores &scores, Map my, Map mx, int begin, int end, int width,
         for (int i = 1; i < rows; ++i) std::memcpy(first + i * stride, first, width);
         for (int k : mixed) {
             const uint8_t best[4] = {upper[k], upper[k + right], lower[k], lower[k + right]};
-            find_candidates(top + k, bottom + k, right, scores.classes, step, best, before ? before->margin : 0.0f,
+            const auto corners = [&](const float *plane) {
+                return Corners{plane + (top - scores.data) + k, plane + (bottom - scores.data) + k, right};
+            };
+            Corners margin{}, ahead{};
+            float reach = 0.0f;
+            if (before) {
+                margin = corners(before->margin);
+                reach = margin.most();
+                if (before->ahead) {
+                    ahead = corners(before->ahead);
+                    reach *= 2;
+                }
+            }
+            find_candidates(top + k, bottom + k, right, scores.classes, step, best, before != nullptr, reach,
                             candidates);
             const float *across = x.weight.data() + x.start[k];
             const int pixels = x.start[k + 1] - x.start[k];
@@ -249,7 +285,8 @@ bool argmax(const Scores &scores, Map my, Map mx, int begin, int end, int width,
                 uint8_t *to = first + i * stride + x.start[k];
                 if (before)
                     repaint(candidates, y.weight[row + i], across, pixels,
-                            before->labels + (row + i) * before->stride + x.start[k], before->margin, to, counts);
+                            before->labels + (row + i) * before->stride + x.start[k], margin,
+                            before->ahead ? &ahead : nullptr, step, to, counts);
                 else
                     paint(candidates, y.weight[row + i], across, pixels, to, counts);
             }

@@ -14,10 +14,13 @@ struct Scores {  // classes × height × width, dense
     int classes, height, width;
 };
 
-struct Before {  // the labels that pixels keep unless another class scores higher by more than `margin` (≥ 0)
+// The labels that pixels keep unless another class scores higher by more than a margin.  The next frame's scores move that
+// between none, where they have the other class ahead by as much, and twice as much, where they have it as far behind.
+struct Before {
     const uint8_t *labels;  // as `out` below
     int64_t stride;
-    float margin;
+    const float *margin;  // of each score cell, at least 0; interpolated as scores are
+    const float *ahead;   // the next frame's scores, as the frame's own; may be null
 };
 
 // Labels of picture rows [begin, end) into `out` (row `begin` first, `stride` bytes a row), and the

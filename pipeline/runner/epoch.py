@@ -23,6 +23,7 @@ from pipeline.sources.base import Decoded
 from pipeline.stages.colour import yuv_to_rgb
 from pipeline.stages.motion import Motion
 from pipeline.stages.prepare import geometry_for, prepare
+from pipeline.stages.propagate import State
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Ticket:
         motion: to the frame before, where that is looked at.
         back: from that to this one, where frames wait for the next key frame.
         key: where the network works on it, if not in the slot.
+        known: what its scores were made from, where frames take over any.
+        ahead: the next frame's scores, see `Sides`.
     """
 
     epoch: Epoch
@@ -43,6 +46,8 @@ class Ticket:
     motion: Motion | None = None
     back: Motion | None = None
     key: Key | None = None
+    known: State | None = None
+    ahead: Float32 | None = None
 
     @property
     def scored(self) -> bool:

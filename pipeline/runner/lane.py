@@ -27,7 +27,7 @@ from pipeline.runner.propagation import Pace, Propagation
 from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
-from pipeline.stages.hold import MARGIN, MARGIN_FORESEEN, Hold
+from pipeline.stages.hold import Hold
 from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import class_counts, upsample_argmax
@@ -107,9 +107,7 @@ class Lane:
         self._stopping = stopping
         self._epoch: Epoch | None = None
         # Workers refine frames side by side, so none of them knows the labels of the one before.
-        foreseen = not options.live and options.propagate.infer_every == 1
-        margin = MARGIN_FORESEEN if foreseen else MARGIN
-        self._hold = Hold(margin) if options.propagate.temporal and pool is None else None
+        self._hold = Hold() if options.propagate.temporal and pool is None else None
         self._expected = 0
         self._max_age_ns = (options.max_latency_ns or MAX_AGE_NS) if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None
@@ -332,6 +330,7 @@ class Lane:
             ticket = each.item
             with failing_as("propagate", ticket.frame.source, ticket.frame.index):
                 np.copyto(ticket.epoch.ring[ticket.slot].scores, each.scores())
+            ticket.known, ticket.ahead = each.earlier, each.ahead
             self._label(ticket)
 
     def _label(self, ticket: Ticket) -> None:
@@ -361,8 +360,15 @@ class Lane:
             counts = class_counts(slot.labels, slot.scores.shape[0])
         else:
             with self._stage("upsample", frame, self.meters.upsample):
-                if self._hold is not None:
-                    counts = self._hold.label(slot.scores, epoch.geometry, ticket.motion, slot.labels)
+                if self._hold is not None and ticket.known is not None:
+                    counts = self._hold.label(
+                        slot.scores,
+                        epoch.geometry,
+                        ticket.motion,
+                        slot.labels,
+                        known=ticket.known,
+                        ahead=ticket.ahead,
+                    )
                 else:
                     _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
         with self._stage("render", frame, self.meters.render):

@@ -31,12 +31,14 @@ class Sides(Generic[T]):
         earlier: the last key frame seen from it, which it may be itself.
         later: the next one, or None.
         share: of that, 0 to 1, in a frame between the two; a key frame counts the later one as one more frame.
+        ahead: C×h×w float32, the next frame's scores where they lie in that, if a key frame has waited for them.
     """
 
     item: T
     earlier: State
     later: State | None = None
     share: float = 0.0
+    ahead: Float32 | None = None
 
     def scores(self) -> Float32:
         """C×h×w float32, to be copied."""
@@ -101,7 +103,7 @@ class Waiting(Generic[T]):
             return []
         if following is not None and following.state.fresh is not None and same_scene(following.back):
             later = State(Memory.fresh(following.state.fresh), following.back)
-            return [Sides(key.item, key.state, later)]
+            return [Sides(key.item, key.state, later, ahead=following.state.memory.scores)]
         return [Sides(key.item, key.state)]
 
     def _alone(self) -> Sides[T]:

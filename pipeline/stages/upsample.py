@@ -23,11 +23,15 @@ class Before:
 
     Attributes:
         labels: frame_height×frame_width uint8, rows contiguous, of the frame before.
-        margin: a pixel keeps its label unless another class scores higher by more than this.
+        margin: h×w float32, at least 0, interpolated as the scores are: a pixel keeps its label unless another class
+            scores higher by more than this.
+        ahead: C×h×w float32, contiguous, the next frame's scores, or None.  Another class needs as much less as it
+            leads by in these, and as much more as it falls behind, up to the margin.
     """
 
     labels: UInt8
-    margin: float
+    margin: Float32
+    ahead: Float32 | None = None
 
 
 def upsample_argmax(
@@ -63,7 +67,7 @@ def upsample_argmax(
         raise ValueError(f"scores are {scores.shape}, not classes×height×width")
     counts = np.zeros(scores.shape[0], np.int64)
     scale_y, offset_y, scale_x, offset_x = geometry.score_map(*scores.shape[1:])
-    held = () if before is None else (before.labels, before.margin)
+    held = () if before is None else (before.labels, before.margin, before.ahead)
     _native.upsample_argmax(scores, scale_y, offset_y, scale_x, offset_x, out, counts, 0, shape[0], *held)
     return out, counts
 

@@ -5,38 +5,29 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
 import pipeline.runner.waiting
 from engines.backends.openvino import OpenVINORequest
 from pipeline.errors import ConfigError, StageError
-from pipeline.frame import FORMATS, Colour, Frame, Geometry
+from pipeline.frame import Geometry
 from pipeline.options import InputOptions, PropagateOptions
 from pipeline.runner.propagation import Pace, Propagation
-from pipeline.runner.waiting import Sides, Waiting
-from pipeline.sources import SourceOptions, open_source
-from pipeline.sources.base import Decoded
 from pipeline.stages.guided import GuidedRefiner
-from pipeline.stages.hold import MARGIN, MARGIN_FORESEEN
 from pipeline.stages.keyframes import DOUBT, LONGEST, KeyFrames, affordable
-from pipeline.stages.motion import CUT, Guide, Motion, measure_both
-from pipeline.stages.prepare import prepare, to_rgb
-from pipeline.stages.propagate import Memory, State, between, carry, mix, step
-from pipeline.stages.upsample import Before, upsample_argmax
+from pipeline.stages.motion import CUT
+from pipeline.stages.prepare import to_rgb
+from pipeline.stages.propagate import carry
+from pipeline.stages.upsample import upsample_argmax
 from pipeline.telemetry import PropagationMeter
-from tests.pipeline import tiny
 from tests.pipeline.clips import Clip
+from tests.pipeline.following import held, one_by_one, pan, sure, write_moving
 from tests.pipeline.painting import Array
-from tests.pipeline.running import Recorder, nothing_left, options_of, run, tiny_scores, told
+from tests.pipeline.running import Recorder, nothing_left, options_of, run, told
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
@@ -47,73 +38,7 @@ PACED = "lavfi:testsrc2=size=96x80:rate=50,realtime"
 
 @pytest.fixture(scope="module")
 def moving(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty frames: coloured squares on a texture that pans, then, from frame 12, another scene."""
-    path = tmp_path_factory.mktemp("moving") / "moving.mkv"
-    random = np.random.default_rng(3)
-    scenes = [np.kron(random.integers(0, 256, (40, 60, 3)), np.ones((8, 8, 1), int)).astype(np.uint8) for _ in "ab"]
-    with av.open(str(path), "w") as output:
-        stream = output.add_stream("ffv1", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 25)
-        for number in range(20):
-            scene, at = scenes[number >= 12], 2 * (number % 12)
-            frame = av.VideoFrame.from_ndarray(
-                np.ascontiguousarray(scene[at : at + 120, 2 * at : 2 * at + 160]), "rgb24"
-            )
-            frame = frame.reformat(format="yuv420p")
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return path
-
-
-def one_by_one(path: Path, every: int, *, smooth: bool) -> list[tuple[Frame, Array, Geometry]]:
-    """Frames and their scores, by the pure functions one after the other."""
-    found: list[tuple[Frame, Array, Geometry]] = []
-    states: list[State] = []
-    backs: list[Motion | None] = []
-    own: list[Array] = []
-    state, before, since = None, None, 0
-    with closing(open_source(str(path), SourceOptions())) as source:
-        for item in source.read():
-            if not isinstance(item, Decoded):
-                continue
-            frame = replace(item.frame, planes=tuple(plane.copy() for plane in item.frame.planes))
-            geometry = Geometry.fit(frame.height, frame.width, size=tiny.SIZE, multiple=tiny.STRIDE)
-            image = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
-            prepare(item.picture, geometry, image, frame.colour)
-            fresh = np.ascontiguousarray(tiny_scores(image), np.float32)
-            guide = Guide.of(frame)
-            motion = back = None
-            if before is not None:
-                motion, back = measure_both(guide, before, geometry, fresh.shape[1:])
-            key = since >= every if motion is not None and motion.confidence >= CUT else True
-            since = 1 if key else since + 1
-            state, scores = step(state, motion, fresh if key else None, smooth=smooth)
-            before = guide
-            found.append((frame, scores, geometry))
-            states.append(state)
-            backs.append(back)
-            own.append(fresh)
-    if smooth:
-        for index in range(len(found) - 1):
-            path = backs[index + 1]
-            adjacent = states[index].motion is None and states[index + 1].motion is None
-            if adjacent and path is not None and path.confidence >= CUT:
-                later = State(Memory.fresh(own[index + 1]), path)
-                mixed = mix(later, states[index].memory).scores
-                found[index] = (found[index][0], mixed, found[index][2])
-    keys = [index for index, each in enumerate(states) if each.motion is None]
-    for early, late in pairwise(keys):
-        path = backs[late]
-        if path is None or path.confidence < CUT:
-            continue
-        for index in range(late - 1, early, -1):
-            later = State(states[late].memory, path)
-            scores = between(states[index], later, (index - early) / (late - early))
-            found[index] = (found[index][0], scores, found[index][2])
-            path = backs[index].after(path)
-    return found
+    return write_moving(tmp_path_factory.mktemp("moving") / "moving.mkv")
 
 
 @pytest.mark.parametrize(("every", "smooth"), [(1, True), (3, False), (3, True), (1000, False)])
@@ -121,10 +46,9 @@ def test_the_stream_does_what_the_pure_functions_do(every: int, smooth: bool, mo
     recorder = Recorder()
     with nothing_left():
         report = run([InputOptions(str(moving))], tiny, extra=[recorder], infer_every=every, temporal=smooth)
-    held: Before | None = None
-    for result, (_, scores, geometry) in zip(recorder.results, one_by_one(moving, every, smooth=smooth), strict=True):
-        expected = upsample_argmax(scores, geometry, None, None if result.index == 12 else held)[0]
-        held = Before(expected, MARGIN_FORESEEN if every == 1 else MARGIN) if smooth else None
+    alone = one_by_one(moving, every, smooth=smooth)
+    labels = held(alone) if smooth else [upsample_argmax(each.scores, each.geometry)[0] for each in alone]
+    for result, expected in zip(recorder.results, labels, strict=True):
         assert (result.labels == expected).mean() > 0.9999, result.index  # the network's sums are rounded otherwise
     told = report.inputs[0].propagation
     assert told is not None
@@ -141,8 +65,9 @@ def test_the_stream_does_what_the_pure_functions_do(every: int, smooth: bool, mo
 def test_propagated_scores_are_sharpened_if_asked(moving: Path, tiny: str) -> None:
     recorder = Recorder()
     run([InputOptions(str(moving))], tiny, extra=[recorder], infer_every=4, refine="guided", crf_workers=2)
-    for result, (frame, scores, geometry) in zip(recorder.results, one_by_one(moving, 4, smooth=False), strict=True):
-        expected = GuidedRefiner(frame.height, frame.width).labels(to_rgb(frame), scores, geometry)
+    for result, each in zip(recorder.results, one_by_one(moving, 4, smooth=False), strict=True):
+        refiner = GuidedRefiner(each.frame.height, each.frame.width)
+        expected = refiner.labels(to_rgb(each.frame), each.scores, each.geometry)
         assert (result.labels == expected).mean() > 0.999, result.index
     assert all(result.refined for result in recorder.results)
 
@@ -242,19 +167,6 @@ def test_a_slow_network_still_gives_a_live_picture(every: Any, tiny: str, monkey
 # ---- scores that come late
 
 
-def pan(count: int) -> list[Frame]:
-    """Frames of a texture that pans, captured long ago."""
-    scene = np.kron(np.random.default_rng(5).integers(0, 256, (40, 60)), np.ones((8, 8))).astype(np.uint8)
-    chroma = np.full((60, 80), 128, np.uint8)
-    return [
-        Frame(
-            (np.ascontiguousarray(scene[2 * time : 2 * time + 120, 4 * time : 4 * time + 160]), chroma, chroma),
-            FORMATS["yuv420p"], Colour(), time, Fraction(time, 25), Fraction(1, 25), 0, 0, "pan",
-        )
-        for time in range(count)
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("smooth", [False, True])
 def test_late_scores_join_where_the_picture_has_moved_since(smooth: bool) -> None:
     """Of two networks one is three frames late with the second key frame: what follows it is the same."""
@@ -289,90 +201,7 @@ def test_late_scores_join_where_the_picture_has_moved_since(smooth: bool) -> Non
     assert same == [True] * 4 + [False] * 3 + [True] * 3
 
 
-# ---- frames that wait for the next key frame
-
-
-def known(still: bool = True) -> State:
-    """A state at a key frame or, ``still``, at a frame after it in which nothing has moved."""
-    return State(Memory.fresh(np.ones((1, 2, 3), np.float32)), sure(1.0) if still else None)
-
-
-def told_apart(done: list[Sides[int]]) -> list[tuple[int, float | None]]:
-    """Frames and their share of the later key frame, None where they go by one side."""
-    return [(each.item, each.share if each.later is not None else None) for each in done]
-
-
-def test_frames_wait_for_the_next_key_frame() -> None:
-    waiting: Waiting[int] = Waiting()
-    assert told_apart(waiting.add(0, known(still=False), None)) == [(0, None)]
-    assert [waiting.add(index, known(), sure(1.0)) for index in (1, 2, 3)] == [[], [], []]
-    met = waiting.add(4, known(still=False), sure(1.0))
-    assert told_apart(met) == [(1, 0.25), (2, 0.5), (3, 0.75), (4, None)]
-    assert waiting.add(5, known(), sure(1.0)) == []
-    assert told_apart(waiting.end()) == [(5, None)]
-    assert waiting.end() == []
-
-
-def test_a_key_frame_waits_for_the_next_frame_where_scores_are_mixed() -> None:
-    fresh = np.full((1, 2, 3), 7, np.float32)
-    key = State(Memory.fresh(np.ones((1, 2, 3), np.float32)), None, fresh)
-    waiting: Waiting[int] = Waiting(foresees=True)
-    assert waiting.add(0, key, None) == []
-    (one,) = waiting.add(1, key, sure(1.0))
-    assert one.item == 0
-    assert np.allclose(one.scores(), (1 + 7) / 2)
-    assert told_apart(waiting.add(2, known(), sure(1.0))) == [(1, None)], "the next one shows nothing of its own"
-    assert told_apart(waiting.add(3, key, sure(1.0))) == [(2, 0.5)]
-    assert told_apart(waiting.add(4, key, sure(CUT / 2))) == [(3, None)], "the next one is another scene"
-    assert told_apart(waiting.end()) == [(4, None)]
-
-
-def test_a_still_scene_comes_to_the_mean_of_its_scores_in_files() -> None:
-    """Every frame passes the network, whose scores are noise about what is true; a frame sees one further."""
-    still, shape = pan(1)[0], (3, 15, 20)
-    random = np.random.default_rng(8)
-    given = random.normal(size=(40, *shape)).astype(np.float32)
-    memory = Propagation(
-        PropagateOptions(temporal=True),
-        geometry=Geometry(120, 160, 120, 160, 120, 160),
-        score_shape=shape,
-        keys=2,
-        pace=Pace(interval=lambda: None, network=lambda: 0.0, live=False),
-        meter=PropagationMeter(),
-    )
-    waiting: Waiting[int] = Waiting(foresees=memory.foresees)
-    done: list[Sides[int]] = []
-    for time_, answer in enumerate(given):
-        motion, back, key = memory.look(replace(still, index=time_, pts=Fraction(time_, 25)))
-        assert key is not None
-        key.scores[:] = answer
-        memory.arrive(key)
-        done += waiting.add(time_, memory.follow(still, motion, key), back)
-    done += waiting.end()
-    assert [each.item for each in done] == list(range(len(given)))
-    for each in done:
-        np.testing.assert_allclose(each.scores(), given[: each.item + 2].mean(0), atol=1e-5)
-
-
-def test_a_cut_is_not_waited_across() -> None:
-    for back in (None, sure(CUT / 2)):
-        waiting: Waiting[int] = Waiting()
-        waiting.add(1, known(), sure(1.0))
-        assert told_apart(waiting.add(2, known(still=False), back)) == [(1, None), (2, None)]
-
-
-def test_no_more_frames_wait_than_there_is_room_for() -> None:
-    waiting: Waiting[int] = Waiting()
-    done = [told_apart(waiting.add(index, known(), sure(1.0))) for index in range(LONGEST + 2)]
-    assert done == [*LONGEST * [[]], [(0, None)], [(1, None)]]
-    assert len(waiting.add(99, known(still=False), sure(1.0))) == LONGEST + 1
-
-
 # ---- which frames pass the network
-
-
-def sure(confidence: float) -> Motion:
-    return Motion(np.zeros((2, 3, 2), np.float32), np.full((2, 3), confidence, np.float32))
 
 
 def chosen(frames: KeyFrames, motions: list[float | None]) -> list[int]:

@@ -78,19 +78,29 @@ def test_labels_hold_on_as_the_float64_reference_says(data: st.DataObject) -> No
     scores = smooth(rng, classes, height, width) if draw(st.booleans()) else (
         rng.normal(size=(classes, height, width)).astype(np.float32)
     )  # fmt: skip
-    margin = draw(st.sampled_from([0.0, 0.1, 1.0, 100.0]))
-    full = reference_scores(scores, geometry)
+    margin = np.full((height, width), draw(st.sampled_from([0.0, 0.1, 1.0, 100.0])), np.float32)
+    if draw(st.booleans()):
+        margin *= rng.random(margin.shape, np.float32)
+    ahead = (scores + rng.normal(size=scores.shape)).astype(np.float32) if draw(st.booleans()) else None
+    full, needed = reference_scores(scores, geometry), reference_scores(margin[None], geometry)[0]
     winner = full.argmax(0).astype(np.uint8)
     # Mostly the winner's own label, as from frame to frame, else any, even one that is no class of these scores.
     any_label = rng.integers(0, classes + 1, winner.shape)
     same = rng.random(winner.shape) < draw(st.sampled_from([0.0, 0.7, 1.0]))
     held = np.where(same, winner, any_label).astype(np.uint8)
-    labels, counts = upsample_argmax(scores, geometry, None, Before(held, margin))
+    labels, counts = upsample_argmax(scores, geometry, None, Before(held, margin, ahead))
     known = held < classes
     own = np.take_along_axis(full, np.where(known, held, 0)[None].astype(int), 0)[0]
-    behind = np.where(known, full.max(0) - own, np.inf)
-    unsure = np.abs(behind - margin) < 1e-5 * max(np.ptp(scores), 1e-30)
-    keeps = behind <= margin
+    behind = full.max(0) - own
+    if ahead is not None:
+        later, pair = reference_scores(ahead, geometry), np.stack([winner, known * held]).astype(int)
+        lead = np.subtract(*np.take_along_axis(later, pair, 0))
+        behind += np.where(held == winner, 0, np.clip(lead, -needed, needed))
+    behind = np.where(known, behind, np.inf)
+    unsure = np.abs(behind - needed) < 1e-5 * max(np.ptp(scores), 1e-30)
+    if ahead is not None and classes > 1:  # it depends on which of two is called the winner
+        unsure |= np.subtract(*np.partition(full, (-2, -1), 0)[[-1, -2]]) < 1e-5 * max(np.ptp(scores), 1e-30)
+    keeps = behind <= needed
     assert np.array_equal(labels[keeps & ~unsure], held[keeps & ~unsure])
     check_where = ~keeps & ~unsure
     gap = full.max(0) - np.take_along_axis(full, labels[None].astype(int), 0)[0]
@@ -116,6 +126,15 @@ def test_ties_go_to_the_lowest_class() -> None:
     assert counts.tolist() == [1200, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_a_label_holds_on_where_others_are_equal(margin: float) -> None:
+    geometry = Geometry(30, 40, 30, 40, 32, 40)
+    held = np.random.default_rng(9).integers(0, 7, (30, 40)).astype(np.uint8)
+    scores, share = np.ones((7, 4, 5), np.float32), np.full((4, 5), margin, np.float32)
+    assert np.array_equal(upsample_argmax(scores, geometry, None, Before(held, share))[0], held)
+    assert np.array_equal(upsample_argmax(scores, geometry, None, Before(held, share, scores))[0], held)
+
+
 def test_a_class_that_wins_only_between_the_corners_is_found() -> None:
     scores = np.array([[[9, 0]], [[8, 8]], [[0, 9]]], np.float32)
     labels, _ = upsample_argmax(scores, Geometry(1, 100, 1, 100, 1, 100))
@@ -132,6 +151,29 @@ def test_bands_make_the_whole() -> None:
         _native.upsample_argmax(scores, *geometry.score_map(20, 30), out, counts, begin, end)
     assert np.array_equal(out, want)
     assert np.array_equal(counts, want_counts)
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_labels_hold_on_in_bands_and_in_parts_of_wider_arrays(sees: bool) -> None:
+    random = np.random.default_rng(10)
+    scores, ahead = (smooth(random, 4, 20, 30) for _ in range(2))
+    geometry = Geometry(157, 211, 150, 200, 160, 240)
+    board = random.integers(0, 4, (170, 256)).astype(np.uint8)
+    held, margin = board[3:160, 20:231], np.linspace(0, 4, 600, dtype=np.float32).reshape(20, 30)
+    before = Before(held, margin, ahead if sees else None)
+    want, want_counts = upsample_argmax(scores, geometry, None, Before(held.copy(), margin, before.ahead))
+    assert 0.1 < (want != upsample_argmax(scores, geometry)[0]).mean() < 0.9
+    assert np.array_equal(upsample_argmax(scores, geometry, None, before)[0], want)
+    wide, counts = np.full((160, 300), 99, np.uint8), np.zeros(4, np.int64)
+    out = wide[1:158, 7:218]
+    for begin, end in ((0, 1), (1, 50), (50, 157)):
+        _native.upsample_argmax(
+            scores, *geometry.score_map(20, 30), out, counts, begin, end, before.labels, margin, before.ahead
+        )
+    assert np.array_equal(out, want)
+    assert np.array_equal(counts, want_counts)
+    out[:] = 99
+    assert (wide == 99).all()
 
 
 def test_out_may_be_a_part_of_a_wider_array() -> None:
@@ -178,10 +220,20 @@ def test_bad_arrays_are_refused() -> None:
     out, counts = np.zeros((8, 8), np.uint8), np.zeros(2, np.int64)
     for labels in (np.zeros((8, 9), np.uint8), np.zeros((8, 8), np.int8), np.zeros((8, 16), np.uint8)[:, ::2]):
         with pytest.raises(ValueError, match="before"):
-            upsample_argmax(good, geometry, None, Before(labels, 0.5))
+            upsample_argmax(good, geometry, None, Before(labels, np.ones((4, 4), np.float32)))
     for margin in (-0.1, np.nan, np.inf):
+        some = np.ones((4, 4), np.float32)
+        some[3, 2] = margin
         with pytest.raises(ValueError, match="margin"):
-            upsample_argmax(good, geometry, None, Before(out, margin))
+            upsample_argmax(good, geometry, None, Before(out, some))
+    for margins in (np.ones((4, 5), np.float32), np.ones((4, 4)), np.ones((4, 8), np.float32)[:, ::2]):
+        with pytest.raises(ValueError, match="margin"):
+            upsample_argmax(good, geometry, None, Before(out, margins))
+    with pytest.raises(ValueError, match="margin: is missing"):
+        _native.upsample_argmax(good, 1.0, 0.0, 1.0, 0.0, out, counts, 0, 8, out.copy())
+    for ahead in (good[:1], good[:, :3].copy(), good.astype(np.float64)):
+        with pytest.raises(ValueError, match=r"ahead|scores"):
+            upsample_argmax(good, geometry, None, Before(out, np.ones((4, 4), np.float32), ahead))
     for rows in ((-1, 8), (0, 9), (5, 4)):
         with pytest.raises(ValueError):
             _native.upsample_argmax(good, 1.0, 0.0, 1.0, 0.0, out, counts, *rows)
