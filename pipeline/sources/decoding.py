@@ -10,12 +10,9 @@ import av
 from pipeline.errors import SourceError, SourceLostError
 from pipeline.hwaccel import CUDA, HwAccel, missing, wanted
 from pipeline.sources.demux import Demuxer
-from pipeline.sources.target import Target
+from pipeline.sources.target import CAMERAS, Target
 
 _log = logging.getLogger(__name__)
-
-_SPOILT = frozenset({("h264", "High 4:4:4 Predictive"), ("h264", "CAVLC 4:4:4 Intra")})
-"""What libav gives to NVDEC by its depth and chroma alone: lossless H.264, which no GPU decodes."""
 
 ENOUGH = 3
 """Failures of NVDEC itself after which its pictures cannot be trusted: libav gives some for lost ones, unmarked."""
@@ -47,17 +44,23 @@ class Decoding:
             _tell_once(f"video is decoded in software: {missing('NVDEC')}")
 
     def open(self, target: Target, *, audio: bool) -> Demuxer:
-        """Open, with NVDEC where it is to be tried and does not spoil the stream.
+        """Open, with NVDEC where it is to be tried and does not spoil the stream, which is known once it is open.
+
+        Pipes, which cannot be opened again without, are not tried unless it is demanded, nor are cameras, which send
+        JPEG or raw pictures.
 
         Raises:
-            SourceError: as `Demuxer`; or NVDEC would spoil the stream and was demanded, or a pipe's beginning is gone.
+            SourceError: as `Demuxer`; or NVDEC was demanded and would spoil the stream.
         """
+        if self.on_gpu and not self._demanded and (target.format in CAMERAS or not isinstance(target.url, str)):
+            self.on_gpu = False
+            _tell_once(f"{self._shown}: decoded in software, as cameras and pipes are")
         demuxer = Demuxer(target, audio=audio, on_gpu=self.on_gpu)
         codec = demuxer.video.codec_context
-        if not self.on_gpu or (codec.name, codec.profile) not in _SPOILT:
+        if not self.on_gpu or not _is_spoilt(codec):
             return demuxer
         demuxer.close()
-        if self._demanded or not isinstance(target.url, str):
+        if self._demanded:
             raise self._not_taken(codec)
         self.on_gpu = False
         self._tell(codec)
@@ -115,6 +118,16 @@ class Decoding:
             _failed.add(self._shown)
             _log.warning("%s: NVDEC fails at it, it is decoded in software when it is opened again", self._shown)
         return True
+
+
+def _is_spoilt(codec: av.VideoCodecContext) -> bool:
+    """What libav gives to NVDEC by depth and chroma alone, and no GPU decodes right.
+
+    Lossless H.264; and JPEG, of which cameras leave out the Huffman tables.
+    """
+    return codec.name == "mjpeg" or (
+        codec.name == "h264" and codec.profile in ("High 4:4:4 Predictive", "CAVLC 4:4:4 Intra")
+    )
 
 
 def _stream(codec: av.VideoCodecContext) -> str:

@@ -1,6 +1,7 @@
 """Everything that a source gives, as JSON: what two ways of decoding are compared by.
 
-As a program it takes ``[{path, hwaccel, environment}, …]`` on standard input and answers with a `Told` for each.
+As a program it takes ``[{path, hwaccel, environment}, …]`` on standard input, or PATH and HWACCEL as arguments, and
+answers with a `Told` for each.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def _picture(item: Decoded) -> list[str]:
 
 if __name__ == "__main__":
     answers = []
-    for task in json.load(sys.stdin):
+    arguments = sys.argv[1:]
+    for task in [{"path": arguments[0], "hwaccel": arguments[1]}] if arguments else json.load(sys.stdin):
         before = dict(os.environ)
         os.environ.update(task.pop("environment", {}))
         answers.append(asdict(tell(**task)))

@@ -28,7 +28,7 @@ from tests.pipeline.sources.decoded import Told, tell
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in is for Linux")
 
-TAKEN = ("h264", "vfr", "hevc", "10 bit", "vp9", "left", "interlaced", "anamorphic", "full range", "mjpeg")
+TAKEN = ("h264", "vfr", "hevc", "10 bit", "vp9", "left", "interlaced", "anamorphic", "full range")
 """Clips of layouts, times, tags, turns and orders of decoding that differ."""
 
 
@@ -96,6 +96,7 @@ def told(
     cases["refused"] = task("10 bit", NVDEC_REFUSES="10")
     cases["refused in the middle"] = task("depths", NVDEC_REFUSES="10")
     cases["lossless"] = task("h264", clip("h264 lossless").path)
+    cases["jpeg"] = task("h264", clip("mjpeg").path)
     cases["not of NVDEC"] = task("h264", clip("444 10 bit").path)
     # Each under a name of its own: what has failed once is not tried again.
     cases["fails"] = task("h264", copy("fails"), NVDEC_FAILS_AT="1")
@@ -140,7 +141,12 @@ def test_a_later_part_begins_where_software_begins(told: dict[str, tuple[Told, T
 
 @pytest.mark.parametrize(
     ("name", "stream"),
-    [("refused", "h264 High 10"), ("lossless", "h264 High 4:4:4 Predictive"), ("not of NVDEC", "ffv1")],
+    [
+        ("refused", "h264 High 10"),
+        ("lossless", "h264 High 4:4:4 Predictive"),
+        ("jpeg", "mjpeg Baseline"),
+        ("not of NVDEC", "ffv1"),
+    ],
 )
 def test_what_the_device_does_not_take_is_decoded_in_software(
     name: str, stream: str, told: dict[str, tuple[Told, Told]]
@@ -190,6 +196,22 @@ def test_a_device_without_memory_is_done_without(told: dict[str, tuple[Told, Tol
     software, device = told["memory is full"]
     assert device.pictures == software.pictures
     assert "decoded in software, the GPU cannot be opened" in " ".join(text for _, text in device.log)
+
+
+def test_a_pipe_is_decoded_in_software(driver: dict[str, str], tmp_path: Path) -> None:
+    """It could not be opened again if NVDEC were not to suit it."""
+    path = lossy("late ts", tmp_path)
+    nvdec_pictures(path, tmp_path / "pictures")
+    command = [sys.executable, "-m", "tests.pipeline.sources.decoded", "-"]
+    for hwaccel, decoder in (("auto", "h264"), ("cuda", "h264 by NVDEC")):
+        with path.open("rb") as whole, subprocess.Popen(["cat"], stdin=whole, stdout=subprocess.PIPE) as cat:
+            done = subprocess.run(
+                [*command, hwaccel], stdin=cat.stdout, env=driver | {"NVDEC_PICTURES": str(tmp_path / "pictures")},
+                capture_output=True, text=True, timeout=30, check=True,
+            )  # fmt: skip
+        (answer,) = json.loads(done.stdout)
+        assert answer["decoder"] == decoder
+        assert answer["pictures"] == tell(str(path), hwaccel="none").pictures
 
 
 def test_none_does_not_even_load_the_driver(clip: Callable[[str], Clip], driver: dict[str, str]) -> None:
