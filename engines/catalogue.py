@@ -20,7 +20,7 @@ class Download:
         sha256: its hash, hexadecimal; its first digits where no more is published, None where nothing is.  What is
             not published is recorded at the first download.
         size: its length, in bytes; None where it is not known to the byte.
-        about: its length as published or by its parameters, in bytes, for people alone.
+        about: its length as published or by its parameters, in bytes, in round figures.
     """
 
     url: str

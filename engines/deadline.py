@@ -16,9 +16,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 _RESOLVE = """
 import json, socket, sys
@@ -101,7 +103,14 @@ class Watch:
 
     def opener(self) -> urllib.request.OpenerDirector:
         """Opens addresses through the environment's proxies of this moment, on watched connections."""
-        return urllib.request.build_opener(_Handler(self))
+        opener = urllib.request.OpenerDirector()
+        # urllib's own set has handlers for files, FTP and data, too, none of which is watched.
+        for handler in (
+            urllib.request.ProxyHandler(), _Handler(self), _Redirects(), urllib.request.UnknownHandler(),
+            urllib.request.HTTPErrorProcessor(), urllib.request.HTTPDefaultErrorHandler(),
+        ):  # fmt: skip
+            opener.add_handler(handler)
+        return opener
 
     def connect(self, address: tuple[str, int], *_: object) -> socket.socket:
         """A watched connection to a host by name or number; see `socket.create_connection`.
@@ -159,6 +168,19 @@ class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
             return connection
 
         return make
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to http and https alone, and never from https to http."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, *rest: Any
+    ) -> urllib.request.Request | None:
+        headers, new_url = rest
+        before, after = (urllib.parse.urlsplit(url).scheme for url in (req.full_url, new_url))
+        if after not in ("http", "https") or (before, after) == ("https", "http"):
+            raise urllib.error.HTTPError(req.full_url, code, f"it leads from {before} to {after}", headers, fp)
+        return super().redirect_request(req, fp, code, msg, *rest)
 
 
 def resolve(host: str, timeout: float) -> list[str]:

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,6 +78,7 @@ def fetch(
     *,
     sha256: str | None,
     size: int | None = None,
+    doubt: Callable[[Path], str] | None = None,
     patience: Patience | None = None,
     progress: bool = True,
 ) -> Path:
@@ -90,8 +91,10 @@ def fetch(
         target: where the file shall be; its directory is made.
         sha256: hash that the file must have, hexadecimal, or its first digits.  Where that is not the whole of it (or
             None), the hash of the first download is recorded in ``NAME.sha256`` beside the file, and any later one
-            must agree with it.
+            must agree with both.
         size: length that the file must have, in bytes, where it is known.
+        doubt: why a file whose whole hash is not published cannot be it, empty if it may be; asked before its hash is
+            recorded.
         patience: how long it may take.
         progress: show a progress bar where there is a terminal.
 
@@ -99,7 +102,7 @@ def fetch(
         ``target``.
 
     Raises:
-        FetchError: the network, the server or the disk fails, or length or hash are wrong (what was
+        FetchError: the network, the server or the disk fails, or length, hash or kind are wrong (what was
             downloaded is deleted then).
     """
     parts = urllib.parse.urlsplit(url)
@@ -110,15 +113,13 @@ def fetch(
     patience = patience or Patience()
     deadline = Deadline(patience.begin_s, patience.pace, patience.finish_s)
     whole = sha256 is not None and len(sha256) == SHA256_DIGITS
-    expected = sha256 if whole else _recorded(target) or sha256
-    job = _Job(url, target, expected, size, patience.silence_s, deadline, progress)
+    recorded = None if whole else _recorded(target)
+    job = _Job(url, target, sha256, recorded, size, None if whole else doubt, patience.silence_s, deadline, progress)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with job.locked():
             if not job.present():
                 job.run()
-                if not whole:
-                    _record(target, sha256)
     except OSError as error:
         raise FetchError(
             f"cannot write {target}: {error.strerror or error}; make room or choose another directory"
@@ -132,8 +133,10 @@ class _Job:
 
     url: str
     target: Path
-    sha256: str | None
+    published: str | None
+    recorded: str | None
     size: int | None
+    doubt: Callable[[Path], str] | None
     silence_s: float
     deadline: Deadline
     progress: bool
@@ -150,30 +153,46 @@ class _Job:
         """Whether the file is there and right; a wrong one is deleted."""
         if not self.target.exists():
             return False
-        if self._agrees(self.target):
+        fault = self._fault(self.target)
+        if not fault:
             return True
-        _log.warning("%s is damaged (its hash is wrong): fetching it again", self.target)
+        _log.warning("%s is damaged (it %s): fetching it again", self.target, fault)
         self.target.unlink()
         return False
 
     def run(self) -> None:
-        """Download, verify, rename."""
+        """Download, verify, record, rename."""
         resumed = self._download()
-        if resumed and not self._agrees(self.part):
+        if resumed and self._fault(self.part):
             self._discard()  # two versions of the file may have been joined: once more, in one piece
             self._download()
-        if not self._agrees(self.part):
-            actual = _hash(self.part)
+        if fault := self._fault(self.part):
             self._discard()
+            also = f"; if it was changed for good, delete {_record(self.target)}" if self.recorded else ""
             raise FetchError(
-                f"{self.url} has the SHA-256 {actual}, not {shown(self.sha256)} as it should: deleted; "
-                "the file there was changed, or something on the way changes files"
+                f"{self.url} {fault}: deleted; the file there was changed, or something on the way changes files{also}"
             )
+        if self.recorded is None and len(self.published or "") < SHA256_DIGITS:
+            self._record_hash()
         self.tag.unlink(missing_ok=True)
         self.part.replace(self.target)
 
-    def _agrees(self, path: Path) -> bool:
-        return self.sha256 is None or _hash(path).startswith(self.sha256)
+    def _fault(self, path: Path) -> str:
+        """What is wrong with a file, as a phrase behind its name; empty if nothing is."""
+        if not _size(path):
+            return "is empty"
+        if self.published or self.recorded:
+            actual = _hash(path)
+            for known, where in ((self.published, ""), (self.recorded, f" by {_record(self.target)}")):
+                if not actual.startswith(known or ""):
+                    return f"has the SHA-256 {actual}, not {shown(known)} as it should{where}"
+        return self.doubt(path) if self.doubt else ""
+
+    def _record_hash(self) -> None:
+        actual, head = _hash(self.part), self.published
+        _record(self.target).write_text(f"{actual}  {self.target.name}\n", encoding="utf-8")
+        known = f"no more than {shown(head)} is published of the" if head else "nobody has published a"
+        _log.warning("%s hash of %s; recorded that of this first download: %s", known, self.target.name, actual)
 
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -203,7 +222,7 @@ class _Job:
     def _request(self, bar: tqdm[Any]) -> None:
         """One request for what is missing."""
         have, tag = _size(self.part), _read(self.tag)
-        if have and not (tag or self.sha256):
+        if have and not (tag or self.published or self.recorded):
             have = 0  # nothing would tell if the server's file were another one by now
         # A proxy or server that compresses would make the ranges meaningless.
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
@@ -226,7 +245,7 @@ class _Job:
                 raise _LostError("the server refuses to continue the download") from error
             if error.code in (408, 429, 500, 502, 503, 504):
                 raise _LostError(f"HTTP {error.code} {error.reason}") from error
-            raise FetchError(f"cannot fetch {self.url}: HTTP {error.code} {error.reason}") from error
+            raise FetchError(f"cannot fetch {self.url}: HTTP {error.code} {_on_one_line(error.reason)}") from error
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
             raise self._too_slow() if watch.cut else _LostError(_reason(error)) from error
 
@@ -314,22 +333,22 @@ def _reason(error: BaseException) -> str:
         return _NO_ANSWER
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.strerror} {_PERHAPS}"
-    return " ".join(str(cause).split()) or type(cause).__name__
+    return _on_one_line(cause) or type(cause).__name__
+
+
+def _on_one_line(words: object) -> str:
+    return " ".join(str(words).split())
 
 
 def _recorded(target: Path) -> str | None:
     """The hash that the first download of this file had."""
-    words = _read(target.with_name(target.name + ".sha256")).split()
+    words = _read(_record(target)).split()
     return words[0] if words else None
 
 
-def _record(target: Path, published: str | None) -> None:
-    record = target.with_name(target.name + ".sha256")
-    if not record.exists():
-        actual = _hash(target)
-        record.write_text(f"{actual}  {target.name}\n", encoding="utf-8")
-        known = f"no more than {shown(published)} is published of the" if published else "nobody has published a"
-        _log.warning("%s hash of %s; recorded that of this first download: %s", known, target.name, actual)
+def _record(target: Path) -> Path:
+    """Where that is kept."""
+    return target.with_name(target.name + ".sha256")
 
 
 def shown(sha256: str | None) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -21,6 +22,7 @@ from engines.convert import convert
 from engines.facts import ModelFacts
 from engines.fetch import FetchError, Patience, fetch, shown
 from engines.model_file import file_sha256, read_model
+from engines.plausible import implausible
 
 WEIGHTS_VARIABLE = "DEEPLAB_STREAM_WEIGHTS"
 """Environment variable: a directory that holds published weight files or converted models."""
@@ -236,6 +238,7 @@ def _fetch(entry: ZooEntry, download: Download, patience: Patience | None, *, pr
             model_cache() / download.file,
             sha256=download.sha256,
             size=download.size,
+            doubt=partial(implausible, download),
             patience=patience,
             progress=progress,
         )
@@ -279,6 +282,10 @@ def _checked(download: Download, source: Path) -> Path:
     actual = file_sha256(source)
     if not actual.startswith(download.sha256 or ""):
         raise ModelError(f"{source} is not the published file: its SHA-256 is {actual}, not {shown(download.sha256)}")
+    if actual != download.sha256 and (doubt := implausible(download, source)):
+        raise ModelError(f"{source} is not the published file: it {doubt}")
+    if download.sha256 is None:
+        _log.warning("%s is not checked: nobody has published its hash (this one has %s)", source, actual)
     return source
 
 

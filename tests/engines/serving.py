@@ -30,6 +30,7 @@ class Behaviour:
     ranges: bool = True
     break_after: list[int] = field(default_factory=list)  # bytes of each of the next answers
     status: list[int] = field(default_factory=list)  # of each of the next answers, before 200
+    location: list[str] = field(default_factory=list)  # where each of the next answers leads
     chunk: int = 20_000
     pause_s: float = 0.0  # between chunks
     stall_after: int | None = None  # bytes of the body; what is behind them does not come until `go_on`
@@ -50,6 +51,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         does.paths.append(self.path)
         if does.status:
             self.send_error(does.status.pop(0))
+            return
+        if does.location:
+            self.send_response(302)
+            self.send_header("Location", does.location.pop(0))
+            self.end_headers()
             return
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from engines.fetch import FetchError, Patience, fetch
 from tests.engines.serving import BODY, SHA256, Server, leftovers
+from tests.pipeline.certificates import self_signed
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -187,6 +189,75 @@ def test_a_proxy_of_the_environment_is_used(server: Server, tmp_path: Path, monk
     monkeypatch.setenv("no_proxy", "")
     fetch("http://weights.invalid/net.tflite", tmp_path / "net", sha256=SHA256)
     assert server.does.paths == ["http://weights.invalid/net.tflite"]
+
+
+def test_redirects_are_followed_to_http_alone(server: Server, tmp_path: Path) -> None:
+    server.does.location = ["/elsewhere"]
+    fetch(server.url, tmp_path / "net", sha256=SHA256)
+    assert server.does.paths == ["/net.tflite", "/elsewhere"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # urllib's own FTP would wait here for ever
+        for place in (f"ftp://127.0.0.1:{silent.getsockname()[1]}/net", "file:///etc/passwd", "data:,net"):
+            server.does.location = [place]
+            with pytest.raises(FetchError, match=r"cannot fetch http.*: HTTP 302 .*(it leads|[Rr]edirect)") as caught:
+                fetch(server.url, tmp_path / "other", sha256=None, patience=SHORT)
+            assert str(caught.value).isprintable()
+    server.does.location = ["/net.tflite"] * 20
+    with pytest.raises(FetchError, match="infinite loop") as caught:
+        fetch(server.url, tmp_path / "other", sha256=None)
+    assert str(caught.value).isprintable()
+    assert leftovers(tmp_path / "net") <= {"other.lock"}
+
+
+def test_an_encrypted_download_stays_so(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert, key = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    plain = server.url
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    secure = plain.replace("http:", "https:")
+    fetch(secure, tmp_path / "net", sha256=SHA256)
+    server.does.location = [plain]
+    with pytest.raises(FetchError, match="HTTP 302 it leads from https to http"):
+        fetch(secure, tmp_path / "other", sha256=None, patience=SHORT)
+
+
+@pytest.mark.parametrize("sha256", [None, SHA256])
+def test_nothing_is_no_file(sha256: str | None, server: Server, tmp_path: Path) -> None:
+    server.does.body = b""
+    with pytest.raises(FetchError, match="is empty: deleted"):
+        fetch(server.url, tmp_path / "net", sha256=sha256)
+    assert leftovers(tmp_path / "net") == set()
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_hash_is_recorded_of_what_may_be_the_file_alone(server: Server, tmp_path: Path) -> None:
+    def doubt(path: Path) -> str:
+        return "is a page" if path.read_bytes().startswith(b"<html") else ""
+
+    target, server.does.body = tmp_path / "net", b"<html>log in first</html>"
+    with pytest.raises(FetchError, match=r"net\.tflite is a page: deleted"):
+        fetch(server.url, target, sha256=None, doubt=doubt)
+    assert leftovers(target) == set()
+    target.write_bytes(server.does.body)  # an older version may have kept it
+    server.does.body = BODY
+    fetch(server.url, target, sha256=None, doubt=doubt)
+    assert target.read_bytes() == BODY
+    assert (tmp_path / "net.sha256").read_text() == f"{SHA256}  net\n"
+
+
+def test_published_head_and_record_hold_both(server: Server, tmp_path: Path) -> None:
+    target, record = tmp_path / "net", tmp_path / "net.sha256"
+    fetch(server.url, target, sha256=SHA256[:8])
+    target.unlink()
+    with pytest.raises(FetchError, match=r"not 00000000… as it should: deleted"):
+        fetch(server.url, target, sha256="00000000")
+    record.write_text(f"{SHA256[:8]}{'0' * 56}  net\n")
+    with pytest.raises(FetchError, match=rf"as it should by {record}: deleted; .* delete {record}$"):
+        fetch(server.url, target, sha256=SHA256[:8])
+    record.unlink()
+    fetch(server.url, target, sha256=SHA256[:8])
+    assert record.read_text() == f"{SHA256}  net\n"
 
 
 @pytest.mark.parametrize("off", [-1, 1])

@@ -15,7 +15,7 @@ import yaml
 from onnx import numpy_helper
 
 from engines.base import EngineError, ModelError
-from engines.catalogue import ZOO, ZooEntry
+from engines.catalogue import ZOO, Download, ZooEntry
 from engines.facts import ModelFacts
 from engines.fetch import FetchError
 from engines.labels import CAMVID, VOC
@@ -138,6 +138,52 @@ def test_another_file_under_the_published_name_is_refused(home: Path) -> None:
     (home / PUBLISHED).write_bytes(b"something else")
     with pytest.raises(ModelError, match=r"is not the published file: its SHA-256 is [0-9a-f]{64}, not 350af47f"):
         load_model("voc", weights_dir=home)
+
+
+def like(download: Download, begin: bytes) -> bytes:
+    """Bytes that are as long as a published file."""
+    return begin + bytes(download.expected - len(begin))
+
+
+def test_a_login_page_is_not_taken_for_weights(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    entry = ZOO["voc-dm05"]
+    assert entry.download
+    moved = replace(entry, download=replace(entry.download, url=server.url))
+    for body, said in (
+        (b"<html>log in first</html>", "is 25 bytes long, where 751000 were published: deleted"),
+        (like(entry.download, b"<html>log in first"), "is no TFLite file: deleted"),
+    ):
+        server.does.body = body
+        with pytest.raises(FetchError, match=said):
+            fetch_published(moved)
+    assert "recorded" not in caplog.text
+    server.does.body = like(entry.download, b"\x1c\0\0\0TFL3")
+    assert fetch_published(moved).read_bytes() == server.does.body
+    assert "recorded that of this first download" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "other"),
+    [
+        ("voc-dm05", b"\x1c\0\0\0TFL3", b"<html>"),
+        ("deeplabv2-resnet101-voc", bytes.fromhex("80028a0a6cfc9c46f920"), b"PK no archive"),
+    ],
+)
+def test_files_without_a_hash_are_looked_at_and_said_to_be_unchecked(
+    name: str, begin: bytes, other: bytes, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = ZOO[name]
+    assert entry.download
+    small = replace(entry, download=replace(entry.download, about=1000))
+    assert small.download
+    path = home / small.download.file
+    for held in (like(small.download, other), like(small.download, begin)[:940], b""):
+        path.write_bytes(held)
+        with pytest.raises(ModelError, match=r"is not the published file: it is (no|940|0) "):
+            fetch_published(small, weights_dir=home)
+    path.write_bytes(like(small.download, begin))
+    assert fetch_published(small, weights_dir=home) == path
+    assert "is not checked: nobody has published its hash" in caplog.text
 
 
 def test_what_torch_must_make_is_told_with_the_command(home: Path) -> None:
