@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from engines.labels import LabelSet
 
+Scores = NDArray[np.float32] | NDArray[np.float16]
+"""Of one picture, classes×height×width."""
+
 
 class EngineError(Exception):
     """An engine that cannot be found, built or run; the message names the way out."""
@@ -106,6 +109,7 @@ class EngineOptions:
         requests: how many requests shall be in flight at once (1: lowest latency).
         cache: directory of the user's own for compiled models, or None.
         batch: most pictures that will come at once; above 1 only where the model's ``batches`` is true.
+        half_scores: whoever reads the scores takes float16, too: a GPU that computes in it need not widen them.
     """
 
     precision: str = "auto"
@@ -113,6 +117,7 @@ class EngineOptions:
     requests: int = 1
     cache: Path | None = None
     batch: int = 1
+    half_scores: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ class EngineInfo:
         asked: the precision that was asked for.
         max_batch: pictures of the largest request; above 1 its sessions are `BatchSession`. 1 as well where a batch
             would be no faster than its pictures one by one.
+        half_scores: arrays of scores are float16, not float32.
     """
 
     backend: str
@@ -139,6 +145,7 @@ class EngineInfo:
     requests: int
     asked: str = "auto"
     max_batch: int = 1
+    half_scores: bool = False
 
     @property
     def arithmetic(self) -> str:
@@ -170,12 +177,13 @@ class Session(Protocol):
     def score_shape(self) -> tuple[int, int, int]:
         """(classes, height, width) of the scores."""
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> Request:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> Request:
         """Begin to score a picture; at most ``EngineInfo.requests`` may be unfinished.
 
         Args:
             image: height×width×3 uint8 RGB, contiguous; must not change until `Request.wait` returns.
-            out: classes×height×width float32, contiguous; filled when `Request.wait` returns.
+            out: classes×height×width float32 (float16 where ``EngineInfo.half_scores``), contiguous; filled when
+                `Request.wait` returns.
 
         Raises:
             EngineError: wrong shape, type or layout, or too many unfinished requests.
@@ -186,7 +194,7 @@ class Session(Protocol):
 class BatchSession(Session, Protocol):
     """A session that takes several pictures at once."""
 
-    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> Request:
+    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[Scores]) -> Request:
         """Begin to score several pictures in one request.
 
         Args:

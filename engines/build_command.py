@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser, frame: Callable[[str], tuple[
     parser.add_argument("--frame", type=frame, default=(360, 640), metavar="WxH", help="the video (640x360)")
     parser.add_argument("--size", type=int, help="short side of the network's input (the model's own)")
     parser.add_argument(
+        "--half-scores", action="store_true",
+        help="leave the scores in half precision, as runs with --refine crf take them from a network in fp16",
+    )  # fmt: skip
+    parser.add_argument(
         "--portable", action="store_true",
         help="for every GPU from Ampere on and later releases of the same major version; somewhat slower",
     )  # fmt: skip
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise EngineError(f"--size {short} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
     size = input_size(model, args.frame, short)
     cache: Path = compiled_cache()
-    options = EngineOptions(args.precision, cache=cache, batch=args.max_batch)
+    options = EngineOptions(args.precision, cache=cache, batch=args.max_batch, half_scores=args.half_scores)
     began = time.monotonic()
     engine = TensorRTEngine(model, options, portable=args.portable)
     try:

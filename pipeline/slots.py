@@ -55,6 +55,7 @@ class SlotLayout:
         height, width: the picture as decoded, in pixels.
         geometry: where the network's input lies in it.
         score_shape: (classes, height, width) of the scores.
+        half_scores: they are float16, not float32.
     """
 
     format: PixelFormat
@@ -63,6 +64,7 @@ class SlotLayout:
     width: int
     geometry: Geometry
     score_shape: tuple[int, int, int]
+    half_scores: bool = False
 
     @property
     def parts(self) -> tuple[_Part, ...]:
@@ -71,7 +73,7 @@ class SlotLayout:
         arrays: list[tuple[tuple[int, ...], np.dtype[np.generic]]] = [
             *((shape, self.format.dtype) for shape in self.format.plane_shapes(self.height, self.width)),
             (image, np.dtype(np.uint8)),
-            (self.score_shape, np.dtype(np.float32)),
+            (self.score_shape, np.dtype(np.float16 if self.half_scores else np.float32)),
             ((self.height, self.width), np.dtype(np.uint8)),
         ]
         parts: list[_Part] = []
@@ -96,7 +98,7 @@ class Slot:
         layout: what the slot holds.
         planes: Y, U, V as 2-D arrays of ``layout.format.dtype``, contiguous.
         image: input_height×input_width×3 uint8 RGB for the network.
-        scores: C×h×w float32 logits.
+        scores: C×h×w float32 logits; float16 where ``layout.half_scores``, which the CRF alone takes.
         labels: height×width uint8 class indices.
     """
 

@@ -15,7 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import EngineError, EngineInfo, Model, Session, TensorSpec
+from engines.base import EngineError, EngineInfo, Model, Scores, Session, TensorSpec
 
 KEPT_SESSIONS = 8
 """Compiled sizes that an engine keeps: a stream that changes its size for ever must not eat the memory."""
@@ -56,7 +56,7 @@ def one_line(error: BaseException) -> str:
 
 
 def check_arrays(
-    image: NDArray[np.uint8], out: NDArray[np.float32], size: tuple[int, int], scores: tuple[int, int, int]
+    image: NDArray[np.uint8], out: Scores, size: tuple[int, int], scores: tuple[int, int, int], *, half: bool = False
 ) -> None:
     """See that a picture and a score array are what a session was compiled for.
 
@@ -64,17 +64,19 @@ def check_arrays(
         EngineError: naming the array and what it must be.
     """
     _check_array("picture", image, np.dtype(np.uint8), (*size, 3))
-    _check_array("score array", out, np.dtype(np.float32), scores)
+    _check_array("score array", out, np.dtype(np.float16 if half else np.float32), scores)
     if not out.flags.writeable:
         raise EngineError("the score array is read-only")
 
 
 def check_batch(
     images: Sequence[NDArray[np.uint8]],
-    outs: Sequence[NDArray[np.float32]],
+    outs: Sequence[Scores],
     most: int,
     size: tuple[int, int],
     scores: tuple[int, int, int],
+    *,
+    half: bool = False,
 ) -> None:
     """See that a batch is no larger than ``most``, and that its arrays are what a session was compiled for.
 
@@ -85,7 +87,7 @@ def check_batch(
     if len(images) != len(outs):
         raise EngineError(f"{len(images)} pictures and {len(outs)} score arrays: give each one its own")
     for image, out in zip(images, outs, strict=True):
-        check_arrays(image, out, size, scores)
+        check_arrays(image, out, size, scores, half=half)
 
 
 def check_count(count: int, most: int) -> None:
@@ -332,7 +334,8 @@ class EngineBase(ABC):
     @property
     def output(self) -> TensorSpec:
         """N×C×h×w scores."""
-        return TensorSpec(self._model.output_name, "float32", (1, len(self._model.labels), -1, -1), "scores")
+        kind = "float16" if self._info.half_scores else "float32"
+        return TensorSpec(self._model.output_name, kind, (1, len(self._model.labels), -1, -1), "scores")
 
     def session(self, height: int, width: int) -> Session:
         """The network compiled for one input size; see `engines.base.Engine`."""

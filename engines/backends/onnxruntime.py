@@ -22,7 +22,7 @@ from engines.backends.common import (
 from engines.backends.common import (
     one_line as whole_line,
 )
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -100,7 +100,7 @@ class OnnxRuntimeSession(SessionBase):
         self._quota = quota
         self._in_place = scores.dtype == np.float32
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> FinishedRequest:
         """Score a picture, straight into the caller's array; see `engines.base.Session`."""
         check_arrays(image, out, self._size, self._scores)
         self._quota.take()
@@ -116,7 +116,7 @@ class OnnxRuntimeSession(SessionBase):
             raise EngineError(f"ONNX Runtime failed: {one_line(error)}") from error
         return FinishedRequest(self._quota)
 
-    def _run_bound(self, picture: NDArray[Any], out: NDArray[np.float32]) -> None:
+    def _run_bound(self, picture: NDArray[Any], out: Scores) -> None:
         binding = self._network.io_binding()
         binding.bind_input(self._model.input_name, "cpu", 0, picture.dtype.type, picture.shape, picture.ctypes.data)
         binding.bind_output(self._model.output_name, "cpu", 0, np.float32, (1, *out.shape), out.ctypes.data)

@@ -32,7 +32,7 @@ from engines.backends.nvidia.typed_graph import typed_graph
 from engines.backends.onnxruntime import PROVIDER as CPU
 from engines.backends.onnxruntime import one_line
 from engines.backends.providers import CUDA, RTX, TENSORRT, Provider, gpu_name
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 from engines.model_file import demand_same_file
 from engines.plans import own_directory
 
@@ -150,11 +150,11 @@ class OnnxRuntimeGpuSession(SessionBase):
             for count in range(1, max_batch + 1)
         ]
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> FinishedRequest:
         """Score a picture; see `engines.base.Session`."""
         return self.start_batch((image,), (out,))
 
-    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]) -> FinishedRequest:
+    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[Scores]) -> FinishedRequest:
         """Score several pictures at once; see `engines.base.BatchSession`."""
         check_batch(images, outs, len(self._bound), self._size, self._scores)
         self._quota.take()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, available_cpus, check_arrays, one_line
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 from engines.plans import own_directory
 
 DEVICE = "CPU"
@@ -93,7 +93,7 @@ class _Lane:
 
     def __init__(self, request: Any) -> None:
         self.request = request
-        self.arrays: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
+        self.arrays: tuple[NDArray[np.uint8], Scores] | None = None
 
 
 class OpenVINOSession(SessionBase):
@@ -107,7 +107,7 @@ class OpenVINOSession(SessionBase):
         self._tensor: Any = Tensor
         self._idle = deque(_Lane(compiled.create_infer_request()) for _ in range(quota.limit))
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> OpenVINORequest:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> OpenVINORequest:
         """Begin to score a picture, read from and written into the caller's own memory; see `engines.base.Session`."""
         check_arrays(image, out, self._size, self._scores)
         if not image.flags.writeable:

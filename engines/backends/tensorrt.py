@@ -22,7 +22,7 @@ from engines.backends.common import (
     prepare,
     reduced_arithmetic,
 )
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Scores, Session
 from engines.model_file import demand_same_file
 from engines.plans import PORTABLE, PlanCache, PlanKey
 
@@ -76,8 +76,9 @@ class TensorRTEngine(EngineBase):
         self._page_locked = PageLocked()
         requests = min(options.requests, IN_FLIGHT)
         info = EngineInfo(
-            "tensorrt", trt.__version__, device.name, precision, 0, requests, options.precision, options.batch
-        )
+            "tensorrt", trt.__version__, device.name, precision, 0, requests, options.precision, options.batch,
+            half_scores=options.half_scores and precision == "fp16",
+        )  # fmt: skip
         super().__init__(model, info)
 
     def page_lock(self, memory: Array) -> None:
@@ -96,7 +97,7 @@ class TensorRTEngine(EngineBase):
             key = self._key(size)
             timing = self._cache.directory / f"{key.library} {key.device}.timing".replace(" ", "-").replace("/", "-")
             engine = self._cache.obtain(key, lambda: self._build(size, timing), self._deserialise)
-        border = _border(engine, self._model, size, self._info.max_batch)
+        border = _border(engine, self._model, size, self._info)
 
         def lane() -> Lane:
             return Lane(engine, border, self._page_locked)
@@ -120,11 +121,16 @@ class TensorRTEngine(EngineBase):
             precision=self._info.precision,
             size=size,
             max_batch=self._info.max_batch,
-            options=(f"types {typed_graph.VERSION}", *([PORTABLE] if self._portable else [])),
+            options=(
+                f"types {typed_graph.VERSION}",
+                *([PORTABLE] if self._portable else []),
+                *(["half scores"] if self._info.half_scores else []),
+            ),
         )
 
     def _build(self, size: tuple[int, int], timing: Path | None) -> bytes:
-        graph = typed_graph.typed_graph(self._model, self._info.precision, size, self._info.max_batch)
+        info = self._info
+        graph = typed_graph.typed_graph(self._model, info.precision, size, info.max_batch, half_scores=info.half_scores)
         options = BuildOptions(
             input_shape=picture_shape(self._model, size),
             max_batch=self._info.max_batch,
@@ -174,20 +180,21 @@ class TensorRTSession(SessionBase):
         self._pixels = pixels
         self._lanes = Lanes("TensorRT", quota, lane)
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> LaneRequest[Lane]:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> LaneRequest[Lane]:
         """Begin to score a picture; see `engines.base.Session`."""
         return self.start_batch((image,), (out,))
 
-    def start_batch(
-        self, images: Sequence[NDArray[np.uint8]], outs: Sequence[NDArray[np.float32]]
-    ) -> LaneRequest[Lane]:
+    def start_batch(self, images: Sequence[NDArray[np.uint8]], outs: Sequence[Scores]) -> LaneRequest[Lane]:
         """Begin to score several pictures at once; see `engines.base.BatchSession`."""
-        check_batch(images, outs, self._border.max_batch, self._size, self._scores)
+        half = self._border.score_dtype == np.float16
+        check_batch(images, outs, self._border.max_batch, self._size, self._scores, half=half)
         pictures = [prepare(image, self._model) for image in images]
         return self._lanes.started(lambda lane: lane.start(pictures, outs))
 
     def takes(self, layout: str) -> bool:
         """Whether our kernels, which are compiled now, know a layout; see `engines.base.FrameSession`."""
+        if self._border.score_dtype != np.float32:  # as they read scores
+            return False
         try:
             self._pixels()
         except EngineError as error:
@@ -207,7 +214,7 @@ class TensorRTSession(SessionBase):
         return self._lanes.started(lambda lane: lane.start_frames(frames, self._model, kernels))
 
 
-def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch: int) -> Border:
+def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], info: EngineInfo) -> Border:
     """What a plan takes and gives.
 
     Raises:
@@ -227,5 +234,6 @@ def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], batch:
         input_dtype=np.dtype(model.input_dtype),
         output_name=model.output_name,
         score_shape=(scores[1], scores[2], scores[3]),
-        max_batch=batch,
+        score_dtype=np.dtype(np.float16 if info.half_scores else np.float32),
+        max_batch=info.max_batch,
     )

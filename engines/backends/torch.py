@@ -17,7 +17,7 @@ from engines.backends.common import (
     one_line,
     prepare,
 )
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 
 try:
     import torch
@@ -68,7 +68,7 @@ class TorchSession(SessionBase):
         # A first run tells the shape of the scores.
         super().__init__(size, self._run(np.zeros((*size, 3), np.uint8)).shape)
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> FinishedRequest:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> FinishedRequest:
         """Score a picture; see `engines.base.Session`."""
         check_arrays(image, out, self._size, self._scores)
         self._quota.take()

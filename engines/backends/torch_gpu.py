@@ -25,7 +25,7 @@ from engines.backends.common import (
     reduced_arithmetic,
 )
 from engines.backends.nvidia.typed_graph import typed_graph
-from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Session
+from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 from engines.model_file import demand_same_file
 
 try:
@@ -128,7 +128,7 @@ class TorchGpuSession(SessionBase):
             "torch", quota, lambda: CudaLane(run, blank, exact) if blank.is_cuda else CpuLane(run)
         )
 
-    def start(self, image: NDArray[np.uint8], out: NDArray[np.float32]) -> LaneRequest[Lane]:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> LaneRequest[Lane]:
         """Begin to score a picture; see `engines.base.Session`."""
         check_arrays(image, out, self._size, self._scores)
         picture = prepare(image, self._model)
@@ -138,7 +138,7 @@ class TorchGpuSession(SessionBase):
 class Lane(Protocol):
     """What runs one picture at a time."""
 
-    def start(self, picture: NDArray[np.generic], out: NDArray[np.float32]) -> None:
+    def start(self, picture: NDArray[np.generic], out: Scores) -> None:
         """Begin with a picture as the network takes it; its scores are in ``out`` once `wait` has returned True."""
 
     def wait(self, timeout: float) -> bool:
@@ -151,7 +151,7 @@ class CpuLane:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def start(self, picture: NDArray[np.generic], out: NDArray[np.float32]) -> None:
+    def start(self, picture: NDArray[np.generic], out: Scores) -> None:
         """See `Lane`."""
         if not picture.flags.writeable:
             picture = picture.copy()  # torch warns of read-only memory
@@ -192,9 +192,9 @@ class CudaLane:
                 _log.warning("torch runs the network without a CUDA graph, somewhat slower: %s", one_line(error))
         self._host_picture = torch.empty(blank.shape, dtype=blank.dtype, pin_memory=True)
         self._host_scores = torch.empty(self._scores.shape, dtype=torch.float32, pin_memory=True)
-        self._out: NDArray[np.float32] | None = None
+        self._out: Scores | None = None
 
-    def start(self, picture: NDArray[np.generic], out: NDArray[np.float32]) -> None:
+    def start(self, picture: NDArray[np.generic], out: Scores) -> None:
         """See `Lane`."""
         np.copyto(self._host_picture.numpy(), picture)
         self._out = out

@@ -135,6 +135,7 @@ class Epoch:
             width=frame.width,
             geometry=geometry,
             score_shape=session.score_shape,
+            half_scores=engine.info.half_scores,
         )
         ring = Ring(layout, slots)
         try:

@@ -370,7 +370,8 @@ class Lane:
                         ahead=ticket.ahead,
                     )
                 else:
-                    _, counts = upsample_argmax(slot.scores, epoch.geometry, slot.labels)
+                    scores = slot.scores.astype(np.float32, copy=False)  # half where the CRF was to take them
+                    _, counts = upsample_argmax(scores, epoch.geometry, slot.labels)
         with self._stage("render", frame, self.meters.render):
             plain = _own(frame) if self._options.plain or self._renderer is None else None
             painted = self._renderer.render(frame, slot.labels, counts) if self._renderer is not None else plain

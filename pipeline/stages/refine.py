@@ -61,6 +61,11 @@ class RefineOptions:
         if self.backend == "pydensecrf" and self.mode not in ("auto", "exact"):
             raise ConfigError(f"CRF mode {self.mode!r} needs the native backend: pydensecrf is exact")
 
+    @property
+    def takes_half_scores(self) -> bool:
+        """Whether what sharpens reads scores in half precision."""
+        return self.kind == "crf" and self.backend == "native"
+
 
 @dataclass(frozen=True, slots=True)
 class RefineSpec:

@@ -11,13 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 import tensorrt as trt
-from numpy.typing import NDArray
 
 from engines.backends.nvidia.building import MESSAGES
 from engines.backends.nvidia.cuda import Array, DeviceMemory, Event, Graph, HostMemory, PageLocked, Stream
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.pixels import Frame
-from engines.base import EngineError, Model, RawFrame
+from engines.base import EngineError, Model, RawFrame, Scores
 
 ALIGNMENT = 256
 """Bytes, as of memory that CUDA reserves."""
@@ -35,7 +34,8 @@ class Border:
         input_shape: of one, without the batch.
         input_dtype: of the pictures.
         output_name: of the scores' tensor.
-        score_shape: (classes, height, width) of one picture's scores, float32.
+        score_shape: (classes, height, width) of one picture's scores.
+        score_dtype: of the scores.
         max_batch: pictures of the largest batch.
     """
 
@@ -45,6 +45,7 @@ class Border:
     input_dtype: np.dtype[np.generic]
     output_name: str
     score_shape: tuple[int, int, int]
+    score_dtype: np.dtype[np.generic]
     max_batch: int
 
     @property
@@ -55,7 +56,7 @@ class Border:
     @property
     def score_bytes(self) -> int:
         """Of one picture's scores."""
-        return int(np.prod(self.score_shape)) * 4
+        return int(np.prod(self.score_shape)) * self.score_dtype.itemsize
 
 
 def _aligned(array: Array) -> int:
@@ -120,7 +121,7 @@ class Lane:
         self._waiting: list[tuple[Array, Array]] = []
         self._held: object = None
 
-    def start(self, pictures: Sequence[Array], outs: Sequence[NDArray[np.float32]]) -> None:
+    def start(self, pictures: Sequence[Array], outs: Sequence[Scores]) -> None:
         """Begin with a batch; nothing here waits for the GPU.
 
         Args:

@@ -2,8 +2,8 @@
 
 TensorRT's networks are strongly typed: it computes in the types that the graph carries, and in no other.
 What is changed here: the input's size is fixed (one plan a size), other outputs than the scores are
-dropped, the scores are float32, and the arithmetic in between is single or half precision or, by the
-QuantizeLinear and DequantizeLinear nodes that the file has, int8.
+dropped, the scores are float32 (or float16, where that is asked), and the arithmetic in between is single or half
+precision or, by the QuantizeLinear and DequantizeLinear nodes that the file has, int8.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ class TypingError(EngineError):
     """A graph that cannot be given the types that were asked for."""
 
 
-def typed_graph(model: Model, precision: str, size: tuple[int, int], max_batch: int) -> bytes:
+def typed_graph(
+    model: Model, precision: str, size: tuple[int, int], max_batch: int, *, half_scores: bool = False
+) -> bytes:
     """The serialised ONNX of a network, typed.
 
     Args:
         model: the network.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"`` (the file's own quantisation).
         size: (height, width) of the input, in pixels.
+        half_scores: leave the scores in half precision.
         max_batch: pictures of the largest batch; the batch stays dynamic where it is above 1.
 
     Raises:
@@ -64,7 +67,7 @@ def typed_graph(model: Model, precision: str, size: tuple[int, int], max_batch: 
         _halve(graph, model)
     elif precision == "int8":
         _check_quantisation(graph, model)
-    _float_scores(graph, model.output_name)
+    _cast_scores(graph, model.output_name, half=half_scores)
     del graph.value_info[:]  # their types may be others now
     typed: bytes = proto.SerializeToString()
     return typed
@@ -117,15 +120,16 @@ def _cast_bytes_first(graph: GraphProto, name: str) -> None:
     graph.node.insert(0, helper.make_node("Cast", [name], [f"{name}.float"], to=TensorProto.FLOAT))
 
 
-def _float_scores(graph: GraphProto, name: str) -> None:
-    """End with a cast to float32; TensorRT drops one that changes nothing."""
+def _cast_scores(graph: GraphProto, name: str, *, half: bool) -> None:
+    """End with a cast to float32, or to half precision; TensorRT drops one that changes nothing."""
     from onnx import TensorProto, helper
 
+    dtype = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     for node in graph.node:
         _rename(node.output, name, f"{name}.raw")
         _rename(node.input, name, f"{name}.raw")
-    graph.node.append(helper.make_node("Cast", [f"{name}.raw"], [name], to=TensorProto.FLOAT))
-    graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    graph.node.append(helper.make_node("Cast", [f"{name}.raw"], [name], to=dtype))
+    graph.output[0].type.tensor_type.elem_type = dtype
 
 
 def _halve(graph: GraphProto, model: Model) -> None:

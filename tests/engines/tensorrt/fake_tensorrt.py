@@ -281,7 +281,7 @@ def _execute(module: ModuleType, self: Any, handle: Any) -> bool:
         cuda.view(work_at, work_size).fill(1)
         given = cuda.view(addresses[picture.name], int(np.prod(shape)) * dtype.itemsize)
         (found,) = session.run([scores.name], {picture.name: given.view(dtype).reshape(shape).copy()})
-        assert found.dtype == np.float32
+        assert found.dtype == np.dtype(TYPES[scores.type])
         cuda.view(addresses[scores.name], found.nbytes)[:] = found.reshape(-1).view(np.uint8)
 
     cuda.stream(handle).give(work)

@@ -117,6 +117,28 @@ def test_the_real_network_in_half_precision(machine: Machine, models: dict[str, 
     assert (half.argmax(0) == plain.argmax(0)).mean() > 0.99
 
 
+def test_scores_that_stay_in_half_precision_are_the_same(machine: Machine, dynamic: Model, tmp_path: Path) -> None:
+    image, options = picture(SIZE), EngineOptions("fp16", cache=tmp_path / "cache", batch=2)
+    with open_engine_for(dynamic, "tensorrt", options) as engine:
+        whole = score(engine.session(*SIZE), image)
+    with open_engine_for(dynamic, "tensorrt", replace(options, half_scores=True)) as engine:
+        assert engine.info.half_scores
+        assert engine.output.dtype == "float16"
+        session = engine.session(*SIZE)
+        assert isinstance(session, BatchSession)
+        outs = [np.full(session.score_shape, np.nan, np.float16) for _ in range(2)]
+        session.start_batch([image, image], outs).wait(WAIT_S)
+        assert isinstance(session, FrameSession)
+        assert not session.takes("nv12"), "our kernels read single precision"
+        with pytest.raises(EngineError, match=r"score array is .* float32, not .* float16"):
+            session.start(image, blank(session))
+    for out in outs:
+        np.testing.assert_allclose(out, whole, rtol=0, atol=2e-3 * np.abs(whole).max())
+    assert len(list((tmp_path / "cache").glob("*.plan"))) == 2
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", half_scores=True)) as engine:
+        assert not engine.info.half_scores
+
+
 @pytest.mark.parametrize("requests", [1, 2, 3])
 def test_requests_in_flight_do_not_disturb_each_other(machine: Machine, small: Model, requests: int) -> None:
     rounds = 4
@@ -382,6 +404,7 @@ def test_auto_takes_tensorrt_where_it_is(
     caplog.set_level(logging.INFO, "engines")
     (tmp_path / "nvidiactl").touch()
     monkeypatch.setattr("engines.backends.NVIDIA_DEVICES", (tmp_path / "nvidiactl",))
+    monkeypatch.setattr("engines.backends.AUTOMATIC_ON_GPU", ("tensorrt",))  # torch, after it, takes seconds to load
     engine = open_engine(small)
     assert engine.info.backend == "tensorrt"
     assert "(there is a GPU)" in caplog.text

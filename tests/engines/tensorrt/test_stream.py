@@ -51,6 +51,24 @@ def test_kernels_are_compiled_before_the_first_frame_where_they_are_needed(
         assert (runner.engine._kernels is None) == bool(flags)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+def test_where_the_crf_follows_scores_stay_in_half_precision(fake: Machine, home: Path) -> None:
+    """They cost half the bytes; whoever reads others gets them in single precision."""
+    given = [InputOptions("sample", outputs=("null",))]
+    for flags, half in (
+        ({"refine": "crf", "precision": "fp16"}, True),
+        ({"refine": "crf", "precision": "fp32"}, False),
+        ({"refine": "crf", "precision": "fp16", "temporal": True}, False),
+        ({"refine": "guided", "precision": "fp16"}, False),
+    ):
+        with Runner(options_of(given, "street", engine="tensorrt", size=96, **flags)) as runner:
+            assert runner.engine.info.half_scores == half, flags
+    sharp = ["--dense-crf", "--precision", "fp16"]
+    found, expected = masks(home, "--engine", "tensorrt", *sharp), masks(home, "--engine", "onnxruntime", "--dense-crf")
+    assert len(found) == 6
+    assert alike(found, expected)
+
+
 def test_memory_that_may_not_be_locked_is_copied_twice(
     fake: Machine, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
