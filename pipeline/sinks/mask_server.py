@@ -28,10 +28,16 @@ class _MaskConnection(Connection):
         self._feed = feed
 
     async def serve(self) -> None:
-        """Send until the client leaves; what it says is of no interest."""
+        """Send until the client leaves; what it says is of no interest.
+
+        One that only says no more, as ``nc`` and ``socat`` do at the end of their input, still reads.  Whether it has
+        gone instead shows when a mask is sent, so until then it makes room for others.
+        """
         self._feed.join(self)
         while await self.reader.read(1024):
             pass
+        self.known = False
+        await self.writer.wait_closed()
 
     def tick(self, now: float) -> None:
         """It may be silent."""

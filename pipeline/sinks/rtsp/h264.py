@@ -38,6 +38,10 @@ KEYFRAME_S = Fraction(2)
 RECENT_S = Fraction(1, 4)
 """Time after a keyframe in which nobody can ask for another, however many come and go."""
 
+ASKED_S = Fraction(1)
+ASKED_IN_A_ROW = 4
+"""Keyframes that may be asked for at once; then it is one in `ASKED_S`, so that nobody spoils the picture of all."""
+
 _HEADER = struct.Struct(">HII")
 
 
@@ -103,6 +107,7 @@ class H264Stream:
         self._tick = -1
         self._zero: Fraction | None = None
         self._last_key: Fraction | None = None
+        self._asked = Fraction(0)
         self._packets = _Packets()
         self.encoder = ""
         self._container: av.container.OutputContainer | None = None
@@ -153,8 +158,8 @@ class H264Stream:
 
         Args:
             frame: the picture.
-            key: make it a keyframe if the last one is not quite recent; where that is `KEYFRAME_S` ago it
-                becomes one anyway.
+            key: make it a keyframe if the last one is not quite recent and not too many were asked for; where the
+                last one is `KEYFRAME_S` ago it becomes one anyway.
 
         Raises:
             SinkError: the encoder failed.
@@ -166,7 +171,7 @@ class H264Stream:
         tick = max(self._tick + 1, round((pts - self._zero) * CLOCK))
         self._tick = tick
         picture = self._painter.paint(frame)
-        if self._last_key is None or not 0 <= pts - self._last_key < (RECENT_S if key else KEYFRAME_S):
+        if self._key_due(pts, asked=key):
             picture.pict_type = PictureType.I
             self._last_key = pts
         else:
@@ -183,6 +188,19 @@ class H264Stream:
         except (av.FFmpegError, ValueError, OSError) as error:
             raise SinkError(f"{cannot_write(self._name, error)} (the encoder)") from error
         return self._numbered(written, tick, keyframe, frame.wall_ns)
+
+    def _key_due(self, pts: Fraction, *, asked: bool) -> bool:
+        if self._last_key is None or pts < self._last_key:
+            self._asked = pts
+            return True
+        since = pts - self._last_key
+        if since >= KEYFRAME_S or not asked or since < RECENT_S:
+            return since >= KEYFRAME_S
+        spent = max(self._asked, pts)  # the generic cell rate algorithm (ITU-T I.371)
+        if spent - pts > (ASKED_IN_A_ROW - 1) * ASKED_S:
+            return False
+        self._asked = spent + ASKED_S
+        return True
 
     def _with_headers(self, packets: list[av.Packet[av.VideoStream]]) -> Iterator[av.Packet[av.VideoStream]]:
         """Parameter sets in front of every keyframe; encoders that tell them beforehand leave them out."""

@@ -35,6 +35,7 @@ REASONS = {
     501: "Not Implemented",
     503: "Service Unavailable",
     505: "RTSP Version Not Supported",
+    551: "Option not supported",
 }
 METHODS = ("OPTIONS", "DESCRIBE", "SETUP", "PLAY", "PAUSE", "TEARDOWN", "GET_PARAMETER", "SET_PARAMETER")
 
@@ -128,11 +129,14 @@ class RtspConnection(Connection):
 
     async def _answer_to(self, request: Request) -> None:
         self._sequence = request.headers.get("cseq", "")
-        if not re.fullmatch(r"\d{1,10}", self._sequence):
+        if not re.fullmatch(r"[0-9]{1,10}", self._sequence):
             self._sequence = ""
             raise BadRequest(400, "without CSeq")
         if request.protocol != "RTSP" or request.version != "1.0":
             raise BadRequest(505, "another protocol")
+        if "require" in request.headers:  # nothing beyond the protocol is known here
+            self._answer(551, {"Unsupported": request.headers["require"]})
+            return
         method = self._methods.get(request.method)
         if method is None:
             self._answer(501, {"Public": ", ".join(METHODS)})
@@ -204,10 +208,10 @@ class RtspConnection(Connection):
             if "multicast" in parts or any(part.lower().replace('"', "") == "mode=record" for part in parts):
                 continue
             if parts[0].upper() == "RTP/AVP/TCP":
-                channels = _pair(parts, "interleaved", 255) or (0, 1)
+                channels = _pair(parts, "interleaved", 0, 255) or (0, 1)
                 wire = Interleaved(self.writer.transport, self.outflow, channels)
                 return wire, f"RTP/AVP/TCP;unicast;interleaved={channels[0]}-{channels[1]}"
-            ports = _pair(parts, "client_port", 65535)
+            ports = _pair(parts, "client_port", 1, 65535)
             if parts[0].upper() in ("RTP/AVP", "RTP/AVP/UDP") and ports is not None:
                 return await self._datagrams(ports)
         return None, ""
@@ -229,24 +233,28 @@ class RtspConnection(Connection):
         if player is None or player.playing or player.stream.over:
             self._answer(455)
             return
-        sequence, url = self._sequence, request.uri.partition("?")[0].rstrip("/")
+        url = request.uri.partition("?")[0].rstrip("/")
         if not url.endswith(f"/{TRACK}"):
             url = f"{url}/{TRACK}"
+        answered = asyncio.Event()
 
         def started(unit: AccessUnit | None) -> None:
             headers = {"Range": "npt=now-"}
             if unit is not None:
                 headers["RTP-Info"] = f"url={url};seq={unit.sequence};rtptime={unit.timestamp}"
-            self._answer(200, headers, sequence=sequence)
+            self._answer(200, headers)
+            answered.set()
 
         player.play(started)
-        asyncio.get_running_loop().call_later(KEYFRAME_TIMEOUT_S, player.answer_now)
+        try:
+            await asyncio.wait_for(answered.wait(), KEYFRAME_TIMEOUT_S)  # answers keep the order of requests
+        except TimeoutError:
+            player.answer_now()
 
     async def _pause(self, _: Request) -> None:
         if self._player is None:
             self._answer(455)
             return
-        self._player.answer_now()
         self._player.pause()
         self._answer(200)
 
@@ -254,7 +262,6 @@ class RtspConnection(Connection):
         if self._player is None:
             self._answer(454)
             return
-        self._player.answer_now()
         self.leave()
         self._answer(200)
         self._session = ""
@@ -266,12 +273,12 @@ class RtspConnection(Connection):
         name = request.path.removesuffix(TRACK).strip("/")
         return name, self._server.mounts.get(name)
 
-    def _answer(self, status: int, headers: Headers | None = None, body: bytes = b"", sequence: str = "") -> None:
+    def _answer(self, status: int, headers: Headers | None = None, body: bytes = b"") -> None:
         if self.writer.is_closing():
             return
         lines = [f"RTSP/1.0 {status} {REASONS[status]}"]
-        if sequence or self._sequence:
-            lines.append(f"CSeq: {sequence or self._sequence}")
+        if self._sequence:
+            lines.append(f"CSeq: {self._sequence}")
         if self._session:
             lines.append(f"Session: {self._session};timeout={IDLE_S:.0f}")
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -280,13 +287,13 @@ class RtspConnection(Connection):
         self.writer.write("\r\n".join((*lines, "", "")).encode() + body)
 
 
-def _pair(parts: list[str], name: str, most: int) -> tuple[int, int] | None:
+def _pair(parts: list[str], name: str, least: int, most: int) -> tuple[int, int] | None:
     """Two numbers of a transport's parameter, such as ``client_port=5000-5001``."""
     for part in parts:
-        match = re.fullmatch(rf"{name}=(\d{{1,5}})(?:-(\d{{1,5}}))?", part)
+        match = re.fullmatch(rf"{name}=([0-9]{{1,5}})(?:-([0-9]{{1,5}}))?", part)
         if match is not None:
             first = int(match[1])
             second = int(match[2]) if match[2] else first + 1
-            if 0 <= first <= most and 0 <= second <= most and first != second:
+            if least <= first <= most and least <= second <= most and first != second:
                 return first, second
     return None

@@ -233,6 +233,7 @@ class Player:
 
     def end(self) -> None:
         """The stream ends: tell the client, and hang up."""
+        self.answer_now()
         if not self.wire.late:
             self.wire.report(goodbye(self.stream.ssrc))
         self._hang_up()

@@ -60,7 +60,7 @@ STRICT = {
 }
 """Headers of every answer."""
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +87,14 @@ class ActiveSite(Site, Protocol):
     def takes(self, method: str, resource: str) -> bool:
         """Whether a resource takes POST or DELETE."""
 
-    async def act(self, request: Request, resource: str, local: str) -> Response:
+    async def act(self, request: Request, resource: str, local: str, peer: str) -> Response:
         """The answer to a request that it takes.
 
         Args:
             request: with a bounded body.
             resource: as for `respond`.
             local: the address at which the client has reached the server.
+            peer: whose request it is, see `network_of`.
         """
 
 
@@ -210,7 +211,8 @@ class HttpConnection(Connection):
         active = self._server.active(request.method, path)
         if active is not None:
             site, resource = active
-            self._answer(await site.act(request, resource, self.writer.get_extra_info("sockname")[0]))
+            local = self.writer.get_extra_info("sockname")[0]
+            self._answer(await site.act(request, resource, local, network_of(self.peer)))
             return
         if path in self._server.mounts and path and not request.uri.partition("?")[0].endswith("/"):
             there = f"/{path}/"

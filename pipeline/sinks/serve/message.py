@@ -11,7 +11,7 @@ HEAD_BYTES = 8192
 HEADERS = 64
 BODY_BYTES = 16384
 
-_LINE = re.compile(r"([A-Z_]{1,32}) (\S{1,2048}) (RTSP|HTTP)/(\d\.\d)")
+_LINE = re.compile(r"([A-Z_]{1,32}) (\S{1,2048}) (RTSP|HTTP)/([0-9]\.[0-9])")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ONCE = ("host", "content-length", "transfer-encoding", "authorization", "cseq", "session", "transport", "origin")
@@ -74,7 +74,7 @@ async def read_request(reader: asyncio.StreamReader, first: bytes = b"") -> Requ
         raise BadRequest(400, "the header is not UTF-8") from None
     request = _parsed(lines)
     length = request.headers.get("content-length", "0")
-    if not re.fullmatch(r"\d{1,9}", length):
+    if not re.fullmatch(r"[0-9]{1,9}", length):
         raise BadRequest(400, "the content's length is no number")
     if "transfer-encoding" in request.headers:
         raise BadRequest(501, "bodies are taken by their length alone")

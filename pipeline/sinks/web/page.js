@@ -247,7 +247,11 @@ async function watch() {
     session.place = answer.headers.get("Location");
     await peer.setRemoteDescription({ type: "answer", sdp: text });
     const { transport } = peer.getReceivers()[0]; // it learns of the end seconds before the connection does
-    transport?.addEventListener("statechange", () => { if (transport.state === "closed") leave(session, "(it has ended)"); });
+    transport?.addEventListener("statechange", () => {
+      if (transport.state !== "closed") return;
+      session.place = null; // the server has ended it
+      leave(session, "(it has ended)");
+    });
   } catch {
     leave(session, "(the server refuses it)");
   }

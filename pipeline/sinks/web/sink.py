@@ -88,13 +88,13 @@ class LivePage:
         """See `ActiveSite`."""
         return (method == "POST" and resource == _WHEP) or (method == "DELETE" and resource.startswith(f"{_WHEP}/"))
 
-    async def act(self, request: Request, resource: str, local: str) -> Response:
+    async def act(self, request: Request, resource: str, local: str, peer: str) -> Response:
         """See `ActiveSite`."""
         if self.whep is None:
             return Response(_WITHOUT, status=501)
         if request.method == "DELETE":
             return self.whep.hang_up(resource.removeprefix(f"{_WHEP}/"))
-        return await self.whep.answer(request, local)
+        return await self.whep.answer(request, local, peer)
 
     @property
     def viewers(self) -> int:

@@ -29,6 +29,12 @@ log = logging.getLogger(__name__)
 VIEWERS = 8
 """Each costs its own encryption and sending."""
 
+JOINING = 2
+"""Viewers of one peer that are not connected yet."""
+
+JOIN_S = 6.0
+"""How long one may take for that."""
+
 GONE_S = 10.0
 """A viewer of whom nothing was heard for so long has gone, or never came."""
 
@@ -92,6 +98,7 @@ class _Track(MediaStreamTrack):
 class _Viewer:
     connection: RTCPeerConnection
     track: _Track
+    peer: str
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -139,22 +146,25 @@ class WhepViewers:
         for track in self._watching:
             self.lost += not track.take(unit)
 
-    async def answer(self, request: Request, local: str) -> Response:
+    async def answer(self, request: Request, local: str, peer: str) -> Response:
         """The answer to an offer.
 
         Args:
             request: POST with the offer.
             local: the address at which the viewer has reached the server.
+            peer: whose viewer it is.
         """
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _KIND:
             return Response(f"an offer is {_KIND}\n".encode(), status=415)
-        if self._over or len(self._viewers) >= VIEWERS:
+        theirs = [each for each in self._viewers.values() if each.peer == peer and not each.over.is_set()]
+        joining = sum(each.track not in self._watching for each in theirs)
+        if self._over or len(self._viewers) >= VIEWERS or joining >= JOINING:
             return Response(b"there are too many viewers\n", status=503, headers={"Retry-After": "10"})
         try:
             offer = _without_candidates(request.body)
         except ValueError as error:
             return Response(f"{error}\n".encode(), status=400)
-        viewer = _Viewer(RTCPeerConnection(RTCConfiguration(iceServers=[])), _Track(self))
+        viewer = _Viewer(RTCPeerConnection(RTCConfiguration(iceServers=[])), _Track(self), peer)
         token = secrets.token_urlsafe(16)
         self._viewers[token] = viewer
         task = asyncio.create_task(self._attend(token, viewer))
@@ -208,14 +218,15 @@ class WhepViewers:
 
     async def _attend(self, token: str, viewer: _Viewer) -> None:
         loop = asyncio.get_running_loop()
-        received, heard = 0, loop.time()
+        received, began = 0, loop.time()
+        heard = began
         try:
             while not viewer.over.is_set() and viewer.connection.connectionState not in ("failed", "closed"):
                 now, before = loop.time(), received
                 received = await _received(viewer.connection)
                 if received != before:
                     heard = now
-                if now - heard > GONE_S:
+                if now - heard > GONE_S or (viewer.track not in self._watching and now - began > JOIN_S):
                     log.info("%s: a viewer has gone", self._name)
                     break
                 try:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -106,6 +107,11 @@ class Browser:
         clip = dict(zip(("x", "y", "width", "height"), box, strict=True), scale=1)
         data = base64.b64decode(self.call("Page.captureScreenshot", format="png", clip=clip)["data"])
         return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def unexpected(tab: Browser) -> list[str]:
+    """Complaints of something else than that the server has gone."""
+    return [said for said in tab.complaints if not re.search("ERR_CONNECTION_(REFUSED|RESET)", said)]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import av
@@ -54,6 +55,22 @@ def test_a_slow_reader_loses_its_own_masks() -> None:
             until(lambda: sink.lost > 3, 30, "a loss")
             times = [round(frame.time * 50) for frame in play(f"tcp://127.0.0.1:{port}", 20)]
             assert times == list(range(times[0], times[0] + 20)), "the other reader gets everything"
+
+
+def test_one_who_says_no_more_still_reads() -> None:
+    """As ``nc`` and ``socat`` do, whose input ends before they do."""
+    port = free_port()
+    sink = open_masks(f"tcp://@:{port}")
+    assert isinstance(sink, Live)
+    with on_air(sink):
+        until(lambda: play(f"tcp://127.0.0.1:{port}", 2), 10)
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
+            wire.shutdown(socket.SHUT_WR)
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                assert wire.recv(1 << 16)
+            assert sink.clients == 1
+        until(lambda: sink.clients == 0, 5, "the end of one who has gone")
 
 
 def test_a_change_of_size_ends_the_stream_and_begins_another() -> None:

@@ -7,6 +7,8 @@ import socket
 import struct
 import time
 from contextlib import closing
+from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 from pipeline.errors import SinkError
 from pipeline.sinks import open_output
 from pipeline.sinks.base import Live
+from pipeline.sinks.encoders import VideoOptions
+from pipeline.sinks.rtsp.h264 import H264Stream
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES
 from tests.pipeline.sinks.rtsp_client import Client, client, listens, served
@@ -122,6 +126,35 @@ def test_the_conversation() -> None:
         assert one.ask("OPTIONS", "*").status == 200, "the connection stays"
 
 
+def test_answers_keep_the_order_of_requests() -> None:
+    with served(rate=4) as (port, _), client(port) as one:
+        one.ask("SETUP", one.url + "/trackID=0", Transport="RTP/AVP/TCP;unicast;interleaved=0-1")
+        methods = ("PLAY", "GET_PARAMETER", "PAUSE", "PLAY", "TEARDOWN")
+        several = (f"{each} {one.url} RTSP/1.0\r\nCSeq: {number}\r\n\r\n" for number, each in enumerate(methods, 7))
+        one.wire.sendall("".join(several).encode())
+        answers = [one.answer() for _ in range(5)]
+    assert [(each.status, each.headers["CSeq"]) for each in answers] == [(200, str(number)) for number in range(7, 12)]
+    assert "RTP-Info" in answers[0].headers
+
+
+def test_keyframes_that_are_asked_for_are_few() -> None:
+    """Ten seconds in which each picture is asked to be one: a few at once, then one a second."""
+    stream = H264Stream("test", VideoOptions())
+    stream.configure(SHOWN.info())
+    results = [SHOWN.result(index).frame for index in range(len(SHOWN.ticks))]
+    keys = []
+    for index in range(250):
+        frame = replace(results[index % len(results)], pts=Fraction(index, 25))
+        unit = stream.encode(frame, key=True)
+        assert unit is not None
+        if unit.keyframe:
+            keys.append(index / 25)
+    stream.close()
+    assert keys[1] <= 0.3, "one who comes is not kept waiting"
+    assert len(keys) <= 4 + 10 + 1
+    assert keys[-1] - keys[-6] >= 4.5
+
+
 def test_nothing_comes_before_a_keyframe() -> None:
     with served(rate=50) as (port, _):
         for _ in range(4):
@@ -165,6 +198,8 @@ REFUSED = {
     "pause without set-up": (("PAUSE", "", {}), 455),
     "a foreign session": (("GET_PARAMETER", "", {"Session": "12345678"}), 454),
     "multicast": (("SETUP", "/trackID=0", {"Transport": "RTP/AVP;multicast"}), 461),
+    "port 0": (("SETUP", "/trackID=0", {"Transport": "RTP/AVP;unicast;client_port=0-1"}), 461),
+    "a feature": (("DESCRIBE", "", {"Require": "www.onvif.org/ver20/backchannel"}), 551),
     "no transport": (("SETUP", "/trackID=0", {}), 461),
     "record": (("SETUP", "/trackID=0", {"Transport": "RTP/AVP/TCP;interleaved=0-1;mode=record"}), 461),
 }
@@ -174,7 +209,9 @@ def test_what_is_refused() -> None:
     with served() as (port, _):
         for name, ((method, more, headers), status) in REFUSED.items():
             with client(port) as one:
-                assert one.ask(method, one.url + more, **headers).status == status, name
+                answer = one.ask(method, one.url + more, **headers)
+                assert answer.status == status, name
+                assert answer.headers.get("Unsupported") == headers.get("Require")
 
 
 RUBBISH = {
@@ -186,6 +223,8 @@ RUBBISH = {
     "a long header": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\nX: " + b"x" * 20000 + b"\r\n\r\n", 431),
     "many headers": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n" + b"X: x\r\n" * 100 + b"\r\n", 431),
     "a large body": (b"SET_PARAMETER * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 99999999\r\n\r\n", 413),
+    "a number in other digits": ("OPTIONS * RTSP/1.0\r\nCSeq: ٣\r\n\r\n".encode(), 400),
+    "a body in other digits": ("OPTIONS * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: ٣\r\n\r\nabc".encode(), 400),
     "a negative body": (b"SET_PARAMETER * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: -1\r\n\r\n", 400),
     "two lengths": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n", 400),
 }
