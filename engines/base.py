@@ -75,6 +75,7 @@ class Model:
         quantised: the graph carries int8 quantisation (Q/DQ nodes).
         half: its labels were seen to hold in half precision, so precision ``auto`` may take that.
         batches: the graph takes several pictures at once.
+        probabilities: the scores are some, not logits: the graph ends in a softmax or a sigmoid.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Model:
     quantised: bool = False
     half: bool = False
     batches: bool = False
+    probabilities: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,12 @@ DEFAULT_STRIDE = 32
 PICTURE_TYPES = ("uint8", "float16", "float32")
 SCORE_TYPES = ("float16", "float32")
 
+ACTIVATIONS = ("Softmax", "Sigmoid")
+"""Operators that make probabilities of logits."""
+
+UNCHANGED = ("Identity", "Cast", "Transpose", "Resize", "Upsample", "QuantizeLinear", "DequantizeLinear")
+"""Operators behind which probabilities still are some."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -116,6 +122,7 @@ def read_model(path: Path) -> Model:
         quantised="DequantizeLinear" in header.operators,
         half=bool(facts and facts.half),
         batches=picture.batches and output.shape is not None and output.shape[0] == -1,
+        probabilities=_ends_in_probabilities(path, header, output),
     )
 
 
@@ -256,6 +263,22 @@ def _output(path: Path, header: OnnxHeader, notes: Checker) -> Value:
     if value.dtype.startswith(("int", "uint")) or value.dtype == "bool":
         raise ModelError(f"{what}: these are labels already; export the network without its ArgMax, scores out")
     raise ModelError(f"{what}: a segmentation network gives scores, N×classes×h×w of float32 or float16")
+
+
+def _ends_in_probabilities(path: Path, header: OnnxHeader, output: Value) -> bool:
+    """Whether an activation makes the output, with nothing but a change of place, size or type behind it."""
+    name, met = output.name, set[str]()
+    while name in header.made_by and name not in met:
+        met.add(name)
+        operator, name = header.made_by[name]
+        if operator in ACTIVATIONS:
+            _log.warning(
+                "%s ends in %s: export it without, since --refine takes what comes out for logits", path.name, operator
+            )
+            return True
+        if operator not in UNCHANGED:
+            break
+    return False
 
 
 def _labels(path: Path, output: Value, notes: Checker, facts: ModelFacts | None) -> LabelSet:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,12 +46,14 @@ class OnnxHeader:
         outputs: what comes out.
         properties: ``metadata_props`` of the model.
         operators: operator types that occur.
+        made_by: the operator that makes a value, and the first value that it takes ("" if none), by the value's name.
     """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     properties: Mapping[str, str]
     operators: frozenset[str]
+    made_by: Mapping[str, tuple[str, str]]
 
 
 def read_header(path: Path) -> OnnxHeader:
@@ -111,19 +113,25 @@ class _Reader(WireReader):
                 properties[self.text(field, 1)] = self.text(field, 2)
         if header is None or not header.outputs:
             raise MalformedError("it has no graph")
-        return OnnxHeader(header.inputs, header.outputs, MappingProxyType(properties), header.operators)
+        return replace(header, properties=MappingProxyType(properties))
 
     def graph(self, start: int, stop: int) -> OnnxHeader:
-        """GraphProto: node = 1 (op_type = 4), initializer = 5 (name = 8), input = 11, output = 12."""
+        """GraphProto: node = 1, initializer = 5 (name = 8), input = 11, output = 12.
+
+        Of a node the type (op_type = 4) and the first that it takes (input = 1) and makes (output = 2).
+        """
         inputs: list[Value] = []
         outputs: list[Value] = []
         constants: set[str] = set()
+        made_by: dict[str, tuple[str, str]] = {}
         operators: set[str] = set()
         for field in self.fields(start, stop):
             if not field.stop:
                 continue
             if field.number == 1:
-                operators.add(self.text(field, 4))
+                operator = self.text(field, 4)
+                operators.add(operator)
+                made_by[self.text(field, 2)] = operator, self.text(field, 1)
             elif field.number == 5:
                 constants.add(self.text(field, 8))
             elif field.number == 11:
@@ -132,7 +140,7 @@ class _Reader(WireReader):
                 outputs.append(self.value(field))
         # Before ONNX IR 4 every initialiser was listed among the inputs too.
         fed = tuple(value for value in inputs if value.name not in constants)
-        return OnnxHeader(fed, tuple(outputs), MappingProxyType({}), frozenset(operators))
+        return OnnxHeader(fed, tuple(outputs), MappingProxyType({}), frozenset(operators), MappingProxyType(made_by))
 
     def value(self, field: Field) -> Value:
         """ValueInfoProto: name = 1, type = 2 → tensor_type = 1 → elem_type = 1, shape = 2 → dim = 1."""

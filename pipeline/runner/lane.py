@@ -107,7 +107,8 @@ class Lane:
         self._stopping = stopping
         self._epoch: Epoch | None = None
         # Workers refine frames side by side, so none of them knows the labels of the one before.
-        self._hold = Hold() if options.propagate.temporal and pool is None else None
+        holds = options.propagate.temporal and pool is None
+        self._hold = Hold(probabilities=engine.model.probabilities) if holds else None
         self._expected = 0
         self._max_age_ns = (options.max_latency_ns or MAX_AGE_NS) if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None

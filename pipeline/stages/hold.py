@@ -21,14 +21,22 @@ outlines that move come late."""
 MARGIN_AHEAD = 0.28
 """The same where the next frame's scores are known: an outline that moves does not come late by it."""
 
+OF_PROBABILITIES = 0.5
+"""Margins of probabilities to those of logits: two that sum up to p lie p·tanh(m/2) apart where their logits do m."""
+
 FULL = 4.0
 """Frames in a mean up to which the margin is full: where things move, a mean contains no more."""
 
 
 class Hold:
-    """The labels of one stream's last frame, which its next one holds on to."""
+    """The labels of one stream's last frame, which its next one holds on to.
 
-    def __init__(self) -> None:
+    Args:
+        probabilities: scores are some, not logits.
+    """
+
+    def __init__(self, *, probabilities: bool = False) -> None:
+        self._scale = OF_PROBABILITIES if probabilities else 1.0
         self._labels: UInt8 | None = None
 
     def label(
@@ -44,12 +52,12 @@ class Hold:
         """Label the next frame.
 
         Args:
-            scores: C×h×w float32 logits, contiguous.
+            scores: C×h×w float32 logits, contiguous; or probabilities, see `Hold`.
             geometry: where they lie in the frame.
             motion: from this frame to the one before; None where they have nothing to do with one another.
             out: H×W uint8, to be filled.
             known: what the scores were made from: says how far the labels before are to be held on to.
-            ahead: C×h×w float32 logits of the frame after, if it is known and shows the same scene.
+            ahead: those of the frame after, if it is known and shows the same scene.
 
         Returns:
             C int64, the number of pixels a class.
@@ -59,8 +67,8 @@ class Hold:
         """
         before = None
         if self._labels is not None and same_scene(motion):
-            margin = (MARGIN if ahead is None else MARGIN_AHEAD) * steadiness(known)
-            before = Before(self._labels, margin, ahead)
+            margin = self._scale * (MARGIN if ahead is None else MARGIN_AHEAD)
+            before = Before(self._labels, margin * steadiness(known), ahead)
         _, counts = upsample_argmax(scores, geometry, out, before)
         if self._labels is None or self._labels.shape != out.shape:
             self._labels = np.empty_like(out)

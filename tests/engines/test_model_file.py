@@ -54,6 +54,31 @@ def test_the_header_agrees_with_the_onnx_package(models: dict[str, Model]) -> No
                 assert value.shape == sides
 
 
+@pytest.mark.parametrize(
+    ("operators", "told"),
+    [
+        (["Softmax"], True),
+        (["Sigmoid", "Resize", "Cast"], True),
+        (["Softmax", "Conv"], False),
+        (["LogSoftmax"], False),
+        (["Relu"], False),
+    ],
+)
+def test_a_network_that_ends_in_probabilities_is_known(
+    operators: list[str], told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_graph(tmp_path / "net.onnx")
+    whole = onnx.load(path)
+    whole.graph.node[-1].output[0] = "t"
+    for number, operator in enumerate(operators, 1):
+        last = number == len(operators)
+        node = helper.make_node(operator, ["t" * number], ["logits" if last else "t" * (number + 1)])
+        whole.graph.node.append(node)
+    onnx.save(whole, path)
+    assert read_model(path).probabilities == told
+    assert (f"net.onnx ends in {operators[0]}: export it without" in caplog.text) == told
+
+
 def test_initialisers_among_the_inputs_are_no_inputs(tmp_path: Path) -> None:
     """As files before ONNX IR 4 list them."""
     path = write_graph(tmp_path / "net.onnx")

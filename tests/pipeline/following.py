@@ -59,9 +59,18 @@ class Followed:
 
 
 def one_by_one(
-    path: Path, every: int, *, smooth: bool, live: bool = False, only: Collection[int] | None = None
+    path: Path,
+    every: int,
+    *,
+    smooth: bool,
+    live: bool = False,
+    only: Collection[int] | None = None,
+    probabilities: bool = False,
 ) -> list[Followed]:
-    """The frames of a file, or ``only`` some, seen by the tiny network; live ones wait for none that comes later."""
+    """The frames of a file, or ``only`` some, seen by the tiny network; live ones wait for none that comes later.
+
+    With ``probabilities`` the network ends in a softmax of its scores' 256th.
+    """
     found: list[Followed] = []
     state, before, since = None, None, 0
     with closing(open_source(str(path), SourceOptions())) as source:
@@ -72,7 +81,8 @@ def one_by_one(
             geometry = Geometry.fit(frame.height, frame.width, size=tiny.SIZE, multiple=tiny.STRIDE)
             image = np.empty((geometry.input_height, geometry.input_width, 3), np.uint8)
             prepare(item.picture, geometry, image, frame.colour)
-            fresh = np.ascontiguousarray(tiny_scores(image), np.float32)
+            own = tiny_scores(image)
+            fresh = np.ascontiguousarray(softmax(own / 256) if probabilities else own, np.float32)
             guide = Guide.of(frame)
             motion = back = None
             if before is not None:
@@ -105,9 +115,15 @@ def take_from_later(found: list[Followed], *, smooth: bool) -> None:
             path = found[index].back.after(path)
 
 
-def held(found: list[Followed]) -> list[Array]:
+def softmax(scores: Array) -> Array:
+    """Over the first axis."""
+    powers = np.exp(scores - scores.max(0))
+    return powers / powers.sum(0)
+
+
+def held(found: list[Followed], *, probabilities: bool = False) -> list[Array]:
     """Labels that hold on."""
-    hold, labels = Hold(), []
+    hold, labels = Hold(probabilities=probabilities), []
     for each in found:
         out = np.empty((each.frame.height, each.frame.width), np.uint8)
         hold.label(each.scores, each.geometry, each.motion, out, known=each.state, ahead=each.ahead)

@@ -9,7 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from pipeline.crf import CRFParameters, DenseCRF
 from pipeline.crf.scores import upsample
@@ -23,6 +25,7 @@ from pipeline.stages.prepare import to_rgb
 from pipeline.stages.propagate import Memory, State
 from pipeline.stages.upsample import upsample_argmax
 from pipeline.telemetry import PropagationMeter
+from tests.pipeline import tiny
 from tests.pipeline.clips import Clip
 from tests.pipeline.following import held, one_by_one, pan, sure, write_moving
 from tests.pipeline.painting import Array
@@ -77,6 +80,15 @@ def test_the_next_frame_tells_what_lasts() -> None:
     assert after_first(2.1 * m, ahead=-9) == {1}
     assert after_first(0.6 * m, ahead=0.5 * m) == {1}
     assert after_first(0.4 * m, ahead=0.5 * m) == {0}
+
+
+@pytest.mark.parametrize("margin", [MARGIN, MARGIN_AHEAD])
+def test_probabilities_hold_on_as_their_logits_do(margin: float) -> None:
+    """Of two classes that share all of it."""
+    for lead, expected in ((0.9 * margin, {0}), (1.1 * margin, {1})):
+        hold = Hold(probabilities=True)
+        label(hold, -1, trust=None)
+        assert label(hold, np.tanh(lead / 2), 0 if margin == MARGIN_AHEAD else None) == expected
 
 
 @pytest.mark.parametrize("trust", [None, CUT / 2])
@@ -156,6 +168,25 @@ def test_smoothed_scores_are_refined_if_asked_and_hold_on_to_nothing(moving: Pat
         assert (result.labels == expected).mean() > 0.9999, result.index
         assert (unrefined != expected).mean() > 0.01, "or this shows nothing"
         assert result.refined
+
+
+def test_a_network_that_ends_in_a_softmax_is_held_by_its_probabilities(moving: Path, tmp_path: Path) -> None:
+    path, recorder = tiny.tiny_model(tmp_path / "softmax.onnx"), Recorder()
+    network = onnx.load(path)
+    network.graph.node[-1].output[0] = "logits"
+    small = helper.make_node("Mul", ["logits", "scale"], ["small"])
+    network.graph.node.extend([small, helper.make_node("Softmax", ["small"], ["scores"], axis=1)])
+    network.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 256), "scale"))
+    onnx.save(network, str(path))
+    run([InputOptions(str(moving))], str(path), extra=[recorder], temporal=True)
+    alone = one_by_one(moving, 1, smooth=True, probabilities=True)
+    unsure = 0
+    for result, right, wrong in zip(
+        recorder.results, held(alone, probabilities=True), held(alone, probabilities=False), strict=True
+    ):
+        assert (result.labels == right).mean() > 0.999, result.index
+        unsure += int((right != wrong).sum())
+    assert unsure > 1000, "or this shows nothing"
 
 
 def test_a_change_of_size_begins_anew_where_every_frame_is_looked_at(clip: Callable[[str], Clip], tiny: str) -> None:
