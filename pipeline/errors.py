@@ -32,13 +32,18 @@ class SourceLostError(SourceError):
     """An input that cannot be reached, or went away; it may come back by itself.
 
     Attributes:
-        cause: ``"unreachable"`` (no connection came about), ``"silent"`` (nothing came in time), ``"ended"``,
-            ``"cut"`` (reading failed) or ``"undecodable"`` (what came gave no pictures).
+        cause: ``"absent"`` (the server has nothing there), ``"unreachable"`` (no connection came about),
+            ``"silent"`` (nothing came in time), ``"ended"``, ``"cut"`` (reading failed) or
+            ``"undecodable"`` (what came gave no pictures).
     """
 
     def __init__(self, message: str, *, cause: str) -> None:
         super().__init__(message)
         self.cause = cause
+
+
+class SourceAbsentError(SourceError):
+    """A camera that is not there: mistyped, or not plugged in yet."""
 
 
 class SourceDeniedError(SourceError):

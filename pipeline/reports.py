@@ -141,8 +141,8 @@ class OutageReport:
     Attributes:
         count: how often.
         seconds: how long, all in all.
-        causes: how often by cause: ``"unreachable"``, ``"silent"``, ``"ended"``, ``"cut"``, ``"undecodable"``,
-            ``"refused"``.
+        causes: how often by cause: ``"absent"``, ``"unreachable"``, ``"silent"``, ``"ended"``, ``"cut"``,
+            ``"undecodable"``, ``"refused"``.
     """
 
     count: int

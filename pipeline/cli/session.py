@@ -33,7 +33,7 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool, in_logs: bo
     """Run to the end.
 
     SIGINT, SIGTERM and SIGHUP finish what is in flight; a second one leaves at once, as the first
-    does while everything is still being opened.
+    does while everything is still being opened.  One SIGTERM is how services are ended, and no failure.
 
     Args:
         options: what to do.
@@ -47,10 +47,20 @@ def perform(options: RunOptions, *, report: str | None, quiet: bool, in_logs: bo
 
     Raises:
         PipelineError, EngineError: as `Runner`.
-        KeyboardInterrupt: a second signal, or one before the frames flow.
+        KeyboardInterrupt: a second signal, or another than SIGTERM before the frames flow.
     """
     more_descriptors()
-    with _Signals() as signals, _ReportFile(report) as file, _metrics(options) as metrics:
+    with _Signals() as signals:
+        try:
+            return _perform(options, signals, report, quiet=quiet, in_logs=in_logs)
+        except KeyboardInterrupt:
+            if signals.caught == [signal.SIGTERM]:
+                return EXIT_OK
+            raise
+
+
+def _perform(options: RunOptions, signals: _Signals, report: str | None, *, quiet: bool, in_logs: bool) -> int:
+    with _ReportFile(report) as file, _metrics(options) as metrics:
         signals.leave_at_once()
         with file.telling_of_failure(), Runner(options) as runner:
             file.runner = runner
@@ -167,8 +177,8 @@ def _run(runner: Runner, signals: _Signals, *, quiet: bool) -> tuple[int, Report
         log.error("%s", loss)
     if runner.losses:
         return EXIT_FAILED, report
-    # Whoever ends a service by SIGTERM in mid-run means no failure; but a run that did nothing is not done.
-    done = signal.SIGINT not in signals.caught and (report.frames or not signals.caught)
+    # Whoever ends a service means no failure, whether its camera was there or not.
+    done = signal.SIGINT not in signals.caught and (report.frames or set(signals.caught) <= {signal.SIGTERM})
     return EXIT_OK if done else EXIT_INTERRUPTED, report
 
 

@@ -13,7 +13,7 @@ import av
 import av.device
 import av.logging
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceAbsentError, SourceError
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.sample import sample_path
 from pipeline.sources.target import Target
@@ -79,7 +79,8 @@ def camera_target(uri: str, options: SourceOptions) -> Target:
     """What libav opens for a camera on this system.
 
     Raises:
-        SourceError: no such camera, or no way to cameras on this system.
+        SourceAbsentError: no such camera.
+        SourceError: several are called so, or no way to cameras on this system.
     """
     system = _SYSTEMS.get(sys.platform)
     if system is None:
@@ -119,7 +120,7 @@ def _url_of(uri: str, system: str) -> str:
         path = uri if match is None else f"/dev/video{match[1] or match[2]}"
         if not Path(path).exists():
             where = "" if path == uri else f" ({path})"
-            raise SourceError(f"{uri}: no such camera{where}; --list-inputs shows those that there are")
+            raise SourceAbsentError(f"{uri}: no such camera{where}; --list-inputs shows those that there are")
         return os.path.realpath(path)
     cameras = _cameras()
     if match is not None:
@@ -129,7 +130,7 @@ def _url_of(uri: str, system: str) -> str:
         found = [one for one in cameras if wanted in (name.casefold() for name in one.names)]
         found = found or [one for one in cameras if any(wanted in name.casefold() for name in one.names)]
     if not found:
-        raise SourceError(f"{uri}: no such camera; --list-inputs shows those that there are")
+        raise SourceAbsentError(f"{uri}: no such camera; --list-inputs shows those that there are")
     if len(found) > 1:
         several = ", ".join(f"cam{one.number} ({one.names[0]})" for one in found)
         raise SourceError(f"{uri}: several cameras are called so: {several}; name one of them")

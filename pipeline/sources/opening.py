@@ -53,8 +53,8 @@ def open_source(uri: str, options: SourceOptions = _DEFAULTS, name: str | None =
         options: which part of it, and how.
         name: of the input in frames, logs and reports; made from the URI where None.
 
-    An address that cannot be reached yet is no error unless ``options.reconnect`` is 0: it is tried again
-    in the background, and its `StreamInfo` tells sizes of 0 until it is there.
+    An address that cannot be reached yet, or that has nothing yet, is no error unless ``options.reconnect`` is 0: it
+    is tried again in the background, and its `StreamInfo` tells sizes of 0 until it is there.
 
     Raises:
         SourceError: it cannot be opened or holds no picture; one line that names the way out.
@@ -67,6 +67,8 @@ def open_source(uri: str, options: SourceOptions = _DEFAULTS, name: str | None =
 def open_sources(wanted: Sequence[tuple[str, SourceOptions, str | None]]) -> list[Source]:
     """As `open_source`, several at a time: those that may have to be waited for connect side by side.
 
+    Beside others, a camera that is not there and a server that wants other credentials are waited for, too.
+
     Raises:
         SourceError, ConfigError, HardwareError: as `open_source`; none of them is left open then.
     """
@@ -78,7 +80,7 @@ def open_sources(wanted: Sequence[tuple[str, SourceOptions, str | None]]) -> lis
         for uri, options, name in wanted:
             remember_uri(uri)
             try:
-                pending = _begin(uri, options, name or input_name(uri))
+                pending = _begin(uri, options, name or input_name(uri), alone=len(wanted) == 1)
             except PermissionError as error:  # of the path to it: what is there cannot even be asked
                 raise SourceError(f"{mask_uri(uri)}: no permission to read it") from error
             begun.append(pending)
@@ -99,10 +101,10 @@ class _Begun:
     connecting: Reconnecting | None
 
 
-def _begin(uri: str, options: SourceOptions, name: str) -> _Begun:
+def _begin(uri: str, options: SourceOptions, name: str, *, alone: bool) -> _Begun:
     connecting = None
     if options.loop == 1:
-        connecting = _connection(uri, options, name)
+        connecting = _connection(uri, options, name, alone=alone)
         source = _part(_file_or_other(uri, options, name) if connecting is None else connecting, options)
     elif uri == "-" or _is_camera(uri) or Path(uri).is_fifo() or live_by_nature(uri):
         raise ConfigError(f"{mask_uri(uri)}: cannot be looped, it can be read only once")
@@ -131,7 +133,7 @@ def _seconds(value: float | Fraction) -> Fraction:
     return value if isinstance(value, Fraction) else Fraction(value).limit_denominator(1_000_000)
 
 
-def _connection(uri: str, options: SourceOptions, name: str) -> Reconnecting | None:
+def _connection(uri: str, options: SourceOptions, name: str, *, alone: bool) -> Reconnecting | None:
     """A camera or address, which may go away and come back; None for anything else."""
     connect: Callable[[], Source]
     shown = mask_uri(uri)
@@ -151,7 +153,7 @@ def _connection(uri: str, options: SourceOptions, name: str) -> Reconnecting | N
 
     else:
         return None
-    return Reconnecting(connect, name=name, shown=shown, tries=options.reconnect)
+    return Reconnecting(connect, name=name, shown=shown, tries=options.reconnect, alone=alone)
 
 
 def _is_camera(uri: str) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from pipeline.errors import SourceDeniedError, SourceError, SourceLostError
+from pipeline.errors import SourceAbsentError, SourceDeniedError, SourceError, SourceLostError
 from pipeline.flow import Closed, Drain
 from pipeline.frame import FORMATS, Colour, Frame
 from pipeline.sources.base import AudioPacket, Decoded, Outages, Source, StreamInfo, shift_times
@@ -33,7 +33,8 @@ LONGEST_WAIT_S = 2.0
 """A source that has come back waits no longer than this to be found."""
 
 DENIED_WAIT_S = 30.0
-"""After a refused password: cameras lock those who try too often."""
+LONGEST_DENIED_WAIT_S = 600.0
+"""After a refused password, twice as long each time: cameras lock those who try too often."""
 
 STEADY_S = 5.0
 """A connection that lasted as long begins a new row of attempts."""
@@ -52,17 +53,21 @@ class Backoff:
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         """``jitter`` gives numbers from 0 to 1."""
         self._jitter = jitter
-        self.tries = 0
+        self.tries = self._denials = 0
 
     def next(self, *, denied: bool = False) -> float:
         """Seconds from the start of one attempt to that of the next; at most `LONGEST_WAIT_S`, unless ``denied``."""
-        wait = DENIED_WAIT_S if denied else min(LONGEST_WAIT_S, FIRST_WAIT_S * _GROWTH ** min(self.tries, 16))
+        if denied:
+            wait = min(LONGEST_DENIED_WAIT_S, DENIED_WAIT_S * 2.0 ** min(self._denials, 16))
+            self._denials += 1
+        else:
+            wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * _GROWTH ** min(self.tries, 16))
         self.tries += 1
         return wait * (0.5 + 0.5 * self._jitter())
 
     def reset(self) -> None:
         """The row is over."""
-        self.tries = 0
+        self.tries = self._denials = 0
 
 
 class Reconnecting:
@@ -73,7 +78,9 @@ class Reconnecting:
     played once.
     """
 
-    def __init__(self, connect: Callable[[], Source], *, name: str, shown: str, tries: int | None) -> None:
+    def __init__(
+        self, connect: Callable[[], Source], *, name: str, shown: str, tries: int | None, alone: bool = True
+    ) -> None:
         """Begin to connect, in the background: `settle` waits for the outcome.
 
         Args:
@@ -81,10 +88,13 @@ class Reconnecting:
             name: of the input.
             shown: the input as people may see it.
             tries: connections to try in a row before it is given up, None for ever, 0 for never again.
+            alone: there is no other input: what looks like a slip of the pen (no such camera, another password) is an
+                error at once, where it has never been connected.
         """
         self._connect = connect
         self._shown = shown
         self._tries = tries
+        self._alone = alone
         self.own_thread_s = 0.0
         self._info = _unknown(name, shown)
         self._known = threading.Event()
@@ -245,7 +255,7 @@ class Reconnecting:
     def _lost(self, error: SourceError) -> None:
         now = time.monotonic()
         if self._down_since is None:
-            self._causes[error.cause if isinstance(error, SourceLostError) else "refused"] += 1
+            self._causes[_cause(error)] += 1
             self._down_since = now
             self._tells = False
             if now - self._found_at > STEADY_S:
@@ -255,14 +265,23 @@ class Reconnecting:
         message = str(error)  # whoever keeps the error keeps the pictures that its traceback mentions
         if now - self._told >= _TOLD_EVERY_S and self._comes_back(error):
             self._told, self._tells = now, True
-            _log.warning("%s (trying again until it is there; --reconnect N gives up after N tries)", message)
+            seldom = ", seldom so that no account is locked" if isinstance(error, SourceDeniedError) else ""
+            _log.warning("%s (trying again until it is there%s; --reconnect N gives up after N tries)", message, seldom)
         else:
             _log.debug("%s", message)
 
     def _comes_back(self, error: SourceError) -> bool:
         if not self._info.live or (self._tries is not None and self._backoff.tries >= self._tries):
             return False
-        return bool(self._info.height) or isinstance(error, SourceLostError)
+        if self._info.height or isinstance(error, SourceLostError):
+            return True
+        return not self._alone and isinstance(error, SourceAbsentError | SourceDeniedError)
+
+
+def _cause(error: SourceError) -> str:
+    if isinstance(error, SourceLostError):
+        return error.cause
+    return "absent" if isinstance(error, SourceAbsentError) else "refused"
 
 
 class _Seam:

@@ -18,7 +18,7 @@ import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
-from pipeline.errors import SourceDeniedError, SourceError, SourceLostError
+from pipeline.errors import SourceAbsentError, SourceDeniedError, SourceError, SourceLostError
 from pipeline.hwaccel import CUDA, one_line
 from pipeline.sources.pictures import MAX_PIXELS
 from pipeline.sources.tls import mistrusted
@@ -151,6 +151,7 @@ def open_container(target: Target, *, on_gpu: bool = False) -> InputContainer:
     Raises:
         SourceLostError: it cannot be reached, or does not answer in time.
         SourceDeniedError: it wants other credentials.
+        SourceAbsentError: a camera that is away or in use.
         SourceError: it cannot be opened; one line that names the input and the way out.
     """
     file: str | BinaryIO = target.url  # type: ignore[assignment]  # PyAV takes anything that has read()
@@ -185,7 +186,8 @@ def _open(file: str | BinaryIO, target: Target, *, on_gpu: bool) -> InputContain
         raise _refusal(target, error) from error
 
 
-_DENIED = "the server wants another user name or password ({reason})"
+_DENIED = "the server wants another user name or password ({reason}); they go in front of the host: USER:${{NAME}}@HOST"
+_NOTHING = "{reason}; check the path behind the host, and whether its publisher runs"
 _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
     (
         (av.ExitError, av.TimeoutError),
@@ -195,6 +197,7 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
     (IsADirectoryError, "is a directory"),
     (av.HTTPUnauthorizedError, _DENIED),
     (av.HTTPForbiddenError, "refused by the server ({reason}); check user name and password"),
+    (av.HTTPNotFoundError, _NOTHING),
     ((av.HTTPClientError, av.HTTPError), "{reason}"),
     (PermissionError, "no permission to read it"),
     (ConnectionRefusedError, "connection refused; is the server running on that port?"),
@@ -207,6 +210,12 @@ _CAMERA_REASONS = {
     errno.EINVAL: "cannot give what is asked of it; --list-inputs shows its sizes and formats",
 }
 
+_PASSING = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EBUSY, errno.EIO)
+"""What a camera fails at that is pulled out, or held by another program for a while."""
+
+_RECORDED = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".jpg", ".jpeg", ".png"))
+"""How names of files end: what is not there now will not come by itself, as a stream or a playlist does."""
+
 _FINAL = (FileNotFoundError, av.HTTPClientError, av.ProtocolNotFoundError, PermissionError, ValueError)
 """What a network stream fails at for good: asking again will not help."""
 
@@ -215,10 +224,18 @@ def _refusal(target: Target, error: Exception) -> SourceError:
     message = f"{target.shown}: {_why_not(target, error)}"
     if isinstance(error, av.HTTPUnauthorizedError | av.HTTPForbiddenError):
         return SourceDeniedError(message)
+    if target.network and isinstance(error, av.HTTPClientError) and not _is_recorded(target):
+        return SourceLostError(message, cause="absent")
+    if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _PASSING:
+        return SourceAbsentError(message)
     page = isinstance(error, av.InvalidDataError) and target.seekable  # a web server's answer that is no video
     if target.network and not page and (isinstance(error, av.InvalidDataError) or not isinstance(error, _FINAL)):
         return SourceLostError(message, cause="unreachable")
     return SourceError(message)
+
+
+def _is_recorded(target: Target) -> bool:
+    return not target.live and Path(str(target.url).partition("?")[0]).suffix.lower() in _RECORDED
 
 
 def _why_not(target: Target, error: Exception) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import SourceOptions, open_source, open_sources
 from pipeline.sources.av import AvSource
-from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
+from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
 from tests.pipeline.running import until
 from tests.pipeline.sources.conftest import MakeClip
 from tests.pipeline.sources.peers import (
@@ -291,13 +292,66 @@ def test_so_many_tries_and_no_more() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_what_is_wrong_for_good_is_told_at_once(clip: MakeClip) -> None:
-    def denied(connection: socket.socket, _: threading.Event) -> None:
-        connection.recv(4096)
-        connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+def saying(status: str) -> Callable[[socket.socket, threading.Event], None]:
+    """A server of HTTP or RTSP that says the same to everything."""
 
-    with talker(denied) as port, pytest.raises(SourceError, match="another user name or password"):
+    def answer(connection: socket.socket, _: threading.Event) -> None:
+        request = connection.recv(4096).decode()
+        version = request.splitlines()[0].split()[-1]
+        sequence = [line for line in request.splitlines() if line.startswith("CSeq")]
+        connection.sendall("\r\n".join([f"{version} {status}", *sequence, "Content-Length: 0", "", ""]).encode())
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "cause", "said"),
+    [
+        ("rtsp://127.0.0.1:{}/cam", "404 Not Found", "absent", "check the path behind the host"),
+        ("http://127.0.0.1:{}/live.m3u8", "404 Not Found", "absent", "check the path behind the host"),
+        ("rtsp://me:pw@127.0.0.1:{}/cam", "401 Unauthorized", "refused", "no account is locked"),
+        ("http://me:pw@127.0.0.1:{}/live.ts", "401 Unauthorized", "refused", "USER:${NAME}@HOST"),
+        ("cam77", "", "absent", "no such camera"),
+    ],
+)
+def test_what_is_missing_at_the_start_ends_no_other_input(
+    address: str, status: str, cause: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with talker(saying(status)) as port:
+        wanted = [(address.format(port), SourceOptions(**HASTY), None), ("lavfi:testsrc2", SourceOptions(), None)]
+        missing, other = open_sources(wanted)
+        with closing(missing), closing(other):
+            assert (missing.info.height, other.info.height) == (0, 240)
+            assert dict(missing.outages.causes) == {cause: 1}
+        assert said in caplog.text
+        assert "pw" not in caplog.text
+        with pytest.raises(SourceError, match=re.escape("another user" if cause == "refused" else said)):
+            open_sources([(wanted[0][0], SourceOptions(**HASTY, reconnect=0), None), wanted[1]])
+
+
+def test_a_path_whose_publisher_comes_late_is_waited_for_alone(clip: MakeClip) -> None:
+    calls = 0
+    plays = rtsp_camera(clip("late ts").path, lambda _, over: over.wait(20))
+
+    def publisher(connection: socket.socket, over: threading.Event) -> None:
+        nonlocal calls
+        calls += 1
+        (saying("404 Not Found") if calls < 3 else plays)(connection, over)
+
+    with talker(publisher) as port:
+        reader = Reader(open_source(f"rtsp://127.0.0.1:{port}/cam", SourceOptions(**HASTY)))
+        reader.more(5)
+        reader.close()
+
+
+def test_what_is_wrong_for_good_is_told_at_once(clip: MakeClip) -> None:
+    with talker(saying("401 Unauthorized")) as port, pytest.raises(SourceError, match="another user name or password"):
         open_source(f"http://me:secret@127.0.0.1:{port}/live.ts")
+    with pytest.raises(SourceError, match="no such camera"):
+        open_source("cam77")
+    for uri in ("nosuch://h/x", "nothing.mp4"):
+        with pytest.raises(SourceError):
+            open_sources([(uri, SourceOptions(), None), ("lavfi:testsrc2", SourceOptions(), None)])
     with pytest.raises(ConfigError, match="cannot be looped"):
         open_source("rtsp://127.0.0.1/x", SourceOptions(loop=2))
 
@@ -307,6 +361,9 @@ def test_waits_grow_to_a_limit_and_differ() -> None:
     waits = [backoff.next() for _ in range(9)]
     assert waits[:4] == pytest.approx([0.1, 0.15, 0.225, 0.3375])
     assert max(waits) == waits[-1] == LONGEST_WAIT_S
+    assert [backoff.next(denied=True) for _ in range(3)] == [DENIED_WAIT_S, 2 * DENIED_WAIT_S, 4 * DENIED_WAIT_S]
+    assert max(backoff.next(denied=True) for _ in range(30)) == LONGEST_DENIED_WAIT_S
+    backoff.reset()
     assert backoff.next(denied=True) == DENIED_WAIT_S
     backoff.reset()
     assert backoff.next() == 0.1
