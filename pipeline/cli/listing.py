@@ -9,6 +9,7 @@ from pathlib import Path
 from engines import zoo
 from pipeline.options import RunOptions
 from pipeline.runner import Runner
+from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks.files import check_place
 from pipeline.sources import list_inputs
 
@@ -42,6 +43,8 @@ def plan(options: RunOptions, report: str | None) -> str:
     """
     if report is not None:
         check_place(Path(report), f"report {report}")
+    if options.serve.metrics is not None:
+        MetricsServer(str(options.serve.metrics), options.serve)  # refuses what cannot be served
     with Runner(_at_once(options)) as runner:
         return _table(list(_rows(runner)))
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from engines.masking import hide
 from pipeline.errors import ConfigError
 from pipeline.runner.lane import Lane
 from pipeline.runner.run import Runner
 from pipeline.sinks import Live
-from pipeline.sinks.serve.address import Address, check_free, refuse_open_door
+from pipeline.sinks.serve.address import Address, check_free, metrics_address, refuse_open_door
 from pipeline.sinks.serve.auth import Credentials
 from pipeline.sinks.serve.http import HttpServer, Response, Site
 from pipeline.sinks.serve.options import ServeOptions
@@ -45,10 +46,7 @@ class MetricsServer:
     """
 
     def __init__(self, place: str, serve: ServeOptions) -> None:
-        host, _, port = place.rpartition(":")
-        if not port.isdigit() or int(port) > 65535:
-            raise ConfigError(f"metrics port {place!r}: give a port, or ADDRESS:PORT")
-        self._address = Address("http", host.strip("[]"), int(port), "")
+        self._address = metrics_address(place)
         refuse_open_door(self._address, serve)
         self._serve = serve
         self._credentials = Credentials.load(serve)
@@ -153,7 +151,7 @@ def _frames(lanes: Sequence[Lane]) -> Iterator[Metric]:
         damaged.add_metric([name], lane.source.damaged)
         unrefined.add_metric([name], lane.unrefined)
         for outlet in lane.outlets:
-            there = [name, outlet.sink.name]
+            there = [name, hide(outlet.sink.name)]
             dropped.add_metric(there, outlet.dropped)
             written.add_metric(there, outlet.meter.frames)
             if isinstance(outlet.sink, Live):
@@ -177,8 +175,8 @@ def _times(lanes: Sequence[Lane]) -> Iterator[Metric]:
         for what in ("decode", "prepare", "infer", "upsample", "refine", "render"):
             _add(stage, [name, what], getattr(meters, what).times)
         for outlet in lane.outlets:
-            _add(stage, [name, outlet.sink.name], outlet.meter.times)
-            _add(latency, [name, outlet.sink.name], outlet.latency)
+            _add(stage, [name, hide(outlet.sink.name)], outlet.meter.times)
+            _add(latency, [name, hide(outlet.sink.name)], outlet.latency)
     yield from (stage, latency)
 
 
@@ -198,9 +196,9 @@ def _waiting(lanes: Sequence[Lane]) -> Iterator[Metric]:
         for what, buffer in (("prepare", lane.decoded), ("infer", lane.ready), ("upsample", lane.scored)):
             queue.add_metric([name, what], len(buffer))
         for outlet in lane.outlets:
-            queue.add_metric([name, outlet.sink.name], len(outlet.buffer))
+            queue.add_metric([name, hide(outlet.sink.name)], len(outlet.buffer))
             if isinstance(outlet.sink, Live):
-                clients.add_metric([name, outlet.sink.name], outlet.sink.clients)
+                clients.add_metric([name, hide(outlet.sink.name)], outlet.sink.clients)
     yield from (queue, clients)
 
 

@@ -23,6 +23,7 @@ from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
+from pipeline.runner.ports import refuse_shared_ports
 from pipeline.runner.report import make_report
 from pipeline.sinks import check_writable, is_watched, open_masks, open_output, wants_plain
 from pipeline.sinks.base import Sink
@@ -331,15 +332,16 @@ def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
 
 
 def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
-    """See that nothing is written over an input, the model, or another output of the same run.
+    """See that nothing is written over an input, the model, or another output of the same run, or served beside it.
 
     Args:
         options: the run.
         report: one more file that will be written.
 
     Raises:
-        ConfigError: two of them are one file or directory, however each is spelled.
+        ConfigError: two of them are one file or directory, however each is spelled, or want one port.
     """
+    refuse_shared_ports(options)
     read = {os.path.realpath(path): what for path, what in _read(options)}
     written: dict[str, str] = {}
     written_too = [(f"report {report}", report)] if report is not None else []

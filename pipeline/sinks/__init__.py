@@ -18,7 +18,7 @@ from pipeline.sinks.nvenc import refuse_without
 from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.rle_lines import RleSink
 from pipeline.sinks.rtsp.sink import RtspSink
-from pipeline.sinks.segments import RecordOptions, SegmentedSink, has_clock, place_of
+from pipeline.sinks.segments import RecordOptions, SegmentedSink, has_clock, place_of, refuse_unknown_clock
 from pipeline.sinks.serve.address import check_free, serve_address
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.video import VideoSink
@@ -90,7 +90,9 @@ def open_output(
 def _network_output(uri: str, options: VideoOptions, serve: ServeOptions) -> Sink | None:
     address = serve_address(uri)
     if address is not None and address.scheme == "tcp":
-        return None
+        raise ConfigError(
+            f"output {uri}: labels are what is served over TCP: give --masks {uri}, or --output rtsp://@:8554/NAME"
+        )
     if address is None and not is_published(uri):
         return None
     if options.codec is not None and encoder_named(options.codec).alias != "h264":
@@ -107,6 +109,7 @@ def _output_files(uri: str, options: VideoOptions, record: RecordOptions) -> Sin
     if _is_directory(uri):
         return ImageSink(uri, ImageNames(path, "frame_%06d.png", own=True), PngCoder())
     if "://" not in uri and kind in EXTENSIONS:
+        refuse_unknown_clock(uri)
         if has_clock(uri):
             return SegmentedSink(uri, lambda name: _video(name, options), record)
         return _video(uri, options)
@@ -139,6 +142,10 @@ def open_masks(uri: str, serve: ServeOptions | None = None, record: RecordOption
     address = serve_address(uri)
     if address is not None and address.scheme == "tcp" and not address.path:
         return MaskServerSink(address, serve or ServeOptions())
+    if address is not None and address.scheme != "tcp":
+        raise ConfigError(
+            f"masks {uri}: pictures are what is served there: give --output {uri}, or --masks tcp://@:PORT"
+        )
     if uri == "null":
         return NullSink()
     if uri == "-":
@@ -146,7 +153,7 @@ def open_masks(uri: str, serve: ServeOptions | None = None, record: RecordOption
         return MaskVideoSink(uri, pipe_targets, prompt=True)
     sink = _mask_files(uri, record or RecordOptions())
     if sink is None:
-        raise ConfigError(f"masks {uri!r} is of no known kind: give {_MASKS}")
+        raise ConfigError(f"masks {mask_uri(uri)!r} is of no known kind: give {_MASKS}")
     return sink
 
 
@@ -155,6 +162,8 @@ def _mask_files(uri: str, record: RecordOptions) -> Sink | None:
     if _is_directory(uri):
         return ImageSink(uri, ImageNames(path, "mask_%06d.png", own=True), IndexedPngCoder())
     if "://" not in uri:
+        if kind == ".mkv":
+            refuse_unknown_clock(uri)
         if kind == ".mkv" and has_clock(uri):
             return SegmentedSink(uri, lambda name: MaskVideoSink(name, file_targets(Path(name), name)), record)
         if kind == ".mkv":

@@ -77,6 +77,18 @@ def has_clock(path: str) -> bool:
     return _CLOCK.search(path.replace("%%", "")) is not None
 
 
+def refuse_unknown_clock(uri: str) -> None:
+    """See that a video's name means what its ``%`` say.
+
+    Raises:
+        ConfigError: one that is none of the clock's: it would be part of the name, and no file would follow another.
+    """
+    for found in re.finditer(r"%(?:%|-?\d*[A-Za-z]?)", uri):
+        if not _CLOCK.fullmatch(found[0]) and found[0] not in ("%", "%%"):
+            known = " ".join(f"%{letter}" for letter in _DIGITS)
+            raise ConfigError(f"{uri!r}: {found[0]} tells no time; known are {known}, and %% beside them for a plain %")
+
+
 class FileSink(Sink, Protocol):
     """A sink that makes one file and knows its size."""
 

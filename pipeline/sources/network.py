@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pipeline.errors import SourceError
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.pictures import MAX_LIVE_PIXELS
@@ -26,6 +28,8 @@ _PROTOCOLS = {
     "tcp": _PACKETS,
 }
 
+_PORT = re.compile(r"[^:]+://(?:[^/?#]*@)?(?:\[[^\]]*\]|[^/?#:@]*):(\d+)(?=[/?#]|$)")
+
 _MAX_STREAMS = 64
 """What one input may hold: others decide what is sent, and each stream takes memory."""
 
@@ -49,12 +53,15 @@ def network_target(uri: str, options: SourceOptions) -> Target:
     """What libav opens for an address such as ``rtsp://host/path``.
 
     Raises:
-        SourceError: unknown scheme.
+        SourceError: unknown scheme, or a port that there is not.
     """
     match = SCHEME.match(uri)
     scheme = match[1].lower() if match else ""
     if scheme not in _PROTOCOLS:
         raise SourceError(f"{mask_uri(uri)}: unknown kind of address; known are {', '.join(SCHEMES)}, lavfi and file")
+    port = _PORT.match(uri)
+    if port is not None and not 0 < int(port[1]) < 65536:
+        raise SourceError(f"{mask_uri(uri)}: the port must be from 1 to 65535, not {port[1]}")
     microseconds = str(int(options.read_timeout * 1e6))
     settings = {"protocol_whitelist": _PROTOCOLS[scheme], "max_streams": str(_MAX_STREAMS)}
     if scheme in ("http", "https"):

@@ -238,7 +238,12 @@ def _is_recorded(target: Target) -> bool:
     return not target.live and Path(str(target.url).partition("?")[0]).suffix.lower() in _RECORDED
 
 
+_LISTENING = ("udp:", "rtp:")
+
+
 def _why_not(target: Target, error: Exception) -> str:
+    if isinstance(error, av.ExitError | av.TimeoutError) and str(target.url).startswith(_LISTENING):
+        return f"nothing came within {target.open_timeout or 0:g} s; is it sent to this address and port?"
     for types, message in _REASONS:
         if isinstance(error, types):
             return message.format(timeout=target.open_timeout or 0, reason=_reason(error))

@@ -158,6 +158,11 @@ def _listens(port: int) -> bool:
         (("--output", "rtsp://me:secret@:8554/a"), "--auth"),
         (("--output", "null", "--metrics-port", "0.0.0.0:9100"), "--auth"),
         (("--output", "null", "--metrics-port", "lots"), "metrics port"),
+        (("--output", "rtsp://@:8554/a", "--output", "http://@:8554/"), "cannot share port 8554"),
+        (("--output", "rtsp://@:8554/a", "--output", "rtsp://@127.0.0.1:8554/b"), "cannot share port 8554"),
+        (("--masks", "tcp://@0.0.0.0:9000", "--metrics-port", "9000", "--insecure"), "cannot share port 9000"),
+        (("--output", "http://@:9100/", "--metrics-port", "9100"), "cannot share port 9100"),
+        (("--output", "rec/%Q.mkv"), "%Q tells no time"),
         (("--output", "null", "--auth", "nobody"), "USER:PASSWORD"),
         (("--output", "null", "--auth", "a:${NOT_SET_ANYWHERE}"), "NOT_SET_ANYWHERE"),
         (("--output", "null", "--tls-cert", "c.pem"), "needs both"),
@@ -167,8 +172,9 @@ def _listens(port: int) -> bool:
     ],
 )
 def test_wrong_usage_is_one_line(flags: tuple[str, ...], said: str, cli: Cli, tiny: str) -> None:
-    line = one_line_error(cli(*arguments(LIVE, tiny, *flags)), said, status=2)
-    assert "secret" not in line
+    for more in ((), ("--dry-run",)):
+        line = one_line_error(cli(*arguments(LIVE, tiny, *flags, *more)), said, status=2)
+        assert "secret" not in line
 
 
 def test_the_documented_deployment_is_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,4 +196,5 @@ def test_a_port_in_use_is_told_before_anything_runs(cli: Cli, tiny: str) -> None
             ("--masks", f"tcp://@:{port}"),
             ("--output", "null", "--metrics-port", str(port)),
         ):
-            one_line_error(cli(*arguments(LIVE, tiny, *flags)), f"port {port} is in use")
+            for more in ((), ("--dry-run",)):
+                one_line_error(cli(*arguments(LIVE, tiny, *flags, *more)), f"port {port} is in use")

@@ -47,6 +47,14 @@ class Address:
         """Only this machine can connect."""
         return all(_is_loopback(host) for host in self.hosts)
 
+    def overlaps(self, other: Address) -> bool:
+        """Some address of this machine belongs to both."""
+        return any(
+            a == b or ((":" in a) == (":" in b) and (a in _EVERYWHERE or b in _EVERYWHERE))
+            for a in self.hosts
+            for b in other.hosts
+        )
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://@{host}:{self.port}/{self.path}"
@@ -69,6 +77,18 @@ def serve_address(uri: str) -> Address | None:
     if port is None or port > 65535:
         raise ConfigError(f"{uri!r} needs a port from 1 to 65535")
     return Address(match[1], match[2].strip("[]"), port, (match[4] or "").strip("/"))
+
+
+def metrics_address(place: str | int) -> Address:
+    """Where metrics are told: ``PORT``, for this machine alone, or ``ADDRESS:PORT``.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, _, port = str(place).rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"metrics port {place!r}: give a port from 0 to 65535, or ADDRESS:PORT")
+    return Address("http", host.strip("[]"), int(port), "")
 
 
 def refuse_open_door(address: Address, options: ServeOptions) -> None:

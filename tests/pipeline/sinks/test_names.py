@@ -69,6 +69,20 @@ def test_unknown_masks_list_what_is_possible(uri: str) -> None:
         open_masks(uri)
 
 
+@pytest.mark.parametrize("uri", ["rec/%Q.mkv", "rec/%Y-%X.mkv", "rec/%06d.mkv", "rec/%Y/%-d.mkv"])
+def test_what_tells_no_time_is_no_part_of_a_name(uri: str) -> None:
+    for opened in (open_output, open_masks):
+        with pytest.raises(ConfigError, match=r"tells no time; known are %Y .*%S"):
+            opened(uri)
+
+
+def test_what_is_served_elsewhere_is_told() -> None:
+    with pytest.raises(ConfigError, match=r"give --masks tcp://@:9000"):
+        open_output("tcp://@:9000")
+    with pytest.raises(ConfigError, match=r"give --output rtsp://@:8554/x"):
+        open_masks("rtsp://@:8554/x")
+
+
 def test_null_counts() -> None:
     sink = open_output("null")
     write(sink, TAKES[0])

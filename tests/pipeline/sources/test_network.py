@@ -27,6 +27,7 @@ from tests.pipeline.clips import RECIPES
 from tests.pipeline.encoding import make
 from tests.pipeline.painting import read_number
 from tests.pipeline.sources.conftest import MakeClip
+from tests.pipeline.sources.peers import free_port
 from tests.pipeline.sources.served import rtsp_camera, standard_input, talker, web_server
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
@@ -52,6 +53,17 @@ def http_answer(
 def test_a_name_that_cannot_be_resolved_is_told() -> None:
     with pytest.raises(SourceError, match=r"\*\*\*@nosuch\.invalid/x: no such host 'nosuch\.invalid'"):
         open_source("rtsp://user:secret@nosuch.invalid/x", SHORT)
+
+
+@pytest.mark.parametrize("uri", ["udp://@:99999", "rtsp://me:pw@h:70000/x", "http://[::1]:0/x"])
+def test_a_port_that_there_is_not(uri: str) -> None:
+    with pytest.raises(SourceError, match="the port must be from 1 to 65535"):
+        open_source(uri, SHORT)
+
+
+def test_packets_that_nobody_sends() -> None:
+    with pytest.raises(SourceError, match="nothing came within 1 s; is it sent to this address and port"):
+        open_source(f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}", SHORT)
 
 
 @pytest.mark.slow
