@@ -126,9 +126,8 @@ def rtp_packets(path: Path) -> list[bytes]:
     return [data for data in wire.sent if not 192 <= data[1] <= 223]  # those are reports, not pictures
 
 
-def rtsp_camera(path: Path, then: Callable[[socket.socket, threading.Event], None]) -> Callable[..., None]:
-    """What a camera answers that sends the file's video in the RTSP connection itself, then does ``then``."""
-    packets = rtp_packets(path)
+def rtsp_answers() -> Callable[[str], bytes]:
+    """What a camera answers to each request that sends H.264 in the RTSP connection itself."""
     description = (
         "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=cam\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n"
     )
@@ -140,17 +139,27 @@ def rtsp_camera(path: Path, then: Callable[[socket.socket, threading.Event], Non
         "PLAY": "Session: 1\r\n",
     }
 
+    def answer(request: str) -> bytes:
+        method = request.split(maxsplit=1)[0]
+        sequence = next((line for line in request.splitlines() if line.lower().startswith("cseq")), "CSeq: 0")
+        body = description if method == "DESCRIBE" else ""
+        return f"RTSP/1.0 200 OK\r\n{sequence}\r\n{headers.get(method, '')}\r\n{body}".encode()
+
+    return answer
+
+
+def rtsp_camera(path: Path, then: Callable[[socket.socket, threading.Event], None]) -> Callable[..., None]:
+    """What a camera answers that sends the file's video in the RTSP connection itself, then does ``then``."""
+    packets, answers = rtp_packets(path), rtsp_answers()
+
     def answer(connection: socket.socket, over: threading.Event) -> None:
         lines = connection.makefile("rb")
         while not over.is_set():
             request = b"".join(takewhile(lambda line: line not in (b"\r\n", b""), lines)).decode()
             if not request:
                 break
-            method = request.split()[0]
-            sequence = next(line for line in request.splitlines() if line.lower().startswith("cseq"))
-            body = description if method == "DESCRIBE" else ""
-            connection.sendall(f"RTSP/1.0 200 OK\r\n{sequence}\r\n{headers.get(method, '')}\r\n{body}".encode())
-            if method == "PLAY":
+            connection.sendall(answers(request))
+            if request.startswith("PLAY"):
                 for packet in packets:
                     connection.sendall(b"$\0" + len(packet).to_bytes(2) + packet)
                 then(connection, over)
