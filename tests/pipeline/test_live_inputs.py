@@ -169,3 +169,15 @@ def test_no_secret_of_a_variable_is_told(cli: Cli, tiny: str, tmp_path: Path, mo
         assert done.returncode == 1
         assert "***" in done.stderr
         assert "SUPERSECRET" not in done.stdout + done.stderr + report.read_text()
+
+
+def test_no_secret_of_an_output_is_told(cli: Cli, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the process that publishes."""
+    monkeypatch.setenv("TOK", "SUPERSECRET")
+    report = tmp_path / "report.json"
+    outputs = ("--output", f"rtsp://127.0.0.1:{free_port()}/${{TOK}}", "--masks", f"{tmp_path}/${{TOK}}.jsonl")
+    done = cli(*arguments("lavfi:testsrc2=size=96x80", tiny, *outputs, "--max-frames", "3", "--report", report, "-vv"))
+    assert done.returncode == 1
+    assert re.search(r"error: rtsp://127\.0\.0\.1:\d+/\*\*\* cannot be published: ", done.stderr)
+    assert "SUPERSECRET" not in done.stdout + done.stderr + report.read_text()
+    assert f"{tmp_path}/***.jsonl" in report.read_text()
