@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.crf.parameters import CRFParameters, check_iterations
+from pipeline.crf.parameters import CRFParameters, whole, whole_iterations
 from pipeline.crf.stats import CRFStats
 from pipeline.errors import ConfigError
 from pipeline.frame import Float32, Geometry, UInt8
@@ -20,6 +20,12 @@ MODES = ("exact", "pruned", "live")
 Logits = NDArray[np.float32] | NDArray[np.float16]
 
 _MAX_CLASSES = 255
+
+_MAX_SIDE = 65535
+
+_MAX_PIXELS = 2**27
+
+_MAX_THREADS = 256
 
 
 class Backend(Protocol):
@@ -35,7 +41,11 @@ class Backend(Protocol):
         labels: UInt8 | None,
         marginals: Float32 | None,
     ) -> None:
-        """Fill H×W labels and C×H×W marginals, where given, from checked, contiguous arrays; logits are coarse."""
+        """Fill H×W labels and C×H×W marginals, where given, from checked, contiguous arrays; logits are coarse.
+
+        Raises:
+            ValueError: a logit that is not finite: who reads them all sees that without another look.
+        """
 
     def stats(self) -> CRFStats | None:
         """Of the last picture; None if the backend does not tell, or has seen none."""
@@ -63,21 +73,25 @@ class DenseCRF:
     has been left with, on one thread.
 
     Args:
-        height, width: of the pictures, in pixels.
+        height, width: of the pictures, in pixels: 1 to 65535 each, and at most 2^27 together.
         classes: number of labels, 1 to 255.
         parameters: of the energy.
         mode: how much of the exact answer the time allows.
 
             - ``"exact"``: every class at every pixel; labels are pydensecrf's.
-            - ``"pruned"``: only the classes alive in the picture.  A class is left out if its probability
-              is below 1 / (e·(pos_w + bi_w)) at every pixel.  Messages to it, which are at most
-              pos_w + bi_w times its largest probability, then never lift it above 1 / (pos_w + bi_w),
-              so that it can win no pixel.  (Messages of the symmetric normalisation may sum up to a little
-              more than their weights.)  What is left out keeps the network's own probability, as one sum;
-              its marginals are given as 0.
+            - ``"pruned"``: only the classes alive in the picture.  A class is left out if at every pixel its
+              logit is so far below another's that no messages can make up for it: with W = pos_w + bi_w,
+              W/2 below up to W = 4; W·m + log(1/m - 1) below beyond, m = (1 - √(1 - 4/W)) / 2.
+              The messages to it are at most W times its own largest marginal, which then never exceeds m
+              (1/2 up to W = 4).  That is a proof with the normalisation ``"after"``; symmetric messages
+              may sum up to more than their weights, and W is taken a fifth larger for them, which is
+              enough but for single pixels.  Where W is so large that only a probability below 1e-5
+              would do, nothing is left out.  What is left out keeps the network's own probability, as
+              one sum; its marginals are given as 0.
             - ``"live"``: as pruned, on fewer points.  Every pixel takes part where two classes are close or
-              labels meet, one in 2×2 where they are further apart, one in 4×4 where a label is settled.
-        threads: processor threads inside one picture.
+              labels meet, one in 2×2 where they are further apart, one in 4×4 where a label is settled;
+              marginals and labels are the same over such a square.
+        threads: processor threads inside one picture, 1 to 256.
         backend: ``"native"``, or ``"pydensecrf"`` for comparison: exact, one thread, and it holds the GIL.
 
     Raises:
@@ -100,19 +114,18 @@ class DenseCRF:
         threads: int = 1,
         backend: str = "native",
     ) -> None:
-        if height < 1 or width < 1:
-            raise ValueError(f"a picture of {height}×{width} is empty")
-        if not 1 <= classes <= _MAX_CLASSES:
-            raise ValueError(f"a CRF has 1 to {_MAX_CLASSES} classes, not {classes}")
+        self.height = whole("height", height, 1, _MAX_SIDE)
+        self.width = whole("width", width, 1, _MAX_SIDE)
+        if self.height * self.width > _MAX_PIXELS:
+            raise ValueError(f"a picture of {height}×{width} has more than {_MAX_PIXELS} pixels")
+        self.classes = whole("classes", classes, 1, _MAX_CLASSES)
+        if not isinstance(parameters, CRFParameters):
+            raise ValueError(f"parameters is a {type(parameters).__name__}, not CRFParameters")
         if mode not in MODES:
             raise ValueError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
-        if threads < 1:
-            raise ValueError(f"a CRF needs at least one thread, not {threads}")
+        threads = whole("threads", threads, 1, _MAX_THREADS)
         if mode != "exact" and backend == "pydensecrf":
             raise ValueError(f"mode {mode!r} needs the native kernels; pydensecrf knows 'exact' only")
-        self.height = height
-        self.width = width
-        self.classes = classes
         self.parameters = parameters
         require_backend(backend)
         self._backend = self._open(backend, mode, threads)
@@ -200,9 +213,7 @@ class DenseCRF:
     ) -> None:
         image = self._checked_image(image)
         scores = self._checked_logits(logits)
-        if iterations is None:
-            iterations = self.parameters.iterations
-        check_iterations(iterations)
+        iterations = self.parameters.iterations if iterations is None else whole_iterations(iterations)
         geometry = self._checked_geometry(geometry)
         self._backend.infer(image, scores, geometry, iterations, labels=labels, marginals=marginals)
 
@@ -216,14 +227,16 @@ class DenseCRF:
         _check_array("logits", logits, (np.float32, np.float16))
         if logits.ndim != 3 or logits.shape[0] != self.classes or min(logits.shape) < 1:
             raise ValueError(f"logits are {logits.shape}, not ({self.classes}, rows, columns)")
-        if not np.isfinite(logits).all():
-            raise ValueError("logits contain NaN or infinite values")
         return np.require(logits, np.float32, ("C", "A"))
 
     def _checked_geometry(self, geometry: Geometry | None) -> Geometry:
         size = (self.height, self.width)
         if geometry is None:
             return Geometry(*size, *size, *size)
+        if not isinstance(geometry, Geometry):
+            raise ValueError(f"geometry is a {type(geometry).__name__}, not a Geometry")
+        if min(geometry.picture_height, geometry.picture_width, geometry.input_height, geometry.input_width) < 1:
+            raise ValueError(f"geometry has an empty picture or input: {geometry}")
         if (geometry.frame_height, geometry.frame_width) != size:
             raise ValueError(
                 f"geometry is for pictures of {geometry.frame_height}×{geometry.frame_width}, "

@@ -6,7 +6,7 @@ import numpy as np
 import pydensecrf.densecrf as pydensecrf
 
 from pipeline.crf.parameters import CRFParameters
-from pipeline.crf.scores import unary_energy, upsample
+from pipeline.crf.scores import behind_the_best, unary_energy, upsample
 from pipeline.frame import Float32, Geometry, UInt8
 
 _NORMALIZATIONS = {"symmetric": pydensecrf.NORMALIZE_SYMMETRIC, "after": pydensecrf.NORMALIZE_AFTER}
@@ -42,7 +42,9 @@ class Reference:
         marginals: Float32 | None,
     ) -> None:
         """See `pipeline.crf.dense.Backend`."""
-        found = self.marginals(image, upsample(logits, geometry), iterations)
+        if not np.isfinite(logits).all():
+            raise ValueError("scores: NaN or infinite")
+        found = self.marginals(image, upsample(behind_the_best(logits), geometry), iterations)
         if labels is not None:
             labels[:] = found.argmax(axis=0)
         if marginals is not None:

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from pipeline.frame import Float32, Geometry
 
+_FAR = np.float32(-1e6)
+"""A class that far behind is as unlikely as can be."""
+
 _CLIP = 1e-5
 """No class is ever impossible: the reference's own bound on probabilities."""
 
@@ -22,6 +25,13 @@ def upsample(scores: Float32, geometry: Geometry) -> Float32:
     wide = tall[:, :, left]
     wide += (tall[:, :, right] - wide) * across
     return wide
+
+
+def behind_the_best(scores: Float32) -> Float32:
+    """Each cell's scores relative to its best: their interpolation has the same softmax, and cannot overflow."""
+    with np.errstate(over="ignore"):
+        behind: Float32 = np.maximum(scores - scores.max(axis=0), _FAR)
+    return behind
 
 
 def probabilities(logits: Float32) -> Float32:

@@ -11,7 +11,7 @@ class CRFStats:
 
     Attributes:
         classes: classes that took part in the inference.
-        vertices: of the lattice of places and colours.
+        vertices: of the lattice of places and colours; 0 where none was needed.
         bytes_per_iteration: memory that an iteration reads and writes if nothing stays in the caches.
     """
 

@@ -147,7 +147,10 @@ GOOD = {"pos_w": 3, "pos_xy": 1, "bi_w": 4, "bi_xy": 67, "bi_rgb": 3}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pos_w": -1}, "pos_w is a weight and cannot be negative"),
+        ({"pos_w": -1}, "pos_w is a weight from 0 to 1e\\+06, not -1"),
+        ({"bi_w": 1e7}, "bi_w is a weight from 0"),
+        ({"pos_w": 10**400}, "pos_w is a finite number, not 1000"),
+        ({"pos_xy": 1j}, "pos_xy is a finite number"),
         ({"bi_xy": 0}, "bi_xy is a standard deviation and must be above 0"),
         ({"bi_rgb": float("nan")}, "bi_rgb is a finite number"),
         ({"pos_xy": "3"}, "pos_xy is a finite number, not '3'"),
@@ -175,6 +178,8 @@ def test_parameters_that_mean_nothing_are_refused(change: dict[str, object], mes
         ({"logits": np.full((3, 2, 2), np.nan, np.float32)}, "NaN or infinite"),
         ({"logits": np.full((3, 2, 2), np.inf, np.float16)}, "NaN or infinite"),
         ({"geometry": Geometry(9, 8, 9, 8, 16, 16)}, "geometry is for pictures of 9×8, not 8×9"),
+        ({"geometry": "x"}, "geometry is a str, not a Geometry"),
+        ({"geometry": Geometry(8, 9, 0, 0, 0, 0)}, "geometry has an empty picture or input"),
         ({"iterations": -2}, "iterations is"),
         ({"out": np.zeros((8, 9), np.int64)}, "out is of int64, not uint8"),
         ({"out": np.zeros((9, 8), np.uint8)}, r"out is \(9, 8\), not \(8, 9\)"),
@@ -192,12 +197,19 @@ def test_bad_input_is_refused(backend: str, change: dict[str, object], message: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"height": 0}, "empty"),
-        ({"classes": 0}, "1 to 255 classes, not 0"),
-        ({"classes": 256}, "1 to 255 classes, not 256"),
+        ({"height": 0}, "height is a whole number from 1"),
+        ({"classes": 0}, "1 to 255, not 0"),
+        ({"classes": 256}, "1 to 255, not 256"),
         ({"mode": "fast"}, "exact, pruned, live"),
         ({"mode": "live", "backend": "pydensecrf"}, "native kernels"),
-        ({"threads": 0}, "at least one thread"),
+        ({"height": 8.5}, "height is a whole number from 1 to 65535, not 8.5"),
+        ({"height": "8"}, "height is a whole number from 1 to 65535, not '8'"),
+        ({"width": 10**10}, "width is a whole number"),
+        ({"height": 60000, "width": 60000}, "more than 134217728 pixels"),
+        ({"classes": True}, "classes is a whole number from 1 to 255, not True"),
+        ({"threads": 0}, "threads is a whole number from 1 to 256, not 0"),
+        ({"threads": 1.0}, "threads is a whole number"),
+        ({"parameters": None}, "parameters is a NoneType, not CRFParameters"),
         *(
             ({"parameters": parameters, "backend": backend}, message)
             for backend in BACKENDS
@@ -212,6 +224,24 @@ def test_a_crf_that_cannot_be_is_refused(arguments: dict[str, object], message: 
     given = {"height": 8, "width": 9, "classes": 3, "parameters": CRFParameters(), **arguments}
     with pytest.raises(ValueError, match=message):
         DenseCRF(**given)  # type: ignore[arg-type]
+
+
+def test_numbers_may_be_numpys() -> None:
+    image, scores = scene(8, 9, 3)
+    parameters = CRFParameters(np.float32(3), np.float64(1), 4, 67, 3, np.int64(2))
+    assert parameters == CRFParameters(iterations=2)
+    assert [type(value) for value in (parameters.pos_w, parameters.iterations)] == [float, int]
+    crf = DenseCRF(np.int64(8), np.uint8(9), np.int32(3), parameters, threads=np.int64(1))
+    np.testing.assert_array_equal(crf.labels(image, scores, iterations=np.int64(2)), crf.labels(image, scores))
+
+
+def test_scores_of_any_size_are_a_distribution(backend: str) -> None:
+    """Differences of the largest numbers overflow, unless they are taken before anything is summed up."""
+    scores = np.random.default_rng(0).choice([-3e38, 3e38], (3, 2, 2)).astype(np.float32)
+    found = DenseCRF(8, 9, 3, CRFParameters(iterations=2), backend=backend).marginals(
+        np.zeros((8, 9, 3), np.uint8), scores
+    )
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
 
 
 def test_a_missing_backend_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

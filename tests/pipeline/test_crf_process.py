@@ -59,6 +59,32 @@ print("short", short)
     assert int(run(program).split()[1]) >= 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads a process's memory as Linux tells it")
+def test_the_memory_of_a_noisy_picture_is_given_back() -> None:
+    program = """
+import numpy as np
+from pipeline.crf import CRFParameters, DenseCRF
+
+def megabytes():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1]) >> 10
+
+logits = np.random.default_rng(0).normal(size=(21, 4, 4)).astype(np.float32)
+calm = np.full((120, 160, 3), 100, np.uint8)
+noisy = np.random.default_rng(1).integers(0, 256, calm.shape).astype(np.uint8)
+crf = DenseCRF(120, 160, 21, CRFParameters(iterations=1))
+expected = crf.labels(calm, logits)
+before = megabytes()
+crf.labels(noisy, logits)
+most = megabytes()
+for _ in range(110):
+    assert (crf.labels(calm, logits) == expected).all()
+print(most - before, megabytes() - before)
+"""
+    taken, kept = map(int, run(program).split())
+    assert taken > 10
+    assert kept < taken / 3
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
 def test_threads_that_the_system_does_not_have_are_an_error() -> None:
     program = f"""{SHORTAGE}
@@ -153,7 +179,7 @@ def test_stats_do_not_wait_for_the_picture_in_work() -> None:
     thread = threading.Thread(
         target=crf.labels,
         args=(picture.image, picture.logits),
-        kwargs={"geometry": picture.geometry, "iterations": 400, "out": out},
+        kwargs={"geometry": picture.geometry, "iterations": 150, "out": out},
     )
     thread.start()
     stats = crf.stats

@@ -8,9 +8,11 @@ namespace {
 // Messages sum up to the weights, but for the symmetric normalisation, which may pass them by a little.
 constexpr float kBounded = 20.0f;
 
-// A class that is further behind than this share of all weights was hardly ever seen to win; messages
-// that are normalised afterwards reach further.
+// Live has a point in every pixel where two classes are closer than this share of all weights; messages that are
+// normalised afterwards reach further.  Found on camera pictures: docs/crf.md tells how far the labels agree.
 constexpr float kMargin = 0.25f, kMarginAfter = 0.35f;
+
+constexpr int kCalm = 100;  // pictures in a row that need less than half of the memory before it is given back
 
 }  // namespace
 
@@ -20,34 +22,76 @@ Field::Field(int height, int width, const Energy &energy, bool sampled, const Ke
       kernels_(kernels),
       team_(team),
       order_(height, width, team.size()),
-      all_(order_),
-      spatial_(order_, energy.pos_xy, {energy.pos_w, energy.symmetric}, sampled, kernels, team),
-      bilateral_(order_, {energy.bi_xy, energy.bi_rgb}, {energy.bi_w, energy.symmetric}, team.size()) {}
+      all_(order_) {
+    if (energy.pos_w > 0)
+        spatial_.emplace(order_, energy.pos_xy, Strength{energy.pos_w, energy.symmetric}, sampled, kernels, team);
+    if (energy.bi_w > 0) make_bilateral();
+}
 
-void Field::start(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
-                  const std::vector<uint8_t> &alive) {
+void Field::make_bilateral() {
+    bilateral_.emplace(order_, Lattice::Sigmas{energy_.bi_xy, energy_.bi_rgb}, Strength{energy_.bi_w, energy_.symmetric},
+                       team_.size());
+}
+
+void Field::infer(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
+                  const std::vector<uint8_t> &alive, double gap, int iterations, uint8_t *labels,
+                  ptrdiff_t stride, float *marginals) {
+    iterates_ = iterations > 0 && (spatial_ || bilateral_);
     alive_ = alive;
-    unary_.load(scores, y, x, alive, order_.height, order_.width);
+    unary_.load(scores, y, x, alive, gap, order_.height, order_.width);
     if (sampled_) {
         const float share = energy_.symmetric ? kMargin : kMarginAfter;
         sampling_.choose(unary_, share * (energy_.pos_w + energy_.bi_w), all_, order_);
-        spatial_.choose(sampling_.chosen());
     }
     unary_.spread(order_, kernels_, team_);
-    bilateral_.build(image, unary_.lanes(), kernels_, team_);
-}
-
-void Field::infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals, int classes) {
-    for (Buffer<float> &values : values_) values.need(bilateral_.size() * lanes());
-    spatial_.prepare(lanes());
-    if (marginals && alive_.size() < size_t(classes))
-        std::fill_n(marginals, size_t(classes) * order_.pixels(), 0.0f);
-    sweep(true, iterations == 0, labels, stride, marginals);
-    for (int i = 0; i < iterations; ++i) {
-        spatial_.finish();
-        bilateral_.blur(values_[0].data(), lanes(), kernels_, team_);
+    if (marginals && alive_.size() < size_t(scores.classes))
+        std::fill_n(marginals, size_t(scores.classes) * order_.pixels(), 0.0f);
+    if (iterates_) build(image);
+    sweep(true, !iterates_, labels, stride, marginals);
+    for (int i = 0; iterates_ && i < iterations; ++i) {
+        if (spatial_) spatial_->finish();
+        if (bilateral_) bilateral_->blur(values_[0].data(), lanes(), kernels_, team_);
         sweep(false, i + 1 == iterations, labels, stride, marginals);
     }
+}
+
+// The lattices, and memory for their values.
+void Field::build(const uint8_t *image) {
+    if (spatial_) {
+        if (sampled_) spatial_->choose(sampling_.chosen());
+        spatial_->prepare(lanes());
+    }
+    if (bilateral_) {
+        give_back();
+        bilateral_->build(image, lanes(), kernels_, team_);
+        for (Buffer<float> &values : values_) values.need(bilateral_->size() * lanes());
+    }
+}
+
+// A noisy picture has many times the vertices of a calm one: its memory need not be kept for good.
+void Field::give_back() {
+    const size_t needed = bilateral_->size() * lanes();  // by the last picture
+    if (needed * 2 > most_) {
+        most_ = std::max(most_, needed);
+        calm_ = 0;
+    } else if (++calm_ == kCalm) {
+        make_bilateral();
+        for (Buffer<float> &values : values_) values = Buffer<float>();
+        most_ = 0;
+        calm_ = 0;
+    }
+}
+
+// Of each point its vertices and its unary, of each vertex its values (the place lattice's once each way; the other's
+// again for each axis).
+size_t Field::bytes() const {
+    const size_t record = sizeof(float) * size_t(lanes());
+    size_t sum = order_.size() * record;
+    if (iterates_ && spatial_) sum += order_.size() * sizeof(Vertices<2>) + 2 * spatial_->size() * record;
+    if (iterates_ && bilateral_)
+        sum += order_.size() * sizeof(Vertices<5>) + 2 * bilateral_->size() * record +
+               bilateral_->links() * (2 * record + sizeof(int32_t));
+    return sum;
 }
 
 void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals) {
@@ -61,25 +105,31 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
         pass.bounded = energy_.bi_w + energy_.pos_w <= kBounded;
         pass.rest = unary_.rest();
         pass.count = order_.count.empty() ? nullptr : order_.count.data();
-        pass.bilateral = bilateral_.points();
-        pass.spatial = spatial_.points();
-        pass.bilateral_from = first ? nullptr : values_[0].data();
-        pass.spatial_from = first ? nullptr : spatial_.blurred();
-        pass.bilateral_to = last ? nullptr : to;
-        pass.bilateral_scale = bilateral_.after();
-        pass.spatial_scale = spatial_.after();
+        pass.first = first;
+        pass.splat = !last;
+        if (iterates_ && bilateral_) {
+            pass.bilateral = bilateral_->points();
+            pass.bilateral_from = values_[0].data();
+            pass.bilateral_to = to;
+            pass.bilateral_scale = bilateral_->after();
+        }
+        if (iterates_ && spatial_) {
+            pass.spatial = spatial_->points();
+            pass.spatial_from = spatial_->blurred();
+            pass.spatial_scale = spatial_->after();
+        }
         pass.q = last ? q.data() : nullptr;
         for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
             pass.begin = order_.tile[t];
             pass.end = order_.tile[t + 1];
-            if (!last) {
-                bilateral_.open_tile(t, to, lanes());
-                spatial_.open_tile(thread, t);
-                pass.spatial_to = spatial_.splatted(thread);
-                pass.spatial_offset = spatial_.offset(thread);
+            if (!last && bilateral_) bilateral_->open_tile(t, to, lanes());
+            if (!last && spatial_) {
+                spatial_->open_tile(thread, t);
+                pass.spatial_to = spatial_->splatted(thread);
+                pass.spatial_offset = spatial_->offset(thread);
             }
             kernels_.pass(pass);
-            if (!last) spatial_.close_tile(thread, t);
+            if (!last && spatial_) spatial_->close_tile(thread, t);
             if (last) write(pass.begin, pass.end, q.data(), labels, stride, marginals);
         }
     });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "../upsample.hpp"
@@ -28,27 +29,24 @@ class Field {
     // standard deviation is too small for the picture.
     Field(int height, int width, const Energy &energy, bool sampled, const Kernels &kernels, Team &team);
 
-    // A picture (height × width × 3) and its scores; only the classes of `alive` take part, the others'
-    // probability is kept as one sum.
-    void start(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
-               const std::vector<uint8_t> &alive);
+    // From a picture (height × width × 3) and its scores the best class of every pixel (height × width), and if
+    // `marginals` is not null the probabilities (classes × height × width).  Only the classes of `alive` take
+    // part: the others, each behind one of them by more than `gap` everywhere, keep their probability as one sum,
+    // and are given as zero.
+    void infer(const uint8_t *image, const upsample::Scores &scores, upsample::Map y, upsample::Map x,
+               const std::vector<uint8_t> &alive, double gap, int iterations, uint8_t *labels, ptrdiff_t stride,
+               float *marginals);
 
-    // Iterate; then the best class of every pixel (height × width), and if `marginals` is not null the
-    // probabilities (classes × height × width; zero for a class that takes no part).
-    void infer(int iterations, uint8_t *labels, ptrdiff_t stride, float *marginals, int classes);
-
-    int lanes() const { return unary_.lanes(); }
-    const Lattice &bilateral() const { return bilateral_; }
-    const Spatial &spatial() const { return spatial_; }
-    // What an iteration reads and writes if nothing stays in the caches: of each point its vertices and its
-    // unary, of each vertex its values (the place lattice's once each way; the other's again for each axis).
-    size_t bytes() const {
-        const size_t record = sizeof(float) * size_t(lanes());
-        return order_.size() * (record + sizeof(Vertices<5>) + sizeof(Vertices<2>)) +
-               2 * (spatial_.size() + bilateral_.size()) * record + bilateral_.links() * (2 * record + sizeof(int32_t));
-    }
+    // Of the last picture: the vertices of its lattice of places and colours; what an iteration reads and writes if
+    // nothing stays in the caches.
+    size_t vertices() const { return iterates_ && bilateral_ ? bilateral_->distinct() : 0; }
+    size_t bytes() const;
 
    private:
+    int lanes() const { return unary_.lanes(); }
+    void make_bilateral();
+    void build(const uint8_t *image);
+    void give_back();
     void sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals);
     void write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const;
 
@@ -59,8 +57,12 @@ class Field {
     Order order_;
     const Order all_;  // pixels, where only some are points
     Sampling sampling_;
-    Spatial spatial_;
-    Lattice bilateral_;
+    // None of a kernel without weight.
+    std::optional<Spatial> spatial_;
+    std::optional<Lattice> bilateral_;
+    bool iterates_ = false;
+    size_t most_ = 0;  // values of the bilateral lattice that there has been need for
+    int calm_ = 0;     // pictures in a row that needed less than half of it
     Unary unary_;
     std::vector<uint8_t> alive_;
     Buffer<float> values_[2];  // of the bilateral lattice: blurred, and splatted into

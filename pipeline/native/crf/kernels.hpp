@@ -6,7 +6,8 @@
 
 namespace crf {
 
-constexpr float kLog2E = 1.44269504f;  // unaries and messages are binary logarithms
+constexpr float kLog2E = 1.44269504f;          // unaries and messages are binary logarithms
+constexpr float kLeastProbability = 1e-5f;     // no class is ever impossible
 
 template <int D>
 struct Vertices {  // the corners of the simplex that a pixel lies in, and its barycentric coordinates
@@ -39,6 +40,7 @@ struct Upsampling {        // one column of scores, already interpolated between
     int32_t last;          // the last cell
     const float *rest;     // cells: the score of all classes without a lane together; may be null
     float least_rest;      // their probability is at least this
+    float most_rest;       // and their score at most this, relative to the best lane's
 };
 
 struct Strength {  // of a kernel's messages
@@ -52,10 +54,12 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
     const float *unary;  // pixels × lanes: binary logarithms of probabilities
     bool bounded;        // exponentials of what comes out cannot overflow
     const float *rest;   // pixels (and kSweep more): the summed probability of the classes without a lane; may be null
-    const Vertices<5> *bilateral;
+    const Vertices<5> *bilateral;  // null where the kernel has no weight; so with the other
     const Vertices<2> *spatial;
-    const float *bilateral_from, *spatial_from;  // blurred lattices, or null: then the unary speaks alone
-    float *bilateral_to, *spatial_to;            // lattices to splat into, or null
+    bool first;  // there are no messages yet: the unary speaks alone
+    bool splat;  // there is another sweep to come
+    const float *bilateral_from, *spatial_from;  // blurred lattices
+    float *bilateral_to, *spatial_to;            // lattices to splat into
     int32_t spatial_offset;                      // the vertex that spatial_to begins with
     const float *bilateral_scale, *spatial_scale;  // of the messages of each pixel; null where it is in the weights
     const float *count;  // pixels that each point stands for; may be null
@@ -63,7 +67,6 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
 };
 
 struct Kernels {
-    const char *name;
     void (*simplices5)(const Packing<5> &, Simplices<5> &);
     void (*simplices2)(const Packing<2> &, Simplices<2> &);
     // In place along chains of neighbours: v ← v + (before + after) / 2.  A negative entry begins a chain.
@@ -73,7 +76,7 @@ struct Kernels {
     void (*pass)(const Pass &);
     // The best lane of each of `count` records, the first where several are equal.
     void (*best)(const float *records, int count, int lanes, uint8_t *best);
-    // Binary logarithms of probabilities, at least of 1e-5, of the pixels at `count` rows from interpolated scores.
+    // Binary logarithms of probabilities, at least of kLeastProbability, of the pixels at `count` rows from interpolated scores.
     void (*unary)(const Upsampling &, const uint16_t *rows, int count, int lanes, float *out, float *rest);
 };
 

@@ -131,7 +131,7 @@ CRF_INLINE void splat_into(const Vertices<D> &point, const float *q, float *to, 
 
 // Step by step over a few pixels, not pixel by pixel: the processor then finds independent work while
 // it waits for a pixel's chain of sums, exponentials and quotient.
-template <int Q, bool Scaled>
+template <int Q, bool Scaled, bool Bilateral, bool Spatial>
 CRF_INLINE void sweep(const Pass &s) {
     constexpr int kStride = 4 * (Q ? Q : kMostQuads);
     const int quads = Q ? Q : s.lanes / 4;
@@ -146,22 +146,40 @@ CRF_INLINE void sweep(const Pass &s) {
             const size_t p = first + i;
             const float *unary = s.unary + p * 4 * quads;
             float *sum = a + i * kStride;
-            if (!s.bilateral_from) {
+            if (s.first) {
                 pieces<Q>(quads, [&](auto as, int g) { store(as, sum + g, load(as, unary + g)); });
                 continue;
             }
-            const Vertices<2> &later = s.spatial[p + kSweep];
-            for (int k = 0; k < 3; ++k) prefetch<Q>(s.spatial_from + size_t(later.id[k]) * 2);
-            const Corners<5> near(s.bilateral[p], s.bilateral_from, Scaled ? s.bilateral_scale[p] : 1.0f);
-            const Corners<2> beside(s.spatial[p], s.spatial_from, Scaled ? s.spatial_scale[p] : 1.0f);
-            // Three short chains of sums are done sooner than a long one.
-            pieces<Q>(quads, [&](auto as, int g) {
-                const auto one =
-                    load(as, unary + g) + near.times(as, 0, g) + near.times(as, 1, g) + near.times(as, 2, g);
-                const auto two = near.times(as, 3, g) + near.times(as, 4, g) + near.times(as, 5, g);
-                const auto three = beside.times(as, 0, g) + beside.times(as, 1, g) + beside.times(as, 2, g);
-                store(as, sum + g, one + (two + three));
-            });
+            if constexpr (Spatial) {
+                const Vertices<2> &later = s.spatial[p + kSweep];
+                for (int k = 0; k < 3; ++k) prefetch<Q>(s.spatial_from + size_t(later.id[k]) * 2);
+            }
+            if constexpr (!Spatial) {
+                const Corners<5> near(s.bilateral[p], s.bilateral_from, Scaled ? s.bilateral_scale[p] : 1.0f);
+                pieces<Q>(quads, [&](auto as, int g) {
+                    const auto one =
+                        load(as, unary + g) + near.times(as, 0, g) + near.times(as, 1, g) + near.times(as, 2, g);
+                    const auto two = near.times(as, 3, g) + near.times(as, 4, g) + near.times(as, 5, g);
+                    store(as, sum + g, one + two);
+                });
+            } else if constexpr (!Bilateral) {
+                const Corners<2> beside(s.spatial[p], s.spatial_from, Scaled ? s.spatial_scale[p] : 1.0f);
+                pieces<Q>(quads, [&](auto as, int g) {
+                    const auto three = beside.times(as, 0, g) + beside.times(as, 1, g) + beside.times(as, 2, g);
+                    store(as, sum + g, load(as, unary + g) + three);
+                });
+            } else {
+                const Corners<5> near(s.bilateral[p], s.bilateral_from, Scaled ? s.bilateral_scale[p] : 1.0f);
+                const Corners<2> beside(s.spatial[p], s.spatial_from, Scaled ? s.spatial_scale[p] : 1.0f);
+                // Three short chains of sums are done sooner than a long one.
+                pieces<Q>(quads, [&](auto as, int g) {
+                    const auto one =
+                        load(as, unary + g) + near.times(as, 0, g) + near.times(as, 1, g) + near.times(as, 2, g);
+                    const auto two = near.times(as, 3, g) + near.times(as, 4, g) + near.times(as, 5, g);
+                    const auto three = beside.times(as, 0, g) + beside.times(as, 1, g) + beside.times(as, 2, g);
+                    store(as, sum + g, one + (two + three));
+                });
+            }
         }
         if (s.bounded) {
             for (int i = 0; i < count; ++i) {
@@ -199,11 +217,11 @@ CRF_INLINE void sweep(const Pass &s) {
         }
         for (int i = 0; i < count; ++i) {
             float *q = a + i * kStride;
-            const float by = s.bilateral_to && s.count ? scale[i] * s.count[first + i] : scale[i];
+            const float by = s.splat && s.count ? scale[i] * s.count[first + i] : scale[i];
             pieces<Q>(quads, [&](auto as, int g) { store(as, q + g, load(as, q + g) * splat(as, by)); });
-            if (s.bilateral_to) {
-                splat_into<Q>(s.bilateral[first + i], q, s.bilateral_to, 0, quads);
-                splat_into<Q>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, quads);
+            if (s.splat) {
+                if constexpr (Bilateral) splat_into<Q>(s.bilateral[first + i], q, s.bilateral_to, 0, quads);
+                if constexpr (Spatial) splat_into<Q>(s.spatial[first + i], q, s.spatial_to, s.spatial_offset, quads);
             }
             float *const out = s.q + (first + i - s.begin) * 4 * quads;
             if (s.q) pieces<Q>(quads, [&](auto as, int g) { store(as, out + g, load(as, q + g)); });
@@ -211,10 +229,17 @@ CRF_INLINE void sweep(const Pass &s) {
     }
 }
 
+template <int Q, bool Scaled>
+CRF_INLINE void sweep_kernels(const Pass &s) {
+    if (!s.spatial) return sweep<Q, Scaled, true, false>(s);
+    if (!s.bilateral) return sweep<Q, Scaled, false, true>(s);
+    return sweep<Q, Scaled, true, true>(s);
+}
+
 void pass(const Pass &s) {
     with_quads(s.lanes, [&](auto q) {
         constexpr int kQuads = decltype(q)::value;
-        return s.bilateral_scale ? sweep<kQuads, true>(s) : sweep<kQuads, false>(s);
+        return s.bilateral_scale || s.spatial_scale ? sweep_kernels<kQuads, true>(s) : sweep_kernels<kQuads, false>(s);
     });
 }
 
@@ -278,7 +303,7 @@ CRF_INLINE void log_probabilities(const Upsampling &up, const uint16_t *rows, in
         }
         f8 sum = sums_of(total);
         if (up.rest) {
-            const f8 behind = load(Eight{}, lumped) - best, limit = splat8(80.0f);
+            const f8 behind = load(Eight{}, lumped) - best, limit = splat8(up.most_rest);
             const f8 others = exp_of(Eight{}, behind < limit ? behind : limit);
             sum = sum + others;
             alignas(32) float share[8];

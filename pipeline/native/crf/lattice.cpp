@@ -1,7 +1,6 @@
 #include "lattice.hpp"
 
 #include <algorithm>
-#include <climits>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

@@ -4,12 +4,12 @@
 #include <cmath>
 
 #include "../dispatch.hpp"
+#include "kernels.hpp"
 
 namespace crf {
 namespace {
 
-// Per cell of one row: how far class `c` is behind the best of the row's winners, at most; +infinity
-// where the class itself wins.
+// The best class of each cell of one row, the first where several are equal.
 MULTIVERSION
 void best_of_row(const float *scores, int classes, size_t step, int width, float *best, int32_t *winner) {
     for (int x = 0; x < width; ++x) best[x] = scores[x], winner[x] = 0;
@@ -31,10 +31,21 @@ std::vector<uint8_t> every_class(int classes) {
     return all;
 }
 
-std::vector<uint8_t> living(const upsample::Scores &scores, float least) {
+// Let m be the largest marginal of a class that is behind a rival by at least the gap at every pixel.  Its messages
+// are at most W·m and the rival's at least 0, so after another iteration m ≤ 1 / (1 + exp(gap - W·m)).  It begins at
+// 1 / (1 + exp(gap)) and can grow no further than to the smallest solution of gap = W·m - logit(m); the class wins
+// nowhere if W·m ≤ gap there, which is m ≤ 1/2.  Up to W = 4 the right side falls as m grows, so W/2 is the
+// gap; beyond, it has a minimum, which the gap must be below or equal to a solution that comes before it.
+double decisive_gap(double weight, int classes) {
+    const double m = weight <= 4 ? 0.5 : (1 - std::sqrt(1 - 4 / weight)) / 2;
+    const double gap = weight * m - std::log(m / (1 - m));
+    // No probability is below kLeastProbability, and the best is at least 1 / classes: a gap beyond that is none.
+    return gap < -std::log(kLeastProbability * classes) ? gap : HUGE_VAL;
+}
+
+std::vector<uint8_t> living(const upsample::Scores &scores, double gap) {
     // Between four cells scores are means of theirs, so a class is behind a rival by at least its smallest
-    // gap among the four; its probability is at most 1 / (1 + exp(gap)).
-    const float gap = std::log(1.0f / least - 1.0f);
+    // gap among the four.
     const int h = scores.height, w = scores.width, classes = scores.classes;
     const size_t step = size_t(h) * w;
     std::vector<int32_t> winner(step);

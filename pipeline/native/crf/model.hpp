@@ -35,7 +35,7 @@ class Model {
     const int classes_;
     Team team_;
     Field field_;
-    float least_;  // probability that a class must have somewhere to be alive
+    const double gap_;  // behind a rival by more, a class is not alive
 };
 
 }  // namespace crf

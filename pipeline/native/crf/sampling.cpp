@@ -7,7 +7,7 @@ namespace crf {
 namespace {
 
 constexpr int kSide = 4;          // of the blocks that are sampled alike, in pixels
-constexpr float kSettled = 1.75f;  // margins so many times as wide will do with one point in a block
+constexpr float kSettled = 1.75f;  // margins so many times as wide will do with one point in a block (docs/crf.md)
 
 }  // namespace
 

@@ -62,12 +62,6 @@ CRF_INLINE float max_of(f8 v) {
     return b[0] > b[1] ? b[0] : b[1];
 }
 
-CRF_INLINE float sum_of(f8 v) {
-    const f8 a = v + __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
-    const f8 b = a + __builtin_shufflevector(a, a, 2, 3, 0, 1, 6, 7, 4, 5);
-    return b[0] + b[1];
-}
-
 // The sums of eight vectors, by halves: sums_of(v)[i] is the sum of v[i].
 CRF_INLINE f8 add_pairs(f8 a, f8 b) {
     return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +

@@ -99,6 +99,7 @@ void Spatial::locate(const std::vector<std::pair<int, int>> &corners) {
         for (size_t t = end; t < tiles; ++t) later = std::min(later, first[t]);
         share.place = places_;
         places_ += size_t(share.last - share.first + 1);
+        if (places_ * rows_ > size_t(INT32_MAX)) throw std::range_error("pos_xy: too small for a picture of this size");
         const bool all = later == columns_;
         share.own_begin = earlier == 0 ? 0 : earlier + 2;
         share.own_end = begin == end ? share.own_begin : all ? columns_ : later - 2;

@@ -8,15 +8,17 @@ namespace {
 
 constexpr float kPadding = -2e6f;  // score of a lane without a class
 constexpr float kFloor = -1e6f;    // any class that far behind is as unlikely as can be
-constexpr float kLeastProbability = 1e-5f;
 
 }  // namespace
 
 void Unary::load(const upsample::Scores &scores, upsample::Map my, upsample::Map mx, const std::vector<uint8_t> &alive,
-                 int height, int width) {
+                 double gap, int height, int width) {
     lanes_ = (int(alive.size()) + 3) / 4 * 4;
     lumped_ = int(alive.size()) < scores.classes;
-    least_rest_ = kLeastProbability * float(scores.classes - int(alive.size()));
+    const int others = scores.classes - int(alive.size());
+    least_rest_ = kLeastProbability * float(others);
+    // Interpolated sums are too large where one class has most of them in one cell, and another in the next.
+    most_rest_ = lumped_ ? float(std::log(double(others)) - gap) : 0.0f;
     rows_ = scores.height;
     columns_ = scores.width;
     const int h = rows_, w = columns_;
@@ -81,7 +83,7 @@ void Unary::spread(const Order &order, const Kernels &kernels, Team &team) {
                     others[i] = one + (two - one) * x.weight;
                 }
                 const Upsampling up{column.data(), row_cell_.data(), row_weight_.data(), rows_ - 1,
-                                    lumped_ ? others.data() : nullptr, least_rest_};
+                                    lumped_ ? others.data() : nullptr, least_rest_, most_rest_};
                 kernels.unary(up, order.row.data() + p, int(next - p), lanes_, values_.data() + p * lanes_,
                               lumped_ ? rest_.data() + p : nullptr);
             }

@@ -14,9 +14,10 @@ namespace crf {
 
 class Unary {
    public:
-    // Take the scores of the classes of `alive`, and those of the others as one.
+    // Take the scores of the classes of `alive`, and those of the others, each of which is behind one of them by
+    // more than `gap` everywhere, as one.
     void load(const upsample::Scores &scores, upsample::Map y, upsample::Map x, const std::vector<uint8_t> &alive,
-              int height, int width);
+              double gap, int height, int width);
 
     // Interpolate at all points.
     void spread(const Order &order, const Kernels &kernels, Team &team);
@@ -36,7 +37,7 @@ class Unary {
 
     int lanes_ = 0, rows_ = 0, columns_ = 0;
     bool lumped_ = false;
-    float least_rest_ = 0;
+    float least_rest_ = 0, most_rest_ = 0;
     std::vector<int32_t> row_cell_;
     std::vector<float> row_weight_;
     std::vector<Sample> column_;
