@@ -51,8 +51,15 @@ def camera_pictures(data: Path, size: tuple[int, int]) -> Iterator[Picture]:
     yield from _scored("voc", found, data, size)
 
 
-def synthetic(size: tuple[int, int], classes: int, alive: int, seed: int = 0) -> Picture:
-    """Noisy blobs of colour with noisy scores at an eighth of the resolution; ``alive`` classes occur."""
+def synthetic(size: tuple[int, int], classes: int, alive: int, seed: int = 0, *, grain: float = 4.0) -> Picture:
+    """Blobs of colour with noisy scores at an eighth of the resolution.
+
+    Args:
+        size: height and width, in pixels.
+        classes, alive: that there are, and that occur.
+        seed: of the noise.
+        grain: standard deviation of the colours' noise, in levels.
+    """
     height, width = size
     rng = np.random.default_rng(seed)
     rows, columns = -(-height // 8), -(-width // 8)
@@ -65,9 +72,9 @@ def synthetic(size: tuple[int, int], classes: int, alive: int, seed: int = 0) ->
     logits += rng.normal(0, 0.4, logits.shape)
     label = Image.fromarray(blobs.argmax(0).astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
     palette = rng.integers(40, 216, (alive, 3))
-    image = palette[np.asarray(label)] + rng.normal(0, 4, (height, width, 3))
+    image = palette[np.asarray(label)] + rng.normal(0, grain, (height, width, 3))
     return Picture(
-        f"synthetic, {alive} of {classes}",
+        f"synthetic, {alive} of {classes}" + (f", grain {grain:g}" if grain != 4.0 else ""),
         image.clip(0, 255).astype(np.uint8),
         logits.astype(np.float32),
         Geometry(height, width, height, width, rows * 8, columns * 8),

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from benchmarks.pictures import Picture, camera_pictures, synthetic
 from pipeline import _native
@@ -179,75 +177,6 @@ def test_pruned_leaves_out_the_classes_that_cannot_win() -> None:
     assert np.abs(found - marginals(picture, WIDE, 10)).max() < 1e-3
 
 
-@pytest.mark.parametrize("normalization", ["symmetric", "after"])
-@pytest.mark.parametrize("weight", [0.3, 0.7, 0.9, 1.2, 2.0, 3.0, 6.0])
-def test_a_class_that_messages_lift_above_its_rivals_is_alive(weight: float, normalization: str) -> None:
-    """Two rivals take turns, and the third, a little behind both of them, wins all in between or nothing."""
-    x = np.linspace(-1, 1, 17)
-    image = np.full((24, 64, 3), 128, np.uint8)
-    parameters = CRFParameters(weight / 2, 10, weight / 2, 30, 10, 10, normalization)
-    left_out = 0
-    for ahead in (0.02, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 1.8, 2.5, 3.5):
-        one, two = ahead - 6 * np.maximum(x, 0), ahead + 6 * np.minimum(x, 0)
-        logits = np.stack([one, two, 0 * x])[:, None].repeat(2, 1).astype(np.float32)
-        exact = DenseCRF(24, 64, 3, parameters).labels(image, logits)
-        crf = DenseCRF(24, 64, 3, parameters, mode="pruned")
-        found = crf.labels(image, logits)
-        assert crf.stats is not None
-        left_out += crf.stats.classes == 2
-        if (exact == 2).any():
-            assert crf.stats.classes == 3, ahead
-        assert (found == exact).mean() > 0.999, ahead
-    assert left_out > 0
-
-
-@pytest.mark.parametrize("mode", ["pruned", "live"])
-def test_classes_left_out_stay_behind_between_cells_that_differ(mode: str) -> None:
-    """Each cell's have a class of their own that is near its winner: their interpolated sum is no class at all."""
-    logits = np.random.default_rng(0).normal(0, 1e3, (9, 2, 3)).astype(np.float32)
-    image = np.full((16, 24, 3), 77, np.uint8)
-    exact, found = (DenseCRF(16, 24, 9, NARROW, mode=which) for which in ("exact", mode))
-    for iterations in (0, 3):
-        same = found.labels(image, logits, iterations=iterations) == exact.labels(image, logits, iterations=iterations)
-        assert same.mean() > 0.98, iterations
-
-
-def test_weights_that_lift_any_class_leave_none_out() -> None:
-    """Where a probability at its lower bound is enough to win by, all are alive."""
-    picture = synthetic((40, 60), 21, 6)
-    picture.logits[6:] -= 60
-    crf = DenseCRF(40, 60, 21, CRFParameters(1e5, 3, 1e5, 10, 3, 2), mode="pruned")
-    crf.labels(picture.image, picture.logits, geometry=picture.geometry)
-    assert crf.stats is not None
-    assert crf.stats.classes == 21
-
-
-@pytest.mark.parametrize("normalization", ["symmetric", "after"])
-@pytest.mark.parametrize("mode", ["exact", "pruned", "live"])
-def test_a_kernel_without_weight_changes_nothing(mode: str, normalization: str) -> None:
-    """It is as if its weight were too small to be seen."""
-    picture = synthetic((60, 80), 11, 6)
-    for change in ({"pos_w": 0.0}, {"bi_w": 0.0}, {"pos_w": 0.0, "bi_w": 0.0}):
-        without = replace(WIDE, normalization=normalization, **change)
-        small = replace(WIDE, normalization=normalization, **dict.fromkeys(change, 1e-30))
-        for threads in (1, 2):
-            crf = DenseCRF(60, 80, 11, without, mode=mode, threads=threads)
-            found = crf.marginals(picture.image, picture.logits, geometry=picture.geometry, iterations=3)
-            np.testing.assert_allclose(found, marginals(picture, small, 3, mode=mode), atol=1e-5)
-            assert crf.stats is not None
-            assert (crf.stats.vertices == 0) == ("bi_w" in change)
-
-
-@pytest.mark.parametrize("mode", ["exact", "pruned", "live"])
-def test_no_iterations_build_no_lattice(mode: str) -> None:
-    picture = synthetic((60, 80), 11, 6)
-    crf = DenseCRF(60, 80, 11, WIDE, mode=mode)
-    for iterations in (3, 0, 3):
-        crf.labels(picture.image, picture.logits, geometry=picture.geometry, iterations=iterations)
-        assert crf.stats is not None
-        assert (crf.stats.vertices > 0) == (iterations > 0)
-
-
 def test_a_class_between_two_others_is_alive() -> None:
     """It wins nowhere among the scores, but between them."""
     logits = np.array([[[6.0, -6.0]], [[-6.0, 6.0]], [[1.0, 1.0]]], np.float32)
@@ -341,39 +270,6 @@ def test_the_gil_is_released() -> None:
         steps += 1
     thread.join(30)
     assert steps > 3
-
-
-@settings(max_examples=80, deadline=None)
-@given(data=st.data())
-def test_any_picture_against_the_sums_over_all_pairs(data: st.DataObject) -> None:
-    """Odd sizes, classes, deviations, scores of any magnitude: a ValueError, or a distribution that is right."""
-    draw = data.draw
-    height, width = draw(st.sampled_from([(1, 1), (1, 37), (29, 1), (2, 3), (7, 11), (16, 17), (18, 16)]))
-    classes = draw(st.sampled_from([1, 2, 3, 9, 24, 33, 255]))
-    sigma = st.sampled_from([1e-300, 1e-6, 0.05, 0.25, 0.4, 1.0, 3.0, 40.0, 1e6])
-    parameters = CRFParameters(
-        draw(st.sampled_from([0.0, 1.0, 4.0, 60.0])), draw(sigma), draw(st.sampled_from([0.0, 3.0, 90.0])), draw(sigma),
-        draw(sigma), draw(st.integers(0, 3)), draw(st.sampled_from(["symmetric", "after"])),
-    )  # fmt: skip
-    mode, threads = draw(st.sampled_from(["exact", "pruned", "live"])), draw(st.integers(1, 3))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    scores = rng.normal(0, draw(st.sampled_from([0.0, 1.0, 1e3, 1e37])), (classes, 2, 3)).astype(np.float32)
-    try:
-        crf = DenseCRF(height, width, classes, parameters, mode=mode, threads=threads)
-    except ValueError as error:
-        assert "too small" in str(error)
-        assert min(parameters.pos_xy, parameters.bi_xy, parameters.bi_rgb) < 0.5
-        return
-    found = crf.marginals(image, scores)
-    assert np.isfinite(found).all()
-    assert found.sum(0).max() < 1 + 1e-3
-    if mode == "exact":
-        assert found.sum(0).min() > 1 - 1e-3
-    assert crf.labels(image, scores).max(initial=0) < classes
-    if mode == "exact" and parameters.iterations == 0 and np.abs(scores).max() < 1e6:
-        energy = unary_energy(upsample(scores, Geometry(height, width, height, width, height, width)))
-        np.testing.assert_allclose(found, brute_force(image, energy, parameters), atol=1e-4)
 
 
 GOOD: dict[str, object] = {

@@ -13,7 +13,7 @@ from tests.conftest import absent, need_program
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
-    "test_motion or threads or classes or instruction or sums_over or remember or overflow or refuses or arrays "
+    "test_motion or test_crf_fields or threads or classes or instruction or remember or overflow or refuses or arrays "
     "or odd_sizes or beyond"
 )
 
@@ -65,7 +65,8 @@ def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
         "CI": "",
     }
     tests = [
-        str(ROOT / "tests" / "pipeline" / name) for name in ("test_crf_native.py", "test_crf.py", "test_motion.py")
+        str(ROOT / "tests" / "pipeline" / name)
+        for name in ("test_crf_native.py", "test_crf_fields.py", "test_crf.py", "test_motion.py")
     ]
     run = [
         sys.executable, "-m", "pytest", "-s", "-p", "sanitized", "-m", "not slow",
