@@ -47,7 +47,7 @@ def pair_up(places: Iterable[tuple[str, str]], *, may_write_nothing: bool = Fals
     common: list[tuple[str, str]] = []
     for kind, typed in places:
         uri = substitute(typed, f"--{kind}") if "${" in typed else typed
-        remember_uri(uri)
+        remember_uri(uri, published=kind != "input")
         if kind == "input":
             given += [InputOptions(one) for one in expand_inputs([uri])]
         elif "{name}" in uri:
@@ -73,6 +73,9 @@ def settle(given: Iterable[InputOptions], *, may_write_nothing: bool = False) ->
     """
     expanded: list[InputOptions] = []
     for one in given:
+        for uri in (*one.outputs, *one.masks):
+            remember_uri(uri, published=True)
+        remember_uri(one.uri)
         files = expand_inputs([one.uri])  # several are called as they themselves are
         expanded += [replace(one, uri=uri, name=one.name if len(files) == 1 else None) for uri in files]
     return _checked([_filled_in(one) for one in _named(expanded)], may_write_nothing)

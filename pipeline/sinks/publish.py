@@ -66,7 +66,7 @@ class PublishSink:
 
     def __init__(self, uri: str, video: VideoOptions) -> None:
         self._uri = uri
-        self._name = _masked(uri)
+        self._name = remember_uri(uri, published=True)
         self._video = video
         self._info: OutputInfo | None = None
         self._link: _Link | None = None
@@ -279,10 +279,3 @@ def _coding(info: OutputInfo, video: VideoOptions, encoder: Encoder) -> tuple[Pa
     options = encoder.options(video.quality, prompt=True) | KEYFRAMES_ASKED_FOR
     coding = Coding(encoder, options, picture, Fraction(1, CLOCK), stream.average_rate, video.threads)
     return Painter(picture, info.width, info.height), coding
-
-
-def _masked(uri: str) -> str:
-    """The address without credentials; the last part of an RTMP path is the key to the channel."""
-    remember_uri(uri)
-    masked = mask_uri(uri)
-    return re.sub(r"^(rtmps?://[^/]+/.+/)[^/?]+", r"\1***", masked)

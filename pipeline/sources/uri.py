@@ -23,6 +23,7 @@ _PATH = re.compile(r"([/_](?:password|passwd|pwd)=)(?:(?!:$)[^&;#/_?\s'\"])*", r
 _USERINFO = re.compile(rf"^({_SCHEME})([^/?#:@]*):([^/?#]*)@")
 _RAW_USERINFO = re.compile(rf"^({_SCHEME})([^/?#:@]*):(?!\d+[/?#])(.*)@")
 _USER = re.compile(rf"^({_SCHEME})[^/?#:@]+@")  # alone it is a token as often as a name
+_STREAM_KEY = re.compile(r"^(rtmps?://[^/]+/.+/)[^/?]+")
 _ENDS_EARLY = re.compile(r"[\s'\"<>]")
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+):")
@@ -39,12 +40,23 @@ def mask_uri(text: str) -> str:
     return _URI.sub(lambda match: _mask_one(match[0]), hide(text))
 
 
-def remember_uri(uri: str) -> None:
-    """Mask the password of an address from now on, even if characters in it end an address in a text."""
+def remember_uri(uri: str, *, published: bool = False) -> str:
+    """Mask the password of an address from now on, even if characters in it end an address in a text.
+
+    Args:
+        uri: the address.
+        published: to that server; the last part of an RTMP path is the key to the channel then.
+
+    Returns:
+        The address as people may see it.
+    """
     match = _USERINFO.match(uri) or _RAW_USERINFO.match(uri)
     if match and _ENDS_EARLY.search(match[3]):
         remember_as(uri, _mask_one(uri))
         remember(match[3])
+    if published and _STREAM_KEY.match(uri):
+        remember_as(uri, _STREAM_KEY.sub(r"\1***", _mask_one(hide(uri))))
+    return mask_uri(uri)
 
 
 def _mask_one(uri: str) -> str:

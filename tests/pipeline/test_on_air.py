@@ -168,6 +168,7 @@ def _listens(port: int) -> bool:
         (("--output", "null", "--tls-cert", "c.pem"), "needs both"),
         (("--output", "null", "--keep-size", "lots"), "no size"),
         (("--output", "rtsp://@:8554/a", "--output", "rtsp://@:8554/a"), "two outputs"),
+        (("--output", "rtmp://host/live/secret", "--output", "rtmp://host/live/secret"), "rtmp://host/live/***"),
         (("--output", "rtsp://u:secret@host/a", "--output", "rtsp://u:secret@host/a"), "rtsp://u:***@host/a"),
     ],
 )
