@@ -284,6 +284,11 @@ def make_options(flags: argparse.Namespace) -> RunOptions:
     if flags.places:
         overrides[("inputs",)] = pair_up(flags.places, may_write_nothing=may_write_nothing)
     options = load_options(flags.config, overrides)
+    if flags.auth is not None and "${" not in flags.auth:
+        log.warning(
+            "--auth: everybody on this machine can read the password in the list of processes: "
+            "write it as 'USER:${NAME}', or give --auth-file"
+        )
     if not options.inputs:
         raise ConfigError("no input: name one with --input (try --input sample)")
     return (

@@ -6,7 +6,8 @@ import errno
 import ipaddress
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import quote, unquote
 
 from pipeline.errors import ConfigError, SinkError
 from pipeline.sinks.serve.options import ServeOptions
@@ -27,7 +28,7 @@ class Address:
         scheme: ``rtsp``, ``http``, ``https`` or ``tcp``.
         host: as the user gave it, without brackets; empty for this machine alone.
         port: TCP port; 0 for any that is free.
-        path: what comes after it, without slashes around it.
+        path: what comes after it, decoded, without slashes around it.
     """
 
     scheme: str
@@ -57,7 +58,8 @@ class Address:
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://@{host}:{self.port}/{self.path}"
+        path = re.sub(r"[^\w/{}.~!$&'()*+,;=:@-]", lambda match: quote(match[0]), self.path)
+        return f"{self.scheme}://@{host}:{self.port}/{path}"
 
 
 def serve_address(uri: str) -> Address | None:
@@ -76,7 +78,12 @@ def serve_address(uri: str) -> Address | None:
     port = int(match[3]) if match[3] else _PORTS[match[1]]
     if port is None or port > 65535:
         raise ConfigError(f"{uri!r} needs a port from 1 to 65535")
-    return Address(match[1], match[2].strip("[]"), port, (match[4] or "").strip("/"))
+    return Address(match[1], match[2].strip("[]"), port, unquote(match[4] or "").strip("/"))
+
+
+def as_served(address: Address, options: ServeOptions) -> Address:
+    """The address of a page, named by what it speaks: with TLS, ``https``."""
+    return replace(address, scheme="https") if options.tls_cert is not None else address
 
 
 def metrics_address(place: str | int) -> Address:

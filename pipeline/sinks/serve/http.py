@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
+from urllib.parse import quote
 
 from pipeline.errors import ConfigError
 from pipeline.sinks.serve.address import Address
@@ -215,7 +216,7 @@ class HttpConnection(Connection):
             self._answer(await site.act(request, resource, local, network_of(self.peer)))
             return
         if path in self._server.mounts and path and not request.uri.partition("?")[0].endswith("/"):
-            there = f"/{path}/"
+            there = f"/{quote(path)}/"
             self._answer(Response(b"", status=308, headers={"Location": there}), head=head)
             return
         found = self._server.find(path)

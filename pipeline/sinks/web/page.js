@@ -7,6 +7,9 @@ const canvas = byId("picture");
 const context = canvas.getContext("2d", { alpha: false });
 const AGAIN_MS = 1000;
 
+// The page's own address may hold credentials, which fetch() refuses: it sends those that the browser has kept.
+const here = (name) => new URL(name, location.origin + location.pathname);
+
 let classes = [];
 let hidden = new Set();
 let latest = null; // what came last, if it is not drawn yet
@@ -176,25 +179,31 @@ async function follow(reader) {
   }
 }
 
+async function ask(name, options) {
+  const answer = await fetch(here(name), options).catch((error) => {
+    throw new Error(`the server does not answer (${error.message})`);
+  });
+  if (!answer.ok) throw new Error(`the server says ${answer.status}: ${(await answer.text()).trim()}`);
+  return answer;
+}
+
 async function run() {
   for (;;) {
     if (watching) await watching.over;
+    let why = "the stream has ended";
     try {
-      const info = await fetch("info");
-      if (!info.ok) throw new Error(`the server says ${info.status}`);
+      const info = await ask("info");
       listClasses(await info.json());
       pictures = new AbortController();
-      const frames = await fetch("frames", { signal: pictures.signal });
-      if (!frames.ok) throw new Error(`the server says ${frames.status}`);
-      byId("state").hidden = true;
+      const frames = await ask("frames", { signal: pictures.signal });
+      say("");
       number = 0;
       await follow(frames.body.getReader());
-    } catch {
-      // told below, as is a stream that has ended
+    } catch (error) {
+      why = error.name === "Error" ? error.message : `${error.name}: ${error.message}`;
     }
     if (watching) continue;
-    byId("state").hidden = false;
-    byId("state").textContent = "the stream has ended; trying again …";
+    say(`${why}; trying again …`);
     await new Promise((go) => { setTimeout(go, AGAIN_MS); });
   }
 }
@@ -217,7 +226,7 @@ function leave(session, why) {
   byId("webrtc-said").textContent = why;
   watching = null;
   session.peer.close();
-  if (session.place) fetch(session.place, { method: "DELETE" }).catch(() => {});
+  if (session.place) fetch(here(session.place), { method: "DELETE" }).catch(() => {});
   byId("video").srcObject = null;
   showVideo(false);
   session.end();
@@ -241,9 +250,8 @@ async function watch() {
   try {
     await peer.setLocalDescription();
     const headers = { "Content-Type": "application/sdp" };
-    const answer = await fetch("whep", { method: "POST", headers, body: peer.localDescription.sdp });
+    const answer = await ask("whep", { method: "POST", headers, body: peer.localDescription.sdp });
     const text = await answer.text();
-    if (answer.status !== 201) throw new Error(text);
     session.place = answer.headers.get("Location");
     await peer.setRemoteDescription({ type: "answer", sdp: text });
     const { transport } = peer.getReceivers()[0]; // it learns of the end seconds before the connection does
@@ -252,8 +260,8 @@ async function watch() {
       session.place = null; // the server has ended it
       leave(session, "(it has ended)");
     });
-  } catch {
-    leave(session, "(the server refuses it)");
+  } catch (error) {
+    leave(session, `(${error.message})`);
   }
 }
 

@@ -19,7 +19,7 @@ from pipeline.sinks.encoders import DEFAULT_QUALITY, VideoOptions
 from pipeline.sinks.files import cannot_write
 from pipeline.sinks.images import IndexedPngCoder
 from pipeline.sinks.rtsp.h264 import H264Stream
-from pipeline.sinks.serve.address import Address, refuse_open_door
+from pipeline.sinks.serve.address import Address, as_served, refuse_open_door
 from pipeline.sinks.serve.auth import Credentials
 from pipeline.sinks.serve.feed import Feed
 from pipeline.sinks.serve.http import HttpServer, Response, Site, tls_context
@@ -151,7 +151,7 @@ class LivePageSink:
     def __init__(self, address: Address, video: VideoOptions, serve: ServeOptions) -> None:
         refuse_open_door(address, serve)
         tls_context(serve)
-        self._address = address
+        self._address = as_served(address, serve)
         self._serve = serve
         self._credentials = Credentials.load(serve)
         quality = DEFAULT_QUALITY if video.quality is None else video.quality

@@ -34,6 +34,9 @@ pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_error_logged"
 LARGE = replace(TAKES[0], width=320, height=180, live=True)
 
 
+GUARDED = ServeOptions(auth="viewer:pw")
+
+
 class Still(Take):
     """Always the first picture, with its plain one."""
 
@@ -154,6 +157,52 @@ def test_the_page_finds_its_stream_again(tab: Browser) -> None:
     tab.until("!document.getElementById('state').hidden")
     with on_air(open_output(f"http://@:{port}/"), LARGE):
         tab.until("document.getElementById('state').hidden && document.title === 'plain'")
+
+
+def test_an_address_with_credentials(tab: Browser) -> None:
+    """What a bookmark holds: fetch() refuses such an address, so the page asks at the one without."""
+    with served(GUARDED, STILL, "my cam") as (port, sink):
+        tab.complaints.clear()
+        tab.go(f"http://viewer:pw@localhost:{port}/my%20cam/")
+        tab.until("document.documentElement.dataset.frames > 1")
+        assert tab.complaints == []
+        assert sink.name.endswith("/my%20cam")
+
+
+def test_the_page_says_why_it_shows_nothing(tab: Browser) -> None:
+    port = free_port()
+    state = "document.getElementById('state')"
+    with on_air(open_output(f"http://@:{port}/"), STILL):
+        until(lambda: _listens(port), 10)
+        tab.go(f"http://127.0.0.1:{port}/")
+        tab.until("document.documentElement.dataset.frames > 1")
+    tab.until(f"{state}.textContent.startsWith('the server does not answer (')")
+    with socket.create_server(("127.0.0.1", port)) as other:
+        other.settimeout(10)
+        for status, body, told in (
+            (503, "come later", "the server says 503: come later;"),
+            (200, "{a}", "SyntaxError: "),
+        ):
+            with other.accept()[0] as wire:
+                wire.recv(4096)
+                head = f"HTTP/1.1 {status} Said\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                wire.sendall((head + body).encode())
+                tab.until(f"{state}.textContent.startsWith('{told}')")
+        assert tab.ask(f"{state}.hidden") is False
+
+
+def test_each_switch_stands_beside_its_label(tab: Browser) -> None:
+    with served(take=STILL) as (port, _):
+        tab.go(f"http://127.0.0.1:{port}/")
+        for width in (1000, 1050, 1100, 1400, 400):
+            tab.call("Emulation.setDeviceMetricsOverride", width=width, height=700, deviceScaleFactor=1, mobile=False)
+            heights = tab.ask(
+                "Array.from(document.querySelectorAll('#views label'), label => {"
+                " const range = document.createRange(); range.selectNodeContents(label);"
+                " return range.getBoundingClientRect().height })"
+            )
+            assert max(heights) < 30, f"{heights} at a width of {width}"
+        tab.call("Emulation.clearDeviceMetricsOverride")
 
 
 # ---- what is sent
@@ -280,6 +329,7 @@ def test_tls_and_credentials(certificate: tuple[Path, Path]) -> None:
     port = free_port()
     serve = ServeOptions(auth="viewer:wörd", tls_cert=cert, tls_key=key)
     trusting = ssl.create_default_context(cafile=str(cert))
+    assert open_output("http://@:8080/", serve=serve).name == "https://@:8080/"
     with on_air(open_output(f"https://@0.0.0.0:{port}/", serve=serve)):
         until(lambda: _listens(port), 10)
 

@@ -316,6 +316,13 @@ def test_several_streams_share_a_port() -> None:
     assert not listens(port)
 
 
+def test_a_name_with_a_space() -> None:
+    port = free_port()
+    with on_air(open_output(f"rtsp://@:{port}/my cam")):
+        until(lambda: listens(port), 10)
+        assert len(play(f"rtsp://127.0.0.1:{port}/my%20cam", 3)) == 3
+
+
 def test_a_change_of_size_reaches_those_who_look() -> None:
     port = free_port()
     sink = open_output(f"rtsp://@:{port}/cam")

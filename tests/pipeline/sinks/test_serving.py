@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import make_options, make_parser
 from pipeline.errors import ConfigError, SinkError
 from pipeline.sinks import ServeOptions, check_writable, open_output
 from tests.pipeline.sinks.made import TAKES
@@ -38,6 +39,22 @@ def test_other_machines_may_be_served_with_credentials_or_on_purpose() -> None:
     open_output("rtsp://@0.0.0.0:8554/cam", serve=ServeOptions(auth="viewer:word"))
     open_output("rtsp://@0.0.0.0:8554/cam", serve=ServeOptions(insecure=True))
     open_output("rtsp://@127.0.0.1:8554/cam")
+
+
+def test_what_is_shown_can_be_typed() -> None:
+    """A name with a space as players want it, and a page by what it speaks."""
+    named = [open_output(f"rtsp://@:8554/{typed}").name for typed in ("my cam", "my%20cam", "Straße/50%")]
+    assert named == ["rtsp://@:8554/my%20cam"] * 2 + ["rtsp://@:8554/Straße/50%25"]
+
+
+def test_a_password_on_the_command_line_is_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWER", "s3cret")
+    for auth, warned in (("viewer:${VIEWER}", 0), ("viewer:s3cret", 1)):
+        make_options(make_parser().parse_args(["--input", "sample", "--output", "null", "--auth", auth]))
+        assert caplog.text.count("list of processes") == warned
+    assert "s3cret" not in caplog.text
 
 
 def test_a_port_in_use_is_told() -> None:
