@@ -109,6 +109,8 @@ class SinkReport:
         dropped: frames that it lost because it was too slow (live mode only).
         undelivered: frames that a client which was late, or a server that was away, did not get.
         encoder: libav's name of what encoded its video, such as ``"libx264"``; empty where it makes none.
+        failures: how often it failed, beside a live input.
+        missed: frames that were lost to it because it had failed.
     """
 
     name: str
@@ -116,6 +118,8 @@ class SinkReport:
     dropped: int
     undelivered: int = 0
     encoder: str = ""
+    failures: int = 0
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +128,8 @@ class DropReport:
 
     Attributes:
         place: the stage in front of which they waited, or the output.
-        cause: ``"overtaken"`` (a newer one came), ``"late"`` (older than the latency that is allowed) or
-            ``"slow"`` (the output could not keep up).
+        cause: ``"overtaken"`` (a newer one came), ``"late"`` (older than the latency that is allowed),
+            ``"slow"`` (the output could not keep up) or ``"failed"`` (the output had failed).
         frames: how many.
     """
 
@@ -211,7 +215,7 @@ class Report:
         bottleneck: the stage with the largest ``awaited``, which is summed where several inputs share it;
             ``"none"`` where live inputs came no faster than they were dealt with.
         interrupted: the run was asked to stop early.
-        error: why the run failed, or lost an input; None where all went well.
+        error: why the run failed, or lost an input or output; None where all went well.
         worker_deaths: refining workers that died and were replaced.
         model, engine: what ran; None where the run failed before they were ready.
         batches: how the inputs shared the engine; None where no frame came that far.
@@ -285,6 +289,7 @@ def _input_line(one: InputReport) -> str:
         late = sum(drop.frames for drop in one.drops if drop.cause == "late")
         parts.append(f"{one.dropped} dropped" + (f" ({late} as too old)" if late else ""))
     parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
+    parts += [f"{sink.missed} missed by {sink.name}, which failed" for sink in one.sinks if sink.failures]
     parts += [f"{sink.undelivered} not delivered by {sink.name}" for sink in one.sinks if sink.undelivered]
     if one.damaged:
         parts.append(f"{one.damaged} damaged")

@@ -68,7 +68,7 @@ def _perform(options: RunOptions, signals: _Signals, report: str | None, *, quie
                 metrics.follow(runner)
             status, told = _run(runner, signals, quiet=quiet or in_logs)
             # Whoever stops reading our output, as `head` does, knows that it is not whole: nothing is said.
-            unread = any(all(outlet.gone for outlet in lane.outlets) for lane in runner.lanes)
+            unread = any(all(outlet.unread for outlet in lane.outlets) for lane in runner.lanes)
         file.write(told)
     place = sys.stderr if _uses_stdout(options) else sys.stdout
     if in_logs and not quiet:

@@ -34,7 +34,7 @@ class MetricsServer:
     """Serves what is known of a run; a context manager.
 
     ``/healthz`` and ``/readyz`` ask for no credentials.  The first is 200 while the run has not failed, the second
-    once every output has taken a frame, and as long as frames get on.
+    once every output has taken a frame, as long as frames get on and no output is failing.
 
     Args:
         place: ``PORT``, for this machine alone, or ``ADDRESS:PORT``.
@@ -112,6 +112,9 @@ class _Site:
         frames = tuple(lane.meters.render.frames for lane in runner.lanes)
         if frames != self._seen:
             self._seen, self._changed = frames, time.monotonic()
+        failing = [outlet.sink.name for lane in runner.lanes for outlet in lane.outlets if outlet.failure is not None]
+        if failing:
+            return f"failed, everything else goes on: {hide(', '.join(failing))}"
         if not all(outlet.meter.frames or outlet.gone for lane in runner.lanes for outlet in lane.outlets):
             return "waiting for the first frame"
         return "no frame gets on" if time.monotonic() - self._changed > STALE_S else ""
@@ -144,6 +147,7 @@ def _frames(lanes: Sequence[Lane]) -> Iterator[Metric]:
     undelivered = _counter(
         "frames_undelivered", "Frames that a late client or an absent server did not get.", ("input", "output")
     )
+    failures = _counter("output_failures", "How often an output failed.", ("input", "output"))
     for lane in lanes:
         name = lane.source.info.name
         read.add_metric([name], lane.read_frames)
@@ -154,9 +158,10 @@ def _frames(lanes: Sequence[Lane]) -> Iterator[Metric]:
             there = [name, hide(outlet.sink.name)]
             dropped.add_metric(there, outlet.dropped)
             written.add_metric(there, outlet.meter.frames)
+            failures.add_metric(there, outlet.failures)
             if isinstance(outlet.sink, Live):
                 undelivered.add_metric(there, outlet.sink.lost)
-    yield from (read, dropped, damaged, unrefined, written, undelivered)
+    yield from (read, dropped, damaged, unrefined, written, undelivered, failures)
 
 
 def _times(lanes: Sequence[Lane]) -> Iterator[Metric]:
@@ -191,15 +196,20 @@ def _waiting(lanes: Sequence[Lane]) -> Iterator[Metric]:
 
     queue = GaugeMetricFamily("deeplab_stream_queue_frames", "Frames that wait.", labels=("input", "before"))
     clients = GaugeMetricFamily("deeplab_stream_clients", "Clients of an output.", labels=("input", "output"))
+    up = GaugeMetricFamily(
+        "deeplab_stream_output_up", "1 while an output can be written, 0 after it failed.", labels=("input", "output")
+    )
     for lane in lanes:
         name = lane.source.info.name
         for what, buffer in (("prepare", lane.decoded), ("infer", lane.ready), ("upsample", lane.scored)):
             queue.add_metric([name, what], len(buffer))
         for outlet in lane.outlets:
-            queue.add_metric([name, hide(outlet.sink.name)], len(outlet.buffer))
+            there = [name, hide(outlet.sink.name)]
+            queue.add_metric(there, len(outlet.buffer))
+            up.add_metric(there, not outlet.gone and outlet.failure is None)
             if isinstance(outlet.sink, Live):
-                clients.add_metric([name, hide(outlet.sink.name)], outlet.sink.clients)
-    yield from (queue, clients)
+                clients.add_metric(there, outlet.sink.clients)
+    yield from (queue, clients, up)
 
 
 def _counter(name: str, text: str, labels: Sequence[str]) -> Any:

@@ -117,7 +117,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         repaired=lane.source.repaired,
         unrefined=lane.unrefined,
         dropped=lane.dropped,
-        drops=_drops(lane),
+        drops=tuple(drop for drop in drops_of(lane) if drop.frames),
         outages=_outages(lane),
         sinks=tuple(map(_sink, lane.outlets)),
         latency_ms=latency.percentiles(),
@@ -130,18 +130,21 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
 def _sink(outlet: Outlet) -> SinkReport:
     lost = outlet.sink.lost if isinstance(outlet.sink, Live) else 0
     encoder = outlet.sink.encoder if isinstance(outlet.sink, Encoding) else ""
-    return SinkReport(outlet.sink.name, outlet.meter.frames, outlet.dropped, lost, encoder)
+    return SinkReport(
+        outlet.sink.name, outlet.meter.frames, outlet.dropped, lost, encoder, outlet.failures, outlet.missed
+    )
 
 
-def _drops(lane: Lane) -> tuple[DropReport, ...]:
-    drops = [
+def drops_of(lane: Lane) -> tuple[DropReport, ...]:
+    """Frames that were lost on purpose, by place and cause, also those that are 0."""
+    return (
         DropReport("decode", "late", lane.source.skipped),
         DropReport("prepare", "overtaken", lane.overtaken),
         DropReport("prepare", "late", lane.late_unprepared),
         DropReport("infer", "late", lane.late_prepared),
         *(DropReport(outlet.sink.name, "slow", outlet.dropped) for outlet in lane.outlets),
-    ]
-    return tuple(drop for drop in drops if drop.frames)
+        *(DropReport(outlet.sink.name, "failed", outlet.missed) for outlet in lane.outlets),
+    )
 
 
 def _outages(lane: Lane) -> OutageReport | None:

@@ -132,7 +132,8 @@ class Runner:
             session = self._engine.session(geometry.input_height, geometry.input_width)
             if isinstance(session, FrameSession) and not on_scores:
                 session.takes(info.format.name)  # what it needs for frames takes its time, too
-        self.lanes = tuple(self._lane(each, self._is_live(each)) for each in opened)
+        alone = any(each.source.info.live for each in opened)
+        self.lanes = tuple(self._lane(each, self._is_live(each), alone=alone) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info)
         self._crew.watch(*self._inference.buffers)
 
@@ -148,13 +149,13 @@ class Runner:
         mode = self._options.mode
         return mode == "live" or (mode == "auto" and opened.source.info.live)
 
-    def _lane(self, opened: _Opened, live: bool) -> Lane:
+    def _lane(self, opened: _Opened, live: bool, *, alone: bool) -> Lane:
         assert self._engine is not None
         options, labels = self._options, self._engine.model.labels
         return Lane(
             opened.source,
             tuple(
-                Outlet(sink, source=opened.source.info.name, live=live, failed=lambda: self._crew.failed)
+                Outlet(sink, source=opened.source.info.name, live=live, failed=lambda: self._crew.failed, alone=alone)
                 for sink in opened.sinks
             ),
             engine=self._engine,
@@ -277,8 +278,11 @@ class Runner:
 
     @property
     def losses(self) -> tuple[PipelineError, ...]:
-        """Inputs that ended before their time, after frames had come."""
-        return tuple(lane.lost for lane in self.lanes if lane.lost is not None)
+        """Inputs that ended before their time, after frames had come, and outputs that are not written."""
+        inputs = tuple(lane.lost for lane in self.lanes if lane.lost is not None)
+        return inputs + tuple(
+            outlet.failure for lane in self.lanes for outlet in lane.outlets if outlet.failure is not None
+        )
 
     def report(self) -> Report:
         """What has happened so far."""

@@ -58,6 +58,30 @@ class Encoding(Protocol):
 
 
 @runtime_checkable
+class Keeping(Protocol):
+    """What a sink also offers that can save what it has written of a live input."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether it may be opened again after `keep` without harm to what is there."""
+
+    def keep(self) -> bool:
+        """Instead of `abort`: what was written of a live input gets its final name, if it plays.
+
+        Returns:
+            False where `abort` is left to be done.
+        """
+
+
+@runtime_checkable
+class Tending(Protocol):
+    """What a sink also offers that keeps many files."""
+
+    def tend(self) -> None:
+        """Look after the files, from time to time, also before `open`; never raises."""
+
+
+@runtime_checkable
 class Sink(Protocol):
     """A place where results go."""
 

@@ -13,11 +13,13 @@ import os
 import secrets
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from pipeline.errors import SinkError
+from pipeline.sinks.holding import lock
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -164,10 +166,11 @@ class PartFile(_Descriptor):
         try:
             _refuse_special(self._final)
             self._made = make_directory(self._final.parent)
-            # A short part of the name is enough, and keeps long names possible.
-            self._current = self._final.parent / f".{self._final.name[:40]}.{secrets.token_hex(4)}.part"
+            # Sixty characters are no more than 240 bytes, so long names stay possible.
+            self._current = self._final.parent / f".{self._final.name[:60]}.{secrets.token_hex(4)}.part"
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self._current, flags, 0o666)
+            lock(self._descriptor)  # as long as the process lives: what it leaves behind is free
         except OSError as error:
             self._current = None
             self.discard()
@@ -204,6 +207,21 @@ class PartFile(_Descriptor):
         except OSError as error:
             raise cannot_write(self._name, error) from error
         self._current = self._final
+
+    def keep(self, good: Callable[[Path], bool]) -> bool:
+        """After an error: the final name for what was written, where that is ``good``, else `discard`.
+
+        Returns:
+            Whether there is a file.
+        """
+        self._close()
+        with suppress(OSError):
+            if self._current is not None and good(self._current):
+                self._current.replace(self._final)
+                self._current = self._final
+                return True
+        self.discard()
+        return False
 
     def discard(self) -> None:
         """Remove the file, whatever its name now, and the directories made for it."""

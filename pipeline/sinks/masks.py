@@ -14,7 +14,7 @@ from pipeline.sinks import records
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import encoder_named
 from pipeline.sinks.files import PartFile, StandardOutput, Target, commit
-from pipeline.sinks.muxer import Coding, Muxer
+from pipeline.sinks.muxer import Coding, Muxer, plays
 from pipeline.sinks.picture import Canvas, PictureFormat
 from pipeline.sources.base import AudioPacket
 
@@ -56,7 +56,7 @@ class MaskSegment:
             encoder, encoder.options(None), picture, info.stream.time_base, info.stream.average_rate, _THREADS
         )
         tags = {"CLASSES": json.dumps(info.labels.names, ensure_ascii=False), "MODEL": info.model}
-        self._muxer = Muxer(targets[0], "matroska", coding, prompt=prompt, tags=tags)
+        self._muxer = Muxer(targets[0], "matroska", coding, prompt=prompt, lasting=info.stream.live, tags=tags)
         self._say(records.header(info, height, width, number))
 
     def write(self, result: Result, sequence: int) -> None:
@@ -161,11 +161,37 @@ class MaskVideoSink:
             return
         try:
             self._segment.finish()
+        except SinkError:
+            if not self._info.stream.live:
+                self.abort()
+            raise
+        try:
             commit(*self._all())
         except SinkError:
             self.abort()
             raise
         self._forget()
+
+    @property
+    def continues(self) -> bool:
+        """False: the next file would be written over what was kept."""
+        return False
+
+    def keep(self) -> bool:
+        """As `Keeping`: of a live input, into files."""
+        if self._info is None or not self._info.stream.live or not self._targets:
+            return False
+        if not all(isinstance(target, PartFile) for target in self._all()):
+            return False
+        if self._segment is not None:
+            self._segment.abandon()
+        for video, lines in self._targets:
+            assert isinstance(video, PartFile)
+            kept = video.keep(plays)
+            if isinstance(lines, PartFile):
+                lines.keep(cut_to_lines) if kept else lines.discard()
+        self._forget()
+        return True
 
     def abort(self) -> None:
         """Remove what was written, all segments."""
@@ -224,6 +250,12 @@ def _numbered(path: Path, number: int) -> Path:
 
 def _lines_of(video: Path) -> Path:
     return video.with_name(video.name + ".jsonl")
+
+
+def cut_to_lines(path: Path) -> bool:
+    """Take away the last line where it is not whole; whether any is left."""
+    with path.open("r+b") as file:
+        return file.truncate(file.read().rfind(b"\n") + 1) > 0
 
 
 def pipe_targets(number: int) -> Targets:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -24,6 +25,9 @@ _LOG = logging.getLogger(__name__)
 _WRITE_BYTES = 1 << 17
 _ENDLESS = 1 << 62
 _ASSUMED_RATE = Fraction(25)
+
+LASTING = ("matroska", "webm")
+"""Containers that play as far as they were written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Muxer:
         coding: how pictures become a stream.
         audio: stream to copy, or None; left out with a warning where the container cannot hold it.
         prompt: hand on every packet at once (somebody watches), instead of in large writes.
+        lasting: hand on what was made every second, so that a crash loses no more (Matroska and WebM alone).
         tags: metadata of the container.
 
     Raises:
@@ -76,6 +81,7 @@ class Muxer:
         *,
         audio: av.AudioStream | None = None,
         prompt: bool = False,
+        lasting: bool = False,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         self._target = target
@@ -91,7 +97,11 @@ class Muxer:
         encoder.quiet()
         with self._translated(f"{encoder.name} at {picture.width}×{picture.height}"):
             self._container = av.open(
-                target, "w", format=container, buffer_size=_WRITE_BYTES, container_options=_options(container, prompt)
+                target,
+                "w",
+                format=container,
+                buffer_size=_WRITE_BYTES,
+                container_options=_options(container, prompt, lasting),
             )
             self._container.metadata.update(tags or {})
             self._video = add_video(self._container, coding)
@@ -213,15 +223,27 @@ def add_video(container: av.container.OutputContainer, coding: Coding) -> av.Vid
     return stream
 
 
-def _options(container: str, prompt: bool) -> dict[str, str]:
+def _options(container: str, prompt: bool, lasting: bool) -> dict[str, str]:
     # Audio may begin before zero (encoder priming).  MP4 and MOV keep that; Matroska would shift
     # both streams instead, although its blocks can lie before their cluster.
     #
     # No `movflags=faststart`: it writes the whole file twice at the end, for the sake of players
     # on the web that cannot ask for a part of a file.
-    options = {"avoid_negative_ts": "disabled"} if container in ("matroska", "webm") else {}
-    # Matroska would collect a second of packets in a cluster; a cluster for each is 13 bytes more.
-    return options | ({"flush_packets": "1", "cluster_time_limit": "0"} if prompt else {})
+    if container not in LASTING:
+        return {"flush_packets": "1"} if prompt else {}
+    options = {"avoid_negative_ts": "disabled"}
+    # Matroska would collect five seconds of packets in a cluster; a cluster for each is 13 bytes more.
+    milliseconds = "0" if prompt else "1000"
+    return options | ({"flush_packets": "1", "cluster_time_limit": milliseconds} if prompt or lasting else {})
+
+
+def plays(path: Path) -> bool:
+    """Whether there is a picture in a file, whole or not."""
+    try:
+        with av.open(str(path)) as container:
+            return next(container.decode(video=0), None) is not None
+    except (av.FFmpegError, OSError, IndexError, ValueError):
+        return False
 
 
 def _holds(container: str, audio: av.AudioStream) -> bool:

@@ -96,6 +96,9 @@ class FileSink(Sink, Protocol):
     def written(self) -> int:
         """Bytes written so far."""
 
+    def keep(self) -> bool:
+        """As `Keeping`."""
+
 
 class SegmentedSink:
     """Gives every segment a sink of its own, which begins with a keyframe and at time 0.
@@ -220,6 +223,22 @@ class SegmentedSink:
             self._end()
         finally:
             self._info = None
+
+    @property
+    def continues(self) -> bool:
+        """True: what comes after an error has a segment of its own."""
+        return True
+
+    def keep(self) -> bool:
+        """As `Keeping`: the segment that is being written, in Matroska and WebM."""
+        sink = self._sink
+        if sink is None:
+            return False
+        if sink.keep():
+            self._sink = None
+        self.abort()
+        self._tidy_up()
+        return True
 
     def abort(self) -> None:
         """Remove the segment that is being written."""

@@ -10,8 +10,8 @@ from pipeline.errors import SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import Encoder, VideoOptions, encoder_for, nearest_format
-from pipeline.sinks.files import Target, commit
-from pipeline.sinks.muxer import Coding, Muxer
+from pipeline.sinks.files import PartFile, Target, commit
+from pipeline.sinks.muxer import LASTING, Coding, Muxer, plays
 from pipeline.sinks.nvenc import begin, refuse_without
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sources.base import AudioPacket
@@ -62,6 +62,7 @@ class VideoSink:
         self._muxer: Muxer | None = None
         self._painter: Painter | None = None
         self._frames = 0
+        self._lasting = False
 
     @property
     def name(self) -> str:
@@ -113,7 +114,15 @@ class VideoSink:
         )
         try:
             self._target = self._make_target(info)
-            self._muxer = Muxer(self._target, self._container, coding, audio=stream.audio, prompt=self._prompt)
+            self._lasting = stream.live and self._container in LASTING
+            self._muxer = Muxer(
+                self._target,
+                self._container,
+                coding,
+                audio=stream.audio,
+                prompt=self._prompt,
+                lasting=self._lasting,
+            )
         except SinkError:
             self.abort()
             raise
@@ -154,11 +163,30 @@ class VideoSink:
             return
         try:
             muxer.finish()
+        except SinkError:
+            if not self._lasting:
+                self.abort()
+            raise
+        try:
             commit(target)
         except SinkError:
             self.abort()
             raise
         self._forget()
+
+    @property
+    def continues(self) -> bool:
+        """False: the next file would be written over what was kept."""
+        return False
+
+    def keep(self) -> bool:
+        """As `Keeping`: of a live input, in Matroska and WebM."""
+        target, muxer = self._target, self._muxer
+        if not self._lasting or muxer is None or not isinstance(target, PartFile):
+            return False
+        muxer.abandon()
+        self._forget()
+        return target.keep(plays)
 
     def abort(self) -> None:
         """Remove what was written."""

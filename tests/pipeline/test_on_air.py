@@ -18,12 +18,24 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.config import load_options
+from pipeline.errors import SinkError
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks import ServeOptions, open_output
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import ROOT, arguments, nothing_left, one_line_error, options_of, run, started, times, until
+from tests.pipeline.running import (
+    ROOT,
+    Recorder,
+    arguments,
+    nothing_left,
+    one_line_error,
+    options_of,
+    run,
+    started,
+    times,
+    until,
+)
 from tests.pipeline.sinks.serving import Task, free_port, page_pieces, play
 
 pytestmark = [pytest.mark.timeout(90)]
@@ -186,6 +198,30 @@ def test_the_documented_deployment_is_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     names = [open_output(uri, options.video, options.serve, options.record).name for uri in one.outputs]
     assert names == list(one.outputs)
     assert "topsecret" not in repr(options)
+
+
+def test_an_output_that_fails_is_told_to_those_who_watch(tiny: str) -> None:
+    port = free_port()
+    given = Recorder(lambda step, _: _full() if step == "write" else None, name="rec/a.mkv")
+    with nothing_left(), MetricsServer(str(port), ServeOptions()) as server:
+        options = options_of([InputOptions(LIVE, "cam", masks=("null",))], tiny)
+        with Runner(options, extra=[given]) as runner:
+            server.follow(runner)
+            runner.start()
+            until(lambda: runner.lanes[0].outlets[1].failure, 20, "the failure")
+            until(lambda: get(port, "readyz")[1].startswith("failed"), 20)
+            assert get(port, "readyz") == (503, "failed, everything else goes on: rec/a.mkv\n")
+            assert get(port, "healthz") == (200, "ok\n")
+            seen = samples(port)
+            runner.stop()
+            runner.finish()
+    assert seen["deeplab_stream_output_failures_total", "cam", "rec/a.mkv"] == 1
+    assert seen["deeplab_stream_output_up", "cam", "rec/a.mkv"] == 0
+    assert seen["deeplab_stream_output_up", "cam", "null"] == 1
+
+
+def _full() -> None:
+    raise SinkError("rec/a.mkv cannot be written: the disk is full")
 
 
 def test_a_port_in_use_is_told_before_anything_runs(cli: Cli, tiny: str) -> None:
