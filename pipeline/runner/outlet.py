@@ -30,7 +30,7 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 30.0
 STEADY_S = 10.0
 """An output that has written for so long is there again."""
 
-TEND_S = 10.0
+TEND_S = 30.0
 """How often an output that keeps files looks after them."""
 
 

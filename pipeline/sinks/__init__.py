@@ -16,9 +16,10 @@ from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
 from pipeline.sinks.nvenc import refuse_without
 from pipeline.sinks.publish import PublishSink, is_published
+from pipeline.sinks.recordings import has_clock, place_of, refuse_unknown_clock
 from pipeline.sinks.rle_lines import RleSink
 from pipeline.sinks.rtsp.sink import RtspSink
-from pipeline.sinks.segments import RecordOptions, SegmentedSink, has_clock, place_of, refuse_unknown_clock
+from pipeline.sinks.segments import RecordOptions, SegmentedSink
 from pipeline.sinks.serve.address import check_free, serve_address
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.video import VideoSink

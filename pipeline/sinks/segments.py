@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +15,10 @@ from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import Encoding, OutputInfo, Sink
 from pipeline.sinks.files import PartFile, cannot_write, make_directory, remove_directories
+from pipeline.sinks.recordings import Recordings, at, free, place_of
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)
-_DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2, "M": 2, "S": 2}
-_CLOCK = re.compile(rf"%([{''.join(_DIGITS)}])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)B?")
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -72,23 +69,6 @@ def _bytes(name: str, size: int | str) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
-def has_clock(path: str) -> bool:
-    """Whether a file's path tells the time, as ``rec/%Y%m%d-%H%M%S.mkv``."""
-    return _CLOCK.search(path.replace("%%", "")) is not None
-
-
-def refuse_unknown_clock(uri: str) -> None:
-    """See that a video's name means what its ``%`` say.
-
-    Raises:
-        ConfigError: one that is none of the clock's: it would be part of the name, and no file would follow another.
-    """
-    for found in re.finditer(r"%(?:%|-?\d*[A-Za-z]?)", uri):
-        if not _CLOCK.fullmatch(found[0]) and found[0] not in ("%", "%%"):
-            known = " ".join(f"%{letter}" for letter in _DIGITS)
-            raise ConfigError(f"{uri!r}: {found[0]} tells no time; known are {known}, and %% beside them for a plain %")
-
-
 class FileSink(Sink, Protocol):
     """A sink that makes one file and knows its size."""
 
@@ -105,7 +85,8 @@ class SegmentedSink:
 
     A segment gets its name, the local time of its first frame, when it is whole.  Where that name is taken,
     ``-2`` and so on is added.  An error or `abort` costs the segment that is being written, not those before.
-    Only files whose names fit the pattern are ever removed.
+    Only files whose names fit the pattern are ever removed, and the directories with the clock in their names that
+    this empties.  A segment that a killed run has left under its hidden name is given its own, where it plays.
 
     Args:
         name: the output as the user named it.
@@ -125,6 +106,8 @@ class SegmentedSink:
         self._made: list[Path] = []
         self._began = Fraction(0)
         self._segments = 0
+        self._files = Recordings(name)
+        self._adopted = False
         self.encoder = ""
 
     @property
@@ -134,7 +117,7 @@ class SegmentedSink:
 
     def open(self, info: OutputInfo) -> None:
         """See that files can be made there."""
-        path = Path(_at(self._name, time.time()))
+        path = Path(at(self._name, time.time()))
         made = self._make_directory(path)
         PartFile(path, self._name).discard()
         remove_directories(made)
@@ -158,7 +141,7 @@ class SegmentedSink:
     def _next(self, info: OutputInfo, result: Result) -> FileSink:
         self._began = result.pts
         stream = replace(info.stream, start=Fraction(0), skipped=result.pts)
-        path = _free(_at(self._name, result.frame.wall_ns / 1e9))
+        path = free(at(self._name, result.frame.wall_ns / 1e9))
         self._made = self._make_directory(Path(path))
         sink = self._make(path)
         self._sink = sink  # whoever aborts must reach it
@@ -183,25 +166,14 @@ class SegmentedSink:
         if self._sink is not None:
             self._sink.close()
             self._sink = None
-            self._tidy_up()
+            self.tend()
 
-    def _tidy_up(self) -> None:
-        """Remove what is too old or too much; the newest file stays."""
-        options = self._options
-        if options.keep_time is None and options.keep_bytes is None:
-            return
-        found = sorted(_finished(self._name), key=lambda file: file.changed)
-        total = sum(file.size for file in found)
-        limit = options.keep_bytes
-        for file in found[:-1]:
-            old = options.keep_time is not None and time.time() - file.changed > options.keep_time
-            if not old and (limit is None or total <= limit):
-                break
-            total -= file.size
-            for path in (file.path, Path(f"{file.path}.jsonl")):
-                with suppress(OSError):
-                    path.unlink()
-            _LOG.info("%s: %s is removed", self._name, file.path)
+    def tend(self) -> None:
+        """As `Tending`: also what an earlier run that was killed has left."""
+        if not self._adopted:
+            self._adopted = True
+            self._files.adopt()
+        self._files.tidy(self._options.keep_time, self._options.keep_bytes)
 
     def write_audio(self, audio: AudioPacket) -> None:
         """Copy one packet into the segment that it belongs to."""
@@ -237,7 +209,7 @@ class SegmentedSink:
         if sink.keep():
             self._sink = None
         self.abort()
-        self._tidy_up()
+        self.tend()
         return True
 
     def abort(self) -> None:
@@ -246,55 +218,3 @@ class SegmentedSink:
             self._sink.abort()
             remove_directories(self._made)
         self._sink = self._info = None
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    size: int
-    changed: float
-
-
-def place_of(pattern: str) -> Path:
-    """The directory of a pattern above which no name has the clock in it."""
-    place = Path(pattern).parent
-    while has_clock(str(place)):
-        place = place.parent
-    return Path(str(place).replace("%%", "%"))
-
-
-def _at(pattern: str, seconds: float) -> str:
-    """The path of a pattern at a time (since 1970)."""
-    clock = time.localtime(seconds)
-    return "%".join(_CLOCK.sub(lambda m: time.strftime(m[0], clock), part) for part in pattern.split("%%"))
-
-
-def _free(path: str) -> str:
-    stem, dot, suffix = path.rpartition(".")
-    number = 1
-    while os.path.lexists(path):
-        number += 1
-        path = f"{stem}-{number}{dot}{suffix}"
-    return path
-
-
-def _finished(pattern: str) -> Iterator[_File]:
-    """Files that were made by this pattern."""
-    stem, _, suffix = os.path.abspath(pattern).rpartition(".")  # noqa: PTH100 - a link in it must stay
-    expression = "%".join(_expression(part) for part in stem.split("%%"))
-    name = re.compile(rf"{expression}(?:-\d+)?\.{re.escape(suffix)}")
-    root = place_of(stem)
-    for folder, _, files in os.walk(root):
-        for file in files:
-            path = Path(folder, file)
-            if name.fullmatch(str(path)):
-                with suppress(OSError):
-                    told = path.stat()
-                    yield _File(path, told.st_size, told.st_mtime)
-
-
-def _expression(part: str) -> str:
-    pieces = _CLOCK.split(part)  # text and letters in turn
-    return "".join(
-        rf"\d{{{_DIGITS[piece]}}}" if number % 2 else re.escape(piece) for number, piece in enumerate(pieces)
-    )

@@ -37,7 +37,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.runner.outlet, "FIRST_RETRY_S", 0.1)
-    monkeypatch.setattr(pipeline.runner.outlet, "STEADY_S", 0.5)
+    monkeypatch.setattr(pipeline.runner.outlet, "STEADY_S", 0.3)
 
 
 def videos(folder: Path) -> list[Path]:
@@ -45,7 +45,7 @@ def videos(folder: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("kind", ["outputs", "masks"])
+@pytest.mark.parametrize("kind", ["outputs", pytest.param("masks", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_for_a_while(kind: str, tiny: str, small: Path, caplog: pytest.LogCaptureFixture) -> None:
     pattern = str(small / "a-%H%M%S.mkv")
     recorded = InputOptions(NOISE, "noisy", **{kind: (pattern,)})

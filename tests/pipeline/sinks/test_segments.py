@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Result
 from pipeline.sinks import RecordOptions, open_masks, open_output
-from pipeline.sinks.segments import has_clock
+from pipeline.sinks.recordings import has_clock
 from tests.pipeline.sinks.made import TAKES, decode, tree
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged")]
