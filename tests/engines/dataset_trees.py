@@ -41,9 +41,27 @@ def save(path: Path, values: np.ndarray) -> None:
     if path.suffix == ".mat":
         from scipy.io import savemat
 
-        savemat(path, {"GTcls": {"Segmentation": values}} if path.parent.name == "cls" else {"LabelMap": values})
-    else:
-        Image.fromarray(values).save(path)
+        savemat(path, sbd_variables(values) if path.parent.name == "cls" else {"LabelMap": values}, do_compression=True)
+        return
+    picture = Image.fromarray(values)
+    if path.parent.name in PALETTES and picture.mode == "L":
+        picture.putpalette(bytes(range(256)) * 3)  # of any colours: numbers count
+    picture.save(path)
+
+
+PALETTES = ("SegmentationClass", "SegmentationClassAug", "pascal_person_part_gt")
+"""Directories whose label pictures are published with a palette."""
+
+
+def sbd_variables(labels: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """What a file of SBD holds: boundaries by class, sparse, before the labels, and the classes after them."""
+    from scipy.sparse import csc_matrix
+
+    boundaries = np.empty((20, 1), object)
+    for number in range(20):
+        boundaries[number, 0] = csc_matrix(labels == number + 1)
+    present = np.unique(labels[labels > 0]).astype(np.uint8)[:, None]
+    return {"GTcls": {"Boundaries": boundaries, "Segmentation": labels, "CategoriesPresent": present}}
 
 
 def save_list(path: Path, lines: Sequence[str]) -> None:

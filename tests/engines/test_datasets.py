@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,22 @@ from engines.training.datasets import (
     DataError,
     find_samples,
     open_dataset,
+    read_labels,
     read_sample,
 )
+from engines.training.datasets.matlab import MatlabError, read_label_map
 from engines.training.datasets.pictures import StoredPictures
-from tests.engines.dataset_trees import TREES, Tree, cityscapes, folder, person_part, save, save_list, voc
+from tests.engines.dataset_trees import (
+    TREES,
+    Tree,
+    cityscapes,
+    folder,
+    person_part,
+    save,
+    save_list,
+    sbd_variables,
+    voc,
+)
 
 CLASSES = {
     "voc": 21,
@@ -38,6 +52,16 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Tree]:
     kind, write = TREES[request.param]
     pytest.importorskip("scipy", reason="files of MATLAB")
     return kind, write(tmp_path)
+
+
+def damaged(whole: bytes, random: np.random.Generator, trial: int) -> bytes:
+    """A file that is cut, or some of whose bytes are others."""
+    if trial % 3 == 0:
+        return whole[: int(random.integers(len(whole)))]
+    changed = bytearray(whole)
+    for place in random.integers(0, min(len(whole), 400), int(random.integers(1, 5))):
+        changed[int(place)] = int(random.integers(256))
+    return bytes(changed)
 
 
 def refused(kind: str, tree: Tree) -> str:
@@ -133,6 +157,33 @@ def test_unreadable_labels_are_named(made: tuple[str, Tree]) -> None:
     victim = tree.labels(tree.names[-1])
     victim.write_bytes(b"half a file")
     assert str(victim) in refused(kind, tree)
+
+
+def test_pictures_beyond_all_sizes_are_told(tmp_path: Path) -> None:
+    tree = folder(tmp_path)
+    victim = tree.labels(tree.names[0])
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    blocks = (
+        struct.pack(">I", len(held)) + kind + held + struct.pack(">I", zlib.crc32(kind + held)) for kind, held in parts
+    )
+    victim.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(blocks))
+    assert f"{victim}: larger than any picture" in refused("folder", tree)
+
+
+def test_damaged_pictures_are_told(tmp_path: Path) -> None:
+    """Cut anywhere or with bytes changed: told by name, or read."""
+    tree = folder(tmp_path)
+    samples = find_samples(tmp_path, "mine")
+    whole, random, told = samples[0].labels.read_bytes(), np.random.default_rng(0), 0
+    for trial in range(100):
+        samples[0].labels.write_bytes(damaged(whole, random, trial))
+        try:
+            read_sample(samples[0], 11)
+        except DataError as error:
+            told += 1
+            assert str(tree.labels(tree.names[0])) in str(error)
+    assert told > 50
 
 
 def test_coloured_labels_are_refused(tmp_path: Path) -> None:
@@ -243,3 +294,79 @@ def test_pictures_that_do_not_fit_are_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pictures[0][1], tree.truth[0])
     with pytest.raises(DataError, match="not a readable picture"):
         pictures[1]
+
+
+# MATLAB's files
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kind", ["LabelMap", "GTcls"])
+def test_label_maps_are_those_that_scipy_reads(kind: str, compressed: bool, tmp_path: Path) -> None:
+    io = pytest.importorskip("scipy.io", reason="writes and reads files of MATLAB")
+    random, path = np.random.default_rng(7), tmp_path / "a.mat"
+    for dtype, shape in ((np.uint8, (24, 32)), (np.uint8, (1, 3)), (np.uint16, (5, 7)), (np.uint16, (375, 500))):
+        values = random.integers(0, 256 if dtype is np.uint8 else 60_000, shape).astype(dtype)
+        variables = sbd_variables(values) if kind == "GTcls" else {"other": np.eye(3), "LabelMap": values}
+        io.savemat(path, variables, do_compression=compressed)
+        found = io.loadmat(path)
+        expected = found["LabelMap"] if kind == "LabelMap" else found["GTcls"]["Segmentation"][0, 0]
+        read = read_label_map(path)
+        assert read.dtype == dtype
+        np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_numbers_of_16_bits_are_read_where_they_are_stored_in_8(order: str, tmp_path: Path) -> None:
+    """As MATLAB stores those that fit, and SciPy never; of either order of bytes."""
+
+    def element(kind: int, data: bytes) -> bytes:
+        return struct.pack(f"{order}II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    flags, sides = struct.pack(f"{order}II", 11, 0), struct.pack(f"{order}ii", 2, 3)
+    matrix = element(6, flags) + element(5, sides) + element(1, b"LabelMap") + element(2, bytes(range(6)))
+    ending = (b"\x00\x01IM" if order == "<" else b"\x01\x00MI") + element(14, matrix)
+    (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(124) + ending)
+    found = read_label_map(tmp_path / "a.mat")
+    assert found.dtype == np.uint16
+    assert found.tolist() == [[0, 2, 4], [1, 3, 5]]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_damaged_label_maps_are_told(compressed: bool, tmp_path: Path) -> None:
+    """Cut anywhere or with bytes changed: told, or read; never more."""
+    io = pytest.importorskip("scipy.io", reason="writes files of MATLAB")
+    random, path = np.random.default_rng(0), tmp_path / "a.mat"
+    io.savemat(path, {"GTcls": {"Segmentation": random.integers(0, 21, (24, 32), np.uint8)}}, do_compression=compressed)
+    whole, told = path.read_bytes(), 0
+    for trial in range(500):
+        path.write_bytes(damaged(whole, random, trial))
+        try:
+            read_labels(path, (24, 32), 21)
+        except DataError as error:
+            told += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+    assert told > 200
+
+
+def test_label_maps_that_are_none_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io = pytest.importorskip("scipy.io", reason="writes files of MATLAB")
+    path = tmp_path / "a.mat"
+    for variables, said in (
+        ({"other": np.zeros((2, 2), np.uint8)}, "neither LabelMap nor GTcls"),
+        ({"GTcls": {"Boundaries": np.zeros((2, 2), np.uint8)}}, "neither LabelMap nor GTcls"),
+        ({"LabelMap": np.zeros((2, 2))}, "no matrix of bytes"),
+        ({"LabelMap": np.zeros((2, 2, 2), np.uint8)}, "no matrix of bytes"),
+    ):
+        io.savemat(path, variables)
+        with pytest.raises(MatlabError, match=said):
+            read_label_map(path)
+    io.savemat(path, {"LabelMap": np.zeros((2, 2), np.uint8)}, format="4")
+    with pytest.raises(MatlabError, match="level 5"):
+        read_label_map(path)
+    io.savemat(path, {"LabelMap": np.zeros((1000, 1000), np.uint8)}, do_compression=True)
+    assert path.stat().st_size < 5000
+    monkeypatch.setattr("engines.training.datasets.matlab.MAX_BYTES", 100_000)
+    with pytest.raises(MatlabError, match="unpacks into more"):
+        read_label_map(path)

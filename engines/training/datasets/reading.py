@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from engines.base import EngineError
+from engines.training.datasets.matlab import MatlabError, read_label_map
 
 UInt8 = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -128,20 +129,14 @@ def _read_picture(path: Path, mode: str | None) -> UInt8:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert(mode) if mode else picture)
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: larger than any picture") from error
+    except (OSError, ValueError, SyntaxError, MemoryError) as error:
         raise DataError(f"{path}: not a readable picture") from error
 
 
 def _read_matlab(path: Path) -> Values:
-    """The label values in a file of SBD (``GTcls.Segmentation``) or PASCAL-Context (``LabelMap``)."""
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ModuleNotFoundError as error:
-        raise DataError(f"{path}: needs SciPy ({error}): pip install 'deeplab-stream[train]'") from error
-    try:
-        found = loadmat(path, variable_names=("GTcls", "LabelMap"))
-        values = found["LabelMap"] if "LabelMap" in found else found["GTcls"]["Segmentation"][0, 0]
-    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MatReadError) as error:
-        raise DataError(f"{path}: no labels of SBD or PASCAL-Context") from error
-    return np.asarray(values)
+        return read_label_map(path)
+    except (OSError, MatlabError) as error:
+        raise DataError(f"{path}: no labels of SBD or PASCAL-Context: {error}") from error
