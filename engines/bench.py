@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from engines.base import Engine, EngineError, EngineInfo, Model, Request
 
@@ -56,7 +58,9 @@ def input_size(model: Model, frame: tuple[int, int], short_side: int) -> tuple[i
     return height, width
 
 
-def measure(engine: Engine, size: tuple[int, int], *, pictures: int = 50, warm_up: int = 5) -> Timing:
+def measure(
+    engine: Engine, size: tuple[int, int], *, pictures: int = 50, warm_up: int = 5, progress: bool = False
+) -> Timing:
     """Time a network on noise, which costs a convolution as much as any picture.
 
     Args:
@@ -64,6 +68,7 @@ def measure(engine: Engine, size: tuple[int, int], *, pictures: int = 50, warm_u
         size: (height, width) of the input, in pixels.
         pictures: how many to time.
         warm_up: how many to run before.
+        progress: show a progress bar where there is a terminal; it is drawn between pictures.
 
     Raises:
         EngineError: the network cannot run, or there is nothing to time.
@@ -83,20 +88,24 @@ def measure(engine: Engine, size: tuple[int, int], *, pictures: int = 50, warm_u
         request.wait(TIMEOUT_S)
         times.append(time.perf_counter() - began)
 
-    def run(count: int) -> None:
+    def run(count: int, seen: Callable[[], object]) -> None:
         for index in range(count):
             if len(flying) == lanes:
                 land()
+                seen()
             began = time.perf_counter()
             flying.append((began, session.start(images[index % lanes], outputs[index % lanes])))
         while flying:
             land()
+            seen()
 
-    run(warm_up)
+    run(warm_up, lambda: None)
     times.clear()
-    wall, cpu = time.perf_counter(), time.process_time()
-    run(pictures)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    bar: tqdm[Any]
+    with tqdm(total=pictures, desc="timing", unit="picture", leave=False, disable=None if progress else True) as bar:
+        wall, cpu = time.perf_counter(), time.process_time()
+        run(pictures, bar.update)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     milliseconds = np.array(times) * 1e3
     return Timing(
         engine.model.name,

@@ -263,7 +263,7 @@ def _bench(args: argparse.Namespace) -> int:
         model, args.engine, EngineOptions(args.precision, args.threads, args.requests, compiled_cache())
     )
     try:
-        timing = measure(engine, input_size(model, args.frame, size), pictures=args.pictures)
+        timing = measure(engine, input_size(model, args.frame, size), pictures=args.pictures, progress=True)
     finally:
         engine.close()
     info = timing.engine
@@ -308,4 +308,8 @@ class _Lines(logging.Formatter):
 def _set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Lines())
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    logging.basicConfig(
+        level=logging.WARNING, handlers=[handler]
+    )  # what libraries tell of themselves is nobody's concern
+    for ours in ("engines", "pipeline"):
+        logging.getLogger(ours).setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -28,6 +28,7 @@ def describe_model(model: Model, entry: ZooEntry | None) -> Rows:
         ("input", f"{model.input_name}: {model.input_dtype} {model.layout} {model.channels}"),
         ("normalisation", f"mean {model.mean}, std {model.std}" if model.mean else "inside the graph"),
         ("input size", sides),
+        _corners(model),
         ("short side", f"{model.size} pixels unless --size is given"),
         ("arithmetic", "int8 (quantised)" if model.quantised else "float"),
         ("classes", f"{len(model.labels)}: {', '.join(model.labels.names)}"),
@@ -45,8 +46,13 @@ def describe_entry(entry: ZooEntry) -> Rows:
         ("licence", entry.licence),
         *_published(entry),
         ("short side", f"{entry.size} pixels unless --size is given"),
+        _corners(entry),
         ("classes", f"{len(entry.labels)}: {', '.join(entry.labels.names)}"),
     ]
+
+
+def _corners(of: Model | ZooEntry) -> tuple[str, str]:
+    return "corners", "laid on corners (align_corners)" if of.align_corners else "half pixels (no align_corners)"
 
 
 def _published(entry: ZooEntry) -> Rows:

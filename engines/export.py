@@ -11,7 +11,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,6 +54,7 @@ def export(
     licence: str = "",
     half: bool = False,
     others: Sequence[Segmenter] = (),
+    done: Callable[[], object] = lambda: None,
 ) -> float:
     """Write a network as ONNX, checked against torch; an older file is replaced only at the end.
 
@@ -65,6 +66,7 @@ def export(
         half: its labels were seen to hold in half precision. Its convolutions' weights are rounded to it
             and stored so; the graph casts them back, and engines do that once, as they compile it.
         others: networks that the mean of the weights is taken with; see `mean_of`.
+        done: called when the file is written, and when it is checked.
 
     Returns:
         The largest difference to the scores of torch, with the very weights of the file, that the check saw.
@@ -84,7 +86,10 @@ def export(
         if half:
             round_weights(folded)
         _write(ByteNetwork(folded).eval(), unfinished, facts, half)
-        return check(ByteNetwork(folded if half else network).eval(), unfinished)
+        done()
+        difference = check(ByteNetwork(folded if half else network).eval(), unfinished)
+        done()
+    return difference
 
 
 def read_export(model: Model) -> TrainedNetwork:

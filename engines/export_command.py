@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from engines.base import EngineError, Model
 from engines.training.datasets import CHOICES, DATASET_HELP, Sample, find_samples
 from engines.zoo import exported_place, fetch_model, fetch_published, find_entry, load_model
@@ -136,7 +138,10 @@ def _publish(args: argparse.Namespace) -> int:
     if args.output is None:
         _make_folder(output.parent)
     _log.info("making %s of %s and comparing it with torch: a minute or two", output.name, source.name)
-    difference = export(read_published(entry, source), output, name=entry.name, licence=entry.licence)
+    with tqdm(total=3, desc="exporting", unit="step") as bar:
+        network = read_published(entry, source)
+        bar.update()
+        difference = export(network, output, name=entry.name, licence=entry.licence, done=bar.update)
     print(_written(output, difference))
     if args.output is None:
         print(f"run it: python run_pipeline.py --model {entry.name} …")

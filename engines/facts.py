@@ -7,6 +7,7 @@ that is not JSON counts as a string).
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -123,10 +124,10 @@ class Checker:
         return ModelError(f"{self.where}{key} is {_shortened(self.values[key])}: it must be {wanted}")
 
     def text(self, key: str) -> str:
-        """A string."""
+        """A string without line breaks and other control characters."""
         value = self.values.get(key)
-        if not isinstance(value, str):
-            raise self.fail(key, "a text")
+        if not isinstance(value, str) or not _on_a_line(value):
+            raise self.fail(key, "a text of one line")
         return value
 
     def choice(self, key: str, *choices: str) -> str:
@@ -162,7 +163,9 @@ class Checker:
         """Class names."""
         value = self.values.get(key)
         wanted = f"a list of 2 to {MAX_CLASSES} different class names"
-        if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
+        if not isinstance(value, list) or not all(
+            isinstance(name, str) and name.strip() and _on_a_line(name) for name in value
+        ):
             raise self.fail(key, wanted)
         if not 2 <= len(value) <= MAX_CLASSES or len(set(value)) != len(value):
             raise self.fail(key, wanted)
@@ -191,6 +194,10 @@ class Checker:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < len(names):
             raise self.fail(key, f"a class name or a number from 0 to {len(names) - 1}")
         return value
+
+
+def _on_a_line(text: str) -> bool:
+    return not any(unicodedata.category(each) in {"Cc", "Cs", "Zl", "Zp"} for each in text)
 
 
 def _is_number(value: object) -> bool:

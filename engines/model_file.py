@@ -105,7 +105,7 @@ def read_model(path: Path) -> Model:
         path=path,
         labels=labels,
         size=_size(notes, facts, picture.fixed_size),
-        output_stride=_whole(notes, "output_stride", 1, MAX_STRIDE, facts.output_stride if facts else DEFAULT_STRIDE),
+        output_stride=_output_stride(notes, facts),
         align_corners=notes.flag("align_corners")
         if "align_corners" in notes.values
         else bool(facts and facts.align_corners),
@@ -149,13 +149,14 @@ def file_sha256(path: Path) -> str:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _beside(path: Path) -> Path | None:
+def notes_beside(path: Path) -> Path | None:
+    """The YAML file beside an ONNX file that is read with it, if there is one."""
     return next((p for ending in (".yaml", ".yml") if (p := path.with_suffix(ending)).is_file()), None)
 
 
 def _read_yaml(path: Path) -> Checker:
     """The YAML file beside a model, empty where there is none."""
-    beside = _beside(path)
+    beside = notes_beside(path)
     if beside is None:
         return Checker({}, f"{path.with_suffix('.yaml')}: ")
     try:
@@ -177,6 +178,14 @@ def _read_yaml(path: Path) -> Checker:
 
 def _whole(notes: Checker, key: str, lowest: int, highest: int, default: int) -> int:
     return notes.whole(key, lowest, highest) if key in notes.values else default
+
+
+def _output_stride(notes: Checker, facts: ModelFacts | None) -> int:
+    own = facts.output_stride if facts else 1
+    stride = _whole(notes, "output_stride", 1, MAX_STRIDE, facts.output_stride if facts else DEFAULT_STRIDE)
+    if stride % own:
+        raise notes.fail("output_stride", f"a multiple of {own}, which the network itself says")
+    return stride
 
 
 def _size(notes: Checker, facts: ModelFacts | None, fixed: tuple[int, int] | None) -> int:
@@ -309,7 +318,7 @@ def _labels(path: Path, output: Value, notes: Checker, facts: ModelFacts | None)
 
 def _write_labels(path: Path) -> str:
     """The way out for a network without labels."""
-    beside = _beside(path)
+    beside = notes_beside(path)
     where = f"a new file {path.with_suffix('.yaml')}" if beside is None else str(beside)
     return f"name all of them in {where}, as labels: [road, car, …]"
 

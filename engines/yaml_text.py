@@ -8,6 +8,19 @@ import yaml
 from yaml.reader import ReaderError
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe one, but for keys that are given twice: it would take the last in silence."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+            seen.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else key)
+        return node
+
+
 def parse_yaml(data: bytes) -> Any:
     """What a YAML file holds: mappings, lists, texts, numbers, truths, None.
 
@@ -18,7 +31,7 @@ def parse_yaml(data: bytes) -> Any:
         ValueError: it is no YAML; the message is a phrase to put behind the file's name.
     """
     try:
-        return yaml.safe_load(data)
+        return yaml.load(data, _Loader)
     except ReaderError as error:
         if error.encoding == "unicode":
             raise ValueError(f"holds the character U+{error.character:04X}, which YAML does not allow") from error

@@ -7,12 +7,13 @@ do from frame to frame is measured as it is.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from engines.backends import CHOICES, ENGINE_HELP
 from engines.backends.common import PRECISION_HELP, PRECISIONS
@@ -201,11 +202,15 @@ def evaluate_video(options: RunOptions, labels: Sequence[Path] | None, ignore: S
     Raises:
         PipelineError, EngineError: the video or a label picture cannot be used, or their numbers differ.
     """
-    judge = _Judge(labels, ignore)
-    with Runner(options, extra=(judge,)) as runner:
-        report = runner.run()
-        for loss in runner.losses:
-            raise loss
+    bar: tqdm[Any]
+    with tqdm(desc="evaluating", unit="frame", mininterval=0.5) as bar:
+        judge = _Judge(labels, ignore, bar.update)
+        with Runner(options, extra=(judge,)) as runner:
+            known = (runner.lanes[0].source.info.frames, options.source.max_frames)
+            bar.total = min((frames for frames in known if frames is not None), default=None)
+            report = runner.run()
+            for loss in runner.losses:
+                raise loss
     if labels is not None and options.source.max_frames is None and judge.frames != len(labels):
         raise DataError(f"{options.inputs[0].uri}: {judge.frames} frames, but {len(labels)} label pictures")
     return judge.result(report.inputs[0].propagation)
@@ -216,8 +221,9 @@ class _Judge:
 
     name = "judge"
 
-    def __init__(self, labels: Sequence[Path] | None, ignore: Sequence[int]) -> None:
+    def __init__(self, labels: Sequence[Path] | None, ignore: Sequence[int], seen: Callable[[], object]) -> None:
         self._labels = labels
+        self._seen = seen
         self._ignore = ignore
         self._names: tuple[str, ...] = ()
         self._flow: FlowConsistency | None = None
@@ -246,6 +252,7 @@ class _Judge:
             for window in self._windows.values():
                 window.add(truth, result.labels, valid)
         self.frames += 1
+        self._seen()
 
     def _truth(self, labels: Sequence[Path], result: Result) -> Any:
         if self.frames >= len(labels):

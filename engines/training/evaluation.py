@@ -7,6 +7,7 @@ import io
 import json
 import time
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -88,7 +89,14 @@ class WorkFile:
             with np.load(self._path, allow_pickle=False) as held:
                 told = json.loads(str(held["evaluation"]))
                 arrays = [held[key] for key in ("confusion", "trimap", "pictures")]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            fresh = (
+                counts.confusion.counts,
+                counts.trimap.counts,
+                np.empty((len(arrays[2]), len(PictureFigures._fields))),
+            )
+            if [(each.shape, each.dtype) for each in arrays] != [(each.shape, each.dtype) for each in fresh]:
+                raise ValueError("its counts are not those of such an evaluation")
+        except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise EngineError(f"{self._path}: not the state of an evaluation: remove it") from error
         demand_same(self._path, told, self._evaluation, "an evaluation", "--resume")
         counts.confusion.counts, counts.trimap.counts = arrays[0], arrays[1]
@@ -281,9 +289,20 @@ def label_picture(engine: Engine, image: UInt8, method: Method, labeller: Labell
 
 
 def pictures_key(samples: Sequence[Sample]) -> str:
-    """A hash of which pictures and labels there are."""
-    names = "\n".join(f"{each.image.resolve()}\t{each.labels.resolve()}" for each in samples)
-    return hashlib.sha256(names.encode()).hexdigest()
+    """A hash of which pictures and labels there are, and of when the labels were last changed.
+
+    Raises:
+        EngineError: a label file is not there any more.
+    """
+    try:
+        told = [
+            f"{each.image.resolve()}\t{each.labels.resolve()}\t{known.st_size}\t{known.st_mtime_ns}"
+            for each in samples
+            for known in (each.labels.stat(),)
+        ]
+    except OSError as error:
+        raise EngineError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _milliseconds(seconds: Sequence[float]) -> float:

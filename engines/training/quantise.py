@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -25,9 +24,11 @@ from engines.backends import open_engine
 from engines.backends.common import one_line, prepare
 from engines.base import EngineError, EngineOptions, Model
 from engines.facts import PREFIX
+from engines.model_file import notes_beside
 from engines.onnx_graph import plain_activations, whole_weights
 from engines.training.datasets import Sample
 from engines.training.evaluation import evaluate
+from engines.training.files import write_bytes
 from engines.training.scoring import labelled_pictures, network_picture, picture_geometry
 from engines.whole_file import whole_file
 
@@ -87,6 +88,8 @@ def quantise(
     """
     if model.quantised:
         raise QuantiseError(f"{model.name} is quantised already: give its float model")
+    beside = notes_beside(model.path)
+    notes = beside.read_bytes() if beside is not None else None
     with _silent_nncf(), whole_file(path) as part:
         _write(model, part, calibration, _told(model, name, licence, len(calibration)), target)
         plain = _measured(model, "fp32", validation)
@@ -99,9 +102,8 @@ def quantise(
                 f"{path}: not written: int8 has {loss.quantised:.2f} mIoU where float has {loss.plain:.2f}, "
                 f"and {MOST_LOST:g} may be lost: calibrate on more, or more various, pictures"
             )
-        beside = model.path.with_suffix(".yaml")
-        if beside.is_file():
-            shutil.copyfile(beside, path.with_suffix(".yaml"))
+    if notes is not None:
+        write_bytes(path.with_suffix(".yaml"), notes)
     return loss
 
 

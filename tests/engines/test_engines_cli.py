@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -103,13 +105,41 @@ def test_a_weights_directory_is_looked_into_first(
     assert "nowhere does not exist (--weights-dir or DEEPLAB_STREAM_WEIGHTS)" in capsys.readouterr().err
 
 
-def test_bench_measures(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_always_tells_the_corners(models: dict[str, Model], capsys: pytest.CaptureFixture[str]) -> None:
+    # Here, from a file, and not exported yet.
+    for name, said in (
+        ("street", "half pixels"),
+        (str(models["voc"].path), "laid on corners"),
+        ("deeplabv2-resnet101-voc", "half pixels"),
+    ):
+        assert main(["info", name]) == 0
+        assert re.search(rf"^corners +{said}", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_libraries_tell_of_themselves_is_not_shown() -> None:
+    program = (
+        "import logging; from engines.cli import main; main(['list'])\n"
+        "for name in ('matplotlib.font_manager', 'engines.zoo'): logging.getLogger(name).info('told by %s', name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stderr == "told by engines.zoo\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bench_measures(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     report = home / "bench.json"
     words = ["bench", "street", "--frame", "160x96", "--size", "96", "--threads", "1", "--requests", "2"]
     assert main([*words, "--pictures", "6", "--json", str(report)]) == 0
     told = capsys.readouterr().out
     assert "median" in told
     assert "160×96" in told
+    assert "timing: " in terminal.getvalue()
+    assert "/6 [" in terminal.getvalue()
     figures = json.loads(report.read_text())
     assert figures["pictures"] == 6
     assert figures["input_size"] == [96, 160]

@@ -169,8 +169,10 @@ def test_a_labelled_clip_gets_all_figures(clip: Path, capsys: pytest.CaptureFixt
         assert 0.8 < figures[name] <= 1, name  # type: ignore[operator]
     assert 0 <= figures["flicker_settled"] <= figures["flicker"] < 0.05  # type: ignore[operator]
     assert figures["propagation"] is None
-    said = capsys.readouterr().out
-    assert f"{100 * figures['vc8']:.3f}" in said  # type: ignore[operator]
+    said = capsys.readouterr()
+    assert f"{100 * figures['vc8']:.3f}" in said.out  # type: ignore[operator]
+    assert "evaluating: 100%" in said.err
+    assert "20/20" in said.err
     every = evaluate(clip, "--labels", str(clip / "labels"), "--infer-every", "4", "--temporal")
     assert every["propagation"]["key_share"] == 0.25  # type: ignore[index]
     assert every["miou"] > figures["miou"] - 0.1  # type: ignore[operator]

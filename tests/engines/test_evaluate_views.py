@@ -18,7 +18,7 @@ from engines.base import EngineError
 from engines.cli import main
 from engines.labels import CITYSCAPES, PERSON_PART, LabelSet
 from engines.training.datasets import find_samples, read_sample
-from engines.training.evaluation import evaluate
+from engines.training.evaluation import Counts, WorkFile, evaluate
 from engines.training.metrics import Confusion
 from engines.training.refining import Refinement
 from engines.training.scoring import Views, enlarge, score, score_views
@@ -229,6 +229,22 @@ def test_the_state_of_another_evaluation_is_refused(
         assert f"{work} belongs to an evaluation with another {what}: remove it, or name" in capsys.readouterr().err
     assert main([*given, "--limit", "4"]) == 1
     assert "another set of pictures" in capsys.readouterr().err
+    for labels in (tmp_path / "val" / "labels").iterdir():
+        labels.touch()
+    assert main([*given, "--limit", "3"]) == 1
+    assert "another set of pictures" in capsys.readouterr().err
+    with np.load(work) as held:
+        state = dict(held)
+    state["evaluation"] = np.array(str(state["evaluation"]))
+    for key, wrong in (
+        ("confusion", np.zeros((2, 2), np.int64)),
+        ("pictures", np.zeros((3, 3))),
+        ("trimap", np.array("x")),
+    ):
+        np.savez(tmp_path / "odd.npz", **(state | {key: wrong}))
+        work.write_bytes((tmp_path / "odd.npz").read_bytes())
+        with pytest.raises(EngineError, match="not the state of an evaluation: remove it"):
+            WorkFile(work, json.loads(str(state["evaluation"]))).load(Counts(len(state["confusion"])))
     work.write_bytes(b"half a fi")
     assert main(given) == 1
     assert f"{work}: not the state of an evaluation: remove it" in capsys.readouterr().err

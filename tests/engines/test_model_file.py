@@ -276,6 +276,9 @@ WRONG = [
     ("output: [1, 2]\n", "output is \\[1, 2\\]: it must be a text"),
     ("licence: 5\n", "licence is 5: it must be a text"),
     ("name: 5\n", "name is 5: it must be a text"),
+    ('name: "a\\nb"\n', "name is .*: it must be a text of one line"),
+    ('labels: [a, b, c, "d\\e[31m"]\n', "a list of 2 to 255 different class names"),
+    ("size: 512\nchannels: rgb\nsize: 100\n", "is not YAML, line 3: 'size' is given twice"),
     ("size:\n", "size is empty: give a value or remove the line"),
     ("- a\n- b\n", "must hold 'key: value' lines"),
     ("labels: [a, b\nmean: 3\n", "net.yaml is not YAML, line 2"),
@@ -291,6 +294,17 @@ def test_a_wrong_yaml_names_file_and_key(yaml: str, words: str, tmp_path: Path) 
         read_model(path)
     assert "net." in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_yaml_cannot_divide_the_output_stride(models: dict[str, Model], tmp_path: Path) -> None:
+    shutil.copy(models["street"].path, tmp_path / "net.onnx")
+    (tmp_path / "net.yaml").write_text("output_stride: 7\n")
+    with pytest.raises(ModelError, match=r"output_stride is 7: it must be a multiple of 16, which the network itself"):
+        read_model(tmp_path / "net.onnx")
+    (tmp_path / "net.yaml").write_text("output_stride: 32\n")
+    assert read_model(tmp_path / "net.onnx").output_stride == 32
+    (tmp_path / "net.yaml").write_text("output_stride: 14\n")
+    assert read_model(write_graph(tmp_path / "net.onnx")).output_stride == 14, "of patches of 14 pixels"
 
 
 def test_every_key_has_been_seen_wrong() -> None:

@@ -135,7 +135,7 @@ def test_export_makes_torchvisions_network_of_its_file(
     model = load_model(name)
     assert (model.name, model.labels, model.size, model.licence) == (name, entry.labels, 520, entry.licence)
     assert close(enlarged(scores_of(model, image)), expected_scores(peer, image))
-    capsys.readouterr()
+    assert "exporting: 100%" in capsys.readouterr().err
     assert main(["fetch", name]) == main(["info", name]) == 0
     told = capsys.readouterr().out
     assert len(server.does.seen) == 2, "what is there is not fetched again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,12 +50,15 @@ def test_a_quantised_network_is_measured_written_and_run(tmp_path: Path, capfd: 
     pytest.importorskip("nncf", reason="int8 needs NNCF (the extra `quantise`)")
     labelled_by_itself(tmp_path, "val")
     labelled_by_itself(tmp_path, "dark", dark=True)
-    target = tmp_path / "mine.onnx"
-    words = ["--model", "street", "--precision", "int8", "--root", str(tmp_path), "--output", str(target)]
+    (tmp_path / "source").mkdir()
+    source, target = tmp_path / "source" / "plain.onnx", tmp_path / "mine.onnx"
+    shutil.copy(load_model("street").path, source)
+    source.with_suffix(".yml").write_text("licence: as told\n")
+    words = ["--model", str(source), "--precision", "int8", "--root", str(tmp_path), "--output", str(target)]
     with pytest.raises(EngineError, match=r"mine\.onnx: not written: int8 has .* may be lost") as caught:
         export_command.run(as_told(*words, "--calibrate", "dark"))
     assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dark", "val"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dark", "source", "val"]
     capfd.readouterr()
 
     assert export_command.run(as_told(*words, "--calibrate", "val")) == 0
@@ -62,7 +66,8 @@ def test_a_quantised_network_is_measured_written_and_run(tmp_path: Path, capfd: 
     assert told.out.count("\n") == 1, told.out
     assert "calibrating: 100%" in told.err
     assert "evaluating: 100%" in told.err
-    model, plain = read_model(target), load_model("street")
+    assert target.with_suffix(".yaml").read_text() == "licence: as told\n", "of whichever ending"
+    model, plain = read_model(target), read_model(source)
     assert (model.name, model.quantised, model.half) == ("mine", True, False)
     assert (model.labels, model.size, model.licence) == (plain.labels, plain.size, plain.licence)
     assert target.stat().st_size < 0.7 * plain.path.stat().st_size
