@@ -23,7 +23,7 @@ from engines.networks import NETWORKS, Conventions, DeepLab, Segmenter, build  #
 from engines.weights import load_weights, open_weights  # noqa: E402
 from tests.engines.peers import published  # noqa: E402
 from tests.engines.peers.caffe import write_caffemodel  # noqa: E402
-from tests.engines.peers.parts import Weights  # noqa: E402
+from tests.engines.peers.parts import Weights, twins  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -224,16 +224,6 @@ def different(network: Segmenter, image: Tensor, expected: Tensor) -> float:
         found = network(image)
     assert found.shape == expected.shape
     return float((found - expected).abs().max() / expected.abs().max())
-
-
-def twins(state: dict[str, Tensor]) -> tuple[str, str]:
-    """The first two weights of one shape."""
-    seen: dict[tuple[int, ...], str] = {}
-    for name, value in state.items():
-        if value.ndim == 4 and tuple(value.shape) in seen:
-            return name, seen[tuple(value.shape)]
-        seen[tuple(value.shape)] = name
-    raise AssertionError("no two weights have one shape")
 
 
 # --- what does not fit ----------------------------------------------------------------------------

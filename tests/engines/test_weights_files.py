@@ -20,7 +20,7 @@ from engines.networks import NETWORKS, Conventions, Segmenter, assemble, build  
 from engines.networks.normalise import normalise  # noqa: E402
 from engines.weights import load_weights, open_weights  # noqa: E402
 from tests.engines.peers import encoders, published  # noqa: E402
-from tests.engines.peers.parts import Weights  # noqa: E402
+from tests.engines.peers.parts import Weights, twins  # noqa: E402
 from tests.engines.peers.tensorflow import reference  # noqa: E402
 from tests.engines.small_network import Exported  # noqa: E402
 from tests.engines.support import picture  # noqa: E402
@@ -103,6 +103,12 @@ def test_an_encoder_alone_leaves_the_head_alone(name: str, tmp_path: Path) -> No
     assert (loaded.layout, loaded.part) == (layout, "encoder")
     assert_near(high(network, image), expected)
     assert torch.equal(network.classifier().weight, before)
+    one, other = twins(weights.state)
+    swapped = weights.state | {one: weights.state[other], other: weights.state[one]}
+    torch.save(swapped, tmp_path / "swapped.pth")
+    load_weights(network, tmp_path / "swapped.pth")
+    assert float((high(network, image) - expected).abs().max()) > 1e-3 * float(expected.abs().max())
+    load_weights(network, path)
     with pytest.raises(ModelError, match="holds an encoder alone"):
         load_weights(network, path, part="network")
 
@@ -143,6 +149,31 @@ def test_the_originals_of_google_compute_what_they_did(original: Original, endin
     assert "logits/semantic.weight" in load_weights(other, path, part="encoder").ignored
     given = torch.randn(1, 3, 64, 64)
     assert_near(high(other, given), high(network, given))
+
+
+@pytest.mark.parametrize("original", [QUANTISED, FLOAT], ids=["quantised", "float"])
+def test_random_tables_of_tensorflow_compute_what_they_say(original: Original, data: Path, tmp_path: Path) -> None:
+    """Names and shapes of the originals, any numbers; two tensors that change places are noticed."""
+    random, stride = np.random.default_rng(3), original.output_stride
+    tables = {
+        name: random.normal(0, (2 / max(1, values[0].size)) ** 0.5, values.shape).astype(np.float32)
+        for name, values in np.load(data / "weights" / f"{original.table}.npz").items()
+    }
+    image = picture((65, 97))
+    expected = torch.from_numpy(reference(tables, image, stride, 127.5, 1 / 127.5))
+    one, other = twins({name: torch.from_numpy(values) for name, values in tables.items()})
+    for changed in ({}, {one: tables[other], other: tables[one]}):
+        np.savez(tmp_path / "random.npz", **(tables | changed))
+        network = build(
+            "deeplabv3-mobilenetv2-pooled", 21, stride, width=original.width, encoder=original.encoder
+        ).eval()
+        load_weights(network, tmp_path / "random.npz")
+        with torch.inference_mode():
+            found = network(normalise(torch.from_numpy(image)[None], network.encoder))[0]
+        if changed:
+            assert float((found - expected).abs().max()) > 1e-3 * float(expected.abs().max())
+        else:
+            assert_near(found, expected)
 
 
 def test_the_original_of_imagenet_is_an_encoder(data: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -203,3 +203,13 @@ EXACT16 = ((1, 1, 1), (2, 1, 1), (2, 1, 1), (2, 1, 1), (1, 1, 1), (1, 1, 2), (1,
 
 AT_ONCE16 = ((1, 1, 1), (2, 1, 1), (2, 1, 1), (2, 1, 1), (1, 1, 1), (1, 2, 2), (1, 2, 2))
 LATE16 = ((1, 1, 1), (2, 1, 1), (2, 1, 1), (2, 1, 1), (1, 1, 1), (1, 1, 1), (1, 2, 2))
+
+
+def twins(state: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The first two weights of one shape."""
+    seen: dict[tuple[int, ...], str] = {}
+    for name, value in state.items():
+        if value.ndim == 4 and tuple(value.shape) in seen:
+            return name, seen[tuple(value.shape)]
+        seen[tuple(value.shape)] = name
+    raise AssertionError("no two weights have one shape")
