@@ -303,6 +303,34 @@ def camvid_of_segnet(root: Path) -> Tree:
     return Tree(root, "test", names, truth, labels, {"test": "no such directory"}, (12, "12 is no label of CamVid"))
 
 
+CAMVID_COLOURS = {
+    (0, 0, 0): 255, (128, 128, 128): 0, (192, 0, 128): 1, (0, 0, 64): 2, (128, 0, 192): 3, (64, 192, 128): 4,
+    (192, 192, 0): 5, (0, 64, 64): 6, (64, 64, 128): 7, (192, 128, 192): 8, (64, 128, 64): 9, (192, 0, 192): 10,
+}  # fmt: skip
+"""Void, Sky, Archway, TrafficCone, LaneMkgsDriv, ParkingBlock, VegetationMisc, TrafficLight, Fence, Truck_Bus, Animal,
+MotorcycleScooter."""
+
+
+def camvid_of_its_makers(root: Path) -> Tree:
+    """Stills and coloured labels, and SegNet's list of its own paths."""
+    names, truths = ["Seq05VD_f00000", "0001TP_008550"], []
+
+    def labels(name: str) -> Path:
+        return root / "LabeledApproved_full" / f"{name}_L.png"
+
+    for name in [*names, "0006R0_f00930"]:
+        random = np.random.default_rng(sum(name.encode()))
+        chosen = random.integers(0, len(CAMVID_COLOURS), (24, 32))
+        save(root / "701_StillsRaw_full" / f"{name}.png", random.integers(0, 256, (24, 32, 3), np.uint8))
+        save(labels(name), np.array(list(CAMVID_COLOURS), np.uint8)[chosen])
+        truths.append(np.array(list(CAMVID_COLOURS.values()), np.uint8)[chosen])
+    save_list(root / "test.txt", [f"/SegNet/CamVid/test/{n}.png /SegNet/CamVid/testannot/{n}.png" for n in names])
+    save_list(root / "label_colors.txt", ["64 128 64\tAnimal"])
+    said = "unpack 701_StillsRaw_full.zip and LabeledApproved_full.zip into ROOT"
+    parts = {"701_StillsRaw_full": said, "test.txt": "put SegNet's train.txt"}
+    return Tree(root, "test", names, truths[:2], labels, parts, (12, "not an 8 bit picture of three channels"))
+
+
 TREES: dict[str, tuple[str, Callable[[Path], Tree]]] = {
     "voc": ("voc", voc),
     "voc-aug": ("voc-aug", voc_converted),
@@ -315,6 +343,7 @@ TREES: dict[str, tuple[str, Callable[[Path], Tree]]] = {
     "cityscapes of train ids": ("cityscapes", cityscapes_train_ids),
     "camvid": ("camvid", camvid),
     "camvid of SegNet": ("camvid", camvid_of_segnet),
+    "camvid of its makers": ("camvid", camvid_of_its_makers),
     "folder": ("folder", folder),
 }
 """By name the kind of data set and what writes it."""

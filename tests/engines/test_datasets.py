@@ -22,6 +22,7 @@ from engines.training.datasets import (
     read_labels,
     read_sample,
 )
+from engines.training.datasets.camvid import COLOURS
 from engines.training.datasets.matlab import MatlabError, read_label_map
 from engines.training.datasets.pictures import StoredPictures
 from tests.engines.dataset_trees import (
@@ -204,6 +205,19 @@ def test_the_augmented_set_keeps_vocs_val(tmp_path: Path) -> None:
     assert find_samples(tree.root, "train", "voc-aug") == find_samples(tree.root, "trainaug", "voc-aug")
     with pytest.raises(DataError, match="trainaug has SBD's labels, too: give --dataset voc-aug"):
         find_samples(tree.root, "trainaug")
+
+
+def test_camvids_drives_are_splits_and_other_colours_are_told(tmp_path: Path) -> None:
+    tree = TREES["camvid of its makers"][1](tmp_path)
+    assert open_dataset(tmp_path).splits() == ["0001TP", "0006R0", "Seq05VD", "test"]
+    assert [each.name for each in find_samples(tmp_path, "0006R0")] == ["0006R0_f00930"]
+    with pytest.raises(DataError, match="no labels of the drive 0016E5"):
+        find_samples(tmp_path, "0016E5")
+    coloured = np.zeros((*tree.truth[0].shape, 3), np.uint8)
+    coloured[3, 4] = 1, 2, 3
+    save(tree.labels(tree.names[0]), coloured)
+    assert "#010203 is no label of CamVid's 32 colours" in refused("camvid", tree)
+    assert sum(map(len, COLOURS)) == 31, "and Void"
 
 
 def test_labels_that_are_not_published_are_told(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engines.training.datasets.camvid import CamVid
 from engines.training.datasets.cityscapes import Cityscapes
 from engines.training.datasets.context import PascalContext
-from engines.training.datasets.folder import CamVid, Folder
+from engines.training.datasets.folder import Folder
 from engines.training.datasets.layout import Dataset
 from engines.training.datasets.pascal import PersonPart, Voc, VocAugmented
 from engines.training.datasets.reading import (

@@ -31,17 +31,21 @@ class LabelCodes:
     Attributes:
         what: the data set, for messages.
         classes: by value its class, or `IGNORE`; any other value is an error.
+        coloured: values are colours, 0xRRGGBB.
     """
 
     what: str
     classes: Mapping[int, int]
+    coloured: bool = False
 
     def decode(self, values: Values, path: Path) -> UInt8:
-        """Classes of an array of values: uint8 of the same shape.
+        """Classes of an array of values: uint8, H×W, of values H×W or colours H×W×3.
 
         Raises:
             DataError: a value that the data set does not have.
         """
+        if self.coloured:
+            return self._decode_colours(values, path)
         unknown = 256
         table = np.full(1 << 8 * values.itemsize, unknown, np.uint16)
         table[list(self.classes)] = list(self.classes.values())
@@ -50,6 +54,18 @@ class LabelCodes:
             wrong = int(values[classes == unknown].min())
             raise DataError(f"{path}: {wrong} is no label of {self.what}: is it the file of another data set?")
         return classes.astype(np.uint8)
+
+    def _decode_colours(self, values: Values, path: Path) -> UInt8:
+        colours = values.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+        known = np.array(sorted(self.classes), np.uint32)
+        places = np.searchsorted(known, colours).clip(max=len(known) - 1)
+        wrong = colours[known[places] != colours]
+        if wrong.size:
+            raise DataError(
+                f"{path}: #{wrong.min():06x} is no label of {self.what}: is it the file of another data set?"
+            )
+        meaning: UInt8 = np.array([self.classes[int(colour)] for colour in known], np.uint8)
+        return np.asarray(meaning[places])
 
     def reordered(self, order: Sequence[int]) -> LabelCodes:
         """The same for another order of the classes: ``order[old]`` is the new one."""
@@ -105,9 +121,10 @@ def read_labels(
 ) -> UInt8:
     """Read the labels of a picture of ``shape`` (height, width); else as `read_sample`."""
     values = _read_matlab(path) if path.suffix == ".mat" else _read_picture(path, None)
-    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"{path}: not an 8 bit picture of one channel")
-    if values.shape != shape:
+    channels, said = ((3,), "three channels") if codes is not None and codes.coloured else ((), "one channel")
+    if values.dtype not in (np.uint8, np.uint16) or (values.shape[2:] != channels and values.shape[:2] == shape):
+        raise DataError(f"{path}: not an 8 bit picture of {said}")
+    if values.shape[:2] != shape:
         raise DataError(
             f"{path}: {values.shape[1]}×{values.shape[0]} pixels, but its picture has {shape[1]}×{shape[0]}"
         )
