@@ -43,7 +43,7 @@ class Reference:
     ) -> None:
         """See `pipeline.crf.dense.Backend`."""
         if not np.isfinite(logits).all():
-            raise ValueError("scores: NaN or infinite")
+            raise ValueError("logits contain NaN or infinite values")
         found = self.marginals(image, upsample(behind_the_best(logits), geometry), iterations)
         if labels is not None:
             labels[:] = found.argmax(axis=0)

@@ -73,7 +73,7 @@ class Crf {
             const std::lock_guard<std::mutex> alone(busy_);
             stats = model_->infer(levels, from, y, x, iterations, to, stride, q);
         }
-        if (!stats) throw nb::value_error("scores: NaN or infinite");
+        if (!stats) throw nb::value_error("logits contain NaN or infinite values");
         return nb::make_tuple(stats->classes, stats->vertices, stats->bytes);
     }
 
