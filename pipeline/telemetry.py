@@ -110,6 +110,11 @@ class BatchMeter:
         self._frames.add(frames)
         self._waited_s += waited_s
 
+    @property
+    def totals(self) -> tuple[int, int, float]:
+        """Requests, frames in them, and the seconds that their first frames waited."""
+        return self._frames.count, self._frames.sum, self._waited_s
+
     def report(self, streams: int) -> BatchReport | None:
         """All of it, for so many inputs; None where no request was counted."""
         requests = self._frames.count
@@ -142,17 +147,17 @@ class _Range:
     """Smallest, mean and largest of some numbers."""
 
     def __init__(self) -> None:
-        self.count = self._sum = self._max = 0
+        self.count = self.sum = self._max = 0
         self._min: int | None = None
 
     def add(self, value: int) -> None:
         self.count += 1
-        self._sum += value
+        self.sum += value
         self._max = max(self._max, value)
         self._min = value if self._min is None else min(self._min, value)
 
     def spread(self) -> Spread:
-        return Spread(self._min or 0, round(self._sum / max(1, self.count), 2), self._max)
+        return Spread(self._min or 0, round(self.sum / max(1, self.count), 2), self._max)
 
 
 class PropagationMeter:

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.cli.progress import Progress
+from pipeline.cli.service import Service
 from pipeline.cpu import available_cpus
 from pipeline.errors import SinkError
 from pipeline.options import RunOptions
@@ -160,11 +161,13 @@ def _uses_stdout(options: RunOptions) -> bool:
 def _run(runner: Runner, signals: _Signals, *, quiet: bool) -> tuple[int, Report]:
     with Progress(runner, shown=not quiet) as progress:
         signals.finish(runner)
+        service = Service(runner)
         told = False
 
         def on_tick() -> None:
             nonlocal told
             progress.update()
+            service.tick()
             if signals.caught and not told:  # not in the handler: it may have come in the middle of another line
                 told = True
                 log.warning("stopping: what is in flight is finished; once more leaves at once")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from engines.masking import hide
 from pipeline.errors import ConfigError
 from pipeline.runner.lane import Lane
+from pipeline.runner.report import drops_of
 from pipeline.runner.run import Runner
+from pipeline.runner.usage import memory
 from pipeline.sinks import Live
 from pipeline.sinks.serve.address import Address, check_free, metrics_address, refuse_open_door
 from pipeline.sinks.serve.auth import Credentials
@@ -133,6 +135,9 @@ def _metrics(runner: Runner) -> Iterator[Metric]:
     yield from _frames(runner.lanes)
     yield from _times(runner.lanes)
     yield from _waiting(runner.lanes)
+    yield from _inputs(runner.lanes)
+    yield from _requests(runner)
+    yield from _memory()
     deaths = _counter("worker_deaths", "Refining workers that died and were replaced.", ())
     deaths.add_metric([], runner.worker_deaths)
     yield deaths
@@ -140,7 +145,7 @@ def _metrics(runner: Runner) -> Iterator[Metric]:
 
 def _frames(lanes: Sequence[Lane]) -> Iterator[Metric]:
     read = _counter("frames_read", "Pictures decoded.", ("input",))
-    dropped = _counter("frames_dropped", "Frames dropped, before the engine or an output.", ("input", "before"))
+    dropped = _counter("frames_dropped", "Frames lost on purpose.", ("input", "place", "cause"))
     damaged = _counter("damaged", "Packets and frames that could not be decoded.", ("input",))
     unrefined = _counter("frames_unrefined", "Frames that passed the refinement unrefined.", ("input",))
     written = _counter("frames_written", "Frames that an output took.", ("input", "output"))
@@ -151,12 +156,12 @@ def _frames(lanes: Sequence[Lane]) -> Iterator[Metric]:
     for lane in lanes:
         name = lane.source.info.name
         read.add_metric([name], lane.read_frames)
-        dropped.add_metric([name, "engine"], lane.dropped)
+        for drop in drops_of(lane):
+            dropped.add_metric([name, hide(drop.place), drop.cause], drop.frames)
         damaged.add_metric([name], lane.source.damaged)
         unrefined.add_metric([name], lane.unrefined)
         for outlet in lane.outlets:
             there = [name, hide(outlet.sink.name)]
-            dropped.add_metric(there, outlet.dropped)
             written.add_metric(there, outlet.meter.frames)
             failures.add_metric(there, outlet.failures)
             if isinstance(outlet.sink, Live):
@@ -210,6 +215,49 @@ def _waiting(lanes: Sequence[Lane]) -> Iterator[Metric]:
             if isinstance(outlet.sink, Live):
                 clients.add_metric(there, outlet.sink.clients)
     yield from (queue, clients, up)
+
+
+def _inputs(lanes: Sequence[Lane]) -> Iterator[Metric]:
+    """Of live inputs: whether they are there, and when they were away."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    outages = _counter("input_outages", "How often a live input went away, by cause.", ("input", "cause"))
+    down = _counter("input_down_seconds", "Time without a live input.", ("input",))
+    up = GaugeMetricFamily("deeplab_stream_input_up", "1 while a live input is there.", labels=("input",))
+    for lane in lanes:
+        if lane.source.info.live:
+            name, away = lane.source.info.name, lane.source.outages
+            for cause, count in away.causes:
+                outages.add_metric([name, cause], count)
+            down.add_metric([name], away.seconds)
+            up.add_metric([name], not away.now and lane.lost is None)
+    yield from (outages, down, up)
+
+
+def _requests(runner: Runner) -> Iterator[Metric]:
+    texts = {
+        "engine_requests": "Requests to the engine.",
+        "engine_frames": "Frames in these requests; over them: the mean batch.",
+        "engine_gather_seconds": "Time in which the first frame of a request waited for the others.",
+    }
+    for (name, text), value in zip(texts.items(), runner.batches.totals, strict=True):
+        counter = _counter(name, text, ())
+        counter.add_metric([], value)
+        yield counter
+
+
+def _memory() -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    if (held := memory()) is not None:
+        family = GaugeMetricFamily(
+            "deeplab_stream_memory_bytes",
+            "Memory of the stream's process and of those it has started; what they share counts in part.",
+            labels=("processes",),
+        )
+        for which, size in zip(("stream", "workers"), held, strict=True):
+            family.add_metric([which], size)
+        yield family
 
 
 def _counter(name: str, text: str, labels: Sequence[str]) -> Any:

@@ -34,6 +34,7 @@ from pipeline.stages.keyframes import LONGEST
 from pipeline.stages.prepare import geometry_for
 from pipeline.stages.refine import worker_pool
 from pipeline.stages.render import Renderer
+from pipeline.telemetry import BatchMeter
 
 log = logging.getLogger(__name__)
 
@@ -270,6 +271,11 @@ class Runner:
     def failed(self) -> bool:
         """Any part of the run has failed."""
         return self._crew.failed
+
+    @property
+    def batches(self) -> BatchMeter:
+        """How frames went into the engine."""
+        return self._inference.meter
 
     @property
     def worker_deaths(self) -> int:

@@ -141,10 +141,12 @@ class Outages:
     Attributes:
         seconds: without a connection, all in all; an outage that goes on is counted up to now.
         causes: (`pipeline.errors.SourceLostError.cause`, or ``"refused"``, outages that began so).
+        now: it is away now.
     """
 
     seconds: float = 0.0
     causes: tuple[tuple[str, int], ...] = ()
+    now: bool = False
 
     @property
     def count(self) -> int:

@@ -157,7 +157,7 @@ class Reconnecting:
         """As `Source`."""
         since = self._down_since
         down = self._down_s + (0.0 if since is None else time.monotonic() - since)
-        return Outages(round(down, 3), tuple(sorted(self._causes.items())))
+        return Outages(round(down, 3), tuple(sorted(self._causes.items())), since is not None)
 
     def read(self) -> Iterator[Decoded | AudioPacket]:
         """As `Source`."""

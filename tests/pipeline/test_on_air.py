@@ -130,6 +130,46 @@ def test_what_prometheus_reads(tiny: str) -> None:
 
 
 @pytest.mark.slow
+def test_what_prometheus_reads_of_an_input_that_comes_and_goes(tiny: str) -> None:
+    port, camera = free_port(), free_port()
+    away = InputOptions(f"rtsp://127.0.0.1:{camera}/cam", "away", masks=("null",))
+    options = options_of([away, InputOptions(LIVE, "cam", masks=("null",))], tiny, refine="crf", crf_workers=1)
+    with nothing_left(), MetricsServer(str(port), ServeOptions()) as server, Runner(options) as runner:
+        server.follow(runner)
+        runner.start()
+        until(lambda: samples(port)["deeplab_stream_frames_written_total", "cam", "null"] > 1, 20)
+        before = samples(port)
+        until(lambda: _down(port) > before["deeplab_stream_input_down_seconds_total", "away"], 20)
+        assert before["deeplab_stream_input_outages_total", "unreachable", "away"] == 1
+        assert (before["deeplab_stream_input_up", "away"], before["deeplab_stream_input_up", "cam"]) == (0, 1)
+        sends = options_of([InputOptions(LIVE, "cam", (f"rtsp://@:{camera}/cam",))], tiny)
+        with Runner(sends) as sender:
+            sender.start()
+            until(lambda: samples(port)["deeplab_stream_input_up", "away"], 30, "the input")
+            sender.stop()
+            sender.finish()
+        until(lambda: not samples(port)["deeplab_stream_input_up", "away"], 30, "the outage")
+        runner.stop()
+        report = runner.finish()
+        seen = samples(port)
+    causes = {key[1]: value for key, value in seen.items() if key[0] == "deeplab_stream_input_outages_total"}
+    assert report.inputs[0].outages is not None
+    assert causes == report.inputs[0].outages.causes
+    assert sum(causes.values()) == 2
+    dropped = {key[1:]: value for key, value in seen.items() if key[0] == "deeplab_stream_frames_dropped_total"}
+    for place, cause in (("decode", "late"), ("prepare", "overtaken"), ("infer", "late"), ("null", "slow")):
+        expected = {(drop.place, drop.cause): drop.frames for drop in report.inputs[1].drops}.get((place, cause), 0)
+        assert dropped[cause, "cam", place] == expected
+    assert seen["deeplab_stream_engine_frames_total",] >= seen["deeplab_stream_engine_requests_total",] > 0
+    assert before["deeplab_stream_memory_bytes", "stream"] > 1 << 24
+    assert before["deeplab_stream_memory_bytes", "workers"] > 1 << 20
+
+
+def _down(port: int) -> float:
+    return samples(port)["deeplab_stream_input_down_seconds_total", "away"]
+
+
+@pytest.mark.slow
 def test_a_file_is_shown_at_its_own_pace(tiny: str) -> None:
     """Nobody could look at a file that is streamed as fast as it can be read."""
     source = "lavfi:testsrc2=size=96x80:rate=25:duration=2"
