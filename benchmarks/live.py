@@ -2,12 +2,15 @@
 
     python -m benchmarks.live --minutes 10 --json out/live.json
     python -m benchmarks.live --minutes 600 --json soak.json    # overnight: may grow by 1 MiB an hour
+    python -m benchmarks.live --minutes 10 --bare               # the input alone
 
 GStreamer's RTSP server (or ffmpeg, `--peer udp`: a transport stream to a port) sends 25 pictures a second
 and is cut every 20 seconds, in turn: killed and started anew, stopped and continued (SIGSTOP, SIGCONT),
 started anew with another size, a third of its packets lost on the way (RTSP over TCP alone), started anew with H.265
 or again H.264.  What runs is the whole stream in this process, `street` at a short side of
-96 pixels, its output thrown away.  The exit status is 1 where a cut was not survived, or something has grown.
+96 pixels, serving RTSP (to one client, ffmpeg) and the page and recording in segments of a minute, with the
+input's usual time-outs.  With `--bare` its output is thrown away and the time-outs are 1 s to read and 2 s to
+open.  The exit status is 1 where a cut was not survived, the client has gone, or something has grown.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -35,6 +39,7 @@ from benchmarks.relay import Relay, relaying
 from pipeline.options import InputOptions, ModelOptions, RunOptions
 from pipeline.reports import Percentiles
 from pipeline.runner import Runner
+from pipeline.sinks import RecordOptions
 from pipeline.sources import SourceOptions
 
 SIZES = ((320, 240), (480, 360))
@@ -42,6 +47,7 @@ CODECS = ("h264", "h265")
 LOSS = 0.3
 BAD_S = 3.0
 MOST_GROWTH_MIB_H = 1.0
+SHORTEST_GROWTH_H = 1 / 3
 READ_TIMEOUT_S = 1.0
 RETURN_TIMEOUT_S = 15.0
 
@@ -87,11 +93,12 @@ class Figures:
     Attributes:
         cuts: in order.
         usage: after the first round of cuts of each kind, and at the end.
-        growth_mib_h: resident memory gained between these, by the hour; None in less than half an hour.
+        growth_mib_h: resident memory gained between these, by the hour; None in less than twenty minutes.
         latency_ms: arrival to result, of the first and of the last quarter of the run.
         outages: as the report counts them, by cause.
         dropped: pictures dropped between decoder and engine.
         results: pictures that came out.
+        client_stayed: the client was connected to the end; None without one.
     """
 
     cuts: tuple[Cut, ...]
@@ -101,6 +108,7 @@ class Figures:
     outages: dict[str, int]
     dropped: int
     results: int
+    client_stayed: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +177,26 @@ def main() -> None:
     parser.add_argument("--transport", choices=("tcp", "udp"), default="tcp", help="of RTSP")
     parser.add_argument("--model", default="street")
     parser.add_argument("--size", type=int, default=96, help="short side of the network's input: small, to be quick")
+    parser.add_argument("--bare", action="store_true", help="no outputs, no client, short time-outs")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     flags = parser.parse_args()
-    source = SourceOptions(read_timeout=READ_TIMEOUT_S, open_timeout=2.0, rtsp_transport=flags.transport)
+    source = SourceOptions(rtsp_transport=flags.transport)
+    if flags.bare:
+        source = replace(source, read_timeout=READ_TIMEOUT_S, open_timeout=2.0)
     options = RunOptions(inputs=(), source=source, model=ModelOptions(flags.model, flags.size))
-    figures = measure(flags.peer, options, flags.minutes * 60, flags.every)
+    figures = measure(flags.peer, options, flags.minutes * 60, flags.every, bare=flags.bare)
     for line in told(figures):
         print(line)
     if flags.json:
         flags.json.parent.mkdir(parents=True, exist_ok=True)
-        asked = {"minutes": flags.minutes, "peer": flags.peer, "transport": flags.transport}
+        asked = {name: getattr(flags, name) for name in ("minutes", "peer", "transport", "bare")}
         flags.json.write_text(json.dumps({"machine": describe(), **asked, **asdict(figures)}, indent=2) + "\n")
     wrong = [f"{one.kind}: not survived" for one in figures.cuts if one.back_s is None]
     wrong += [f"{what} not as before" for what in what_differs(*figures.usage)]
     if figures.growth_mib_h is not None and figures.growth_mib_h > MOST_GROWTH_MIB_H:
         wrong.append(f"memory grows by {figures.growth_mib_h:.1f} MiB an hour")
+    if figures.client_stayed is False:
+        wrong.append("the client has gone")
     if wrong:
         sys.exit("; ".join(wrong))
 
@@ -206,13 +219,22 @@ def told(figures: Figures) -> Iterator[str]:
     yield f"{figures.results} results, {figures.dropped} dropped; away: {figures.outages}"
 
 
-def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Figures:
+def measure(kind: str, options: RunOptions, seconds: float, every: float, *, bare: bool) -> Figures:
     """Run for so long, and cut."""
     tally, cuts, usages = Tally(), list[Cut](), list[tuple[float, Usage]]()
-    with sending(kind) as peer, between(peer, options.source.rtsp_transport) as (uri, relay):
-        inputs = (InputOptions(uri, "cam"),)
-        with Runner(replace(options, inputs=inputs), extra=[tally]) as runner:
+    client_stayed = None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        sending(kind) as peer,
+        between(peer, options.source.rtsp_transport) as (uri, relay),
+    ):
+        served = f"{free_port()}/cam"
+        outputs = (f"rtsp://@:{served}", f"http://@:{free_port()}/", f"{folder}/cam-%Y%m%d-%H%M%S.mkv")
+        inputs = (InputOptions(uri, "cam", () if bare else outputs),)
+        options = replace(options, inputs=inputs, record=RecordOptions(segment_time=60, keep_size="100M"))
+        with Runner(options, extra=[tally]) as runner, ExitStack() as clients:
             runner.start()
+            client = None if bare else clients.enter_context(reading(f"rtsp://127.0.0.1:{served}", tally))
             began = time.monotonic()
             every_way = ways_to_cut(peer, relay)
             ways = cycle(every_way)
@@ -221,6 +243,8 @@ def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Fig
                 cuts.append(cut(*next(ways), tally))
                 if len(cuts) % len(every_way) == 0:
                     usages.append((time.monotonic(), usage(len(tally.arrivals))))
+            if client is not None:
+                client_stayed = client.poll() is None
             runner.stop()
             report = runner.finish()
     (one,) = report.inputs
@@ -233,12 +257,13 @@ def measure(kind: str, options: RunOptions, seconds: float, every: float) -> Fig
         outages=one.outages.causes if one.outages is not None else {},
         dropped=one.dropped,
         results=len(tally.arrivals),
+        client_stayed=client_stayed,
     )
 
 
 def growth(usages: list[tuple[float, Usage]]) -> float | None:
-    """MiB an hour of resident memory, from the first to the last; None where that is less than half an hour."""
-    if not usages or (hours := (usages[-1][0] - usages[0][0]) / 3600) < 0.5:
+    """MiB an hour of resident memory, from the first to the last; None where that is less than twenty minutes."""
+    if not usages or (hours := (usages[-1][0] - usages[0][0]) / 3600) < SHORTEST_GROWTH_H:
         return None
     return round((usages[-1][1].resident_mib - usages[0][1].resident_mib) / hours, 2)
 
@@ -296,6 +321,21 @@ def sending(kind: str) -> Iterator[Peer]:
         yield peer
     finally:
         peer.kill()
+
+
+@contextmanager
+def reading(uri: str, tally: Tally) -> Iterator[subprocess.Popen[bytes]]:
+    """A client that takes all that is served, once there is something; with time-outs of its own."""
+    deadline = time.monotonic() + RETURN_TIMEOUT_S
+    while not tally.arrivals and time.monotonic() < deadline:
+        time.sleep(0.05)
+    command = [shutil.which("ffmpeg") or "ffmpeg", "-v", "error", "-i", uri, "-c", "copy", "-f", "null", "-"]
+    client = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield client
+    finally:
+        client.kill()
+        client.wait()
 
 
 @contextmanager
