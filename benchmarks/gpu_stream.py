@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ FRAMES = 900
 TESTS = (
     "tests/engines/tensorrt",
     "tests/pipeline/test_batching.py",
-    "tests/engines/test_engines.py",  # these two run every engine that is installed
-    "tests/engines/test_foreign.py",
     "tests/pipeline/sources/test_hwaccel.py",
     "tests/pipeline/sinks/test_nvenc.py",
 )
 """Of which those run that need a GPU."""
+
+OTHERS = ("tests/engines/test_engines.py", "tests/engines/test_foreign.py", "tests/engines/test_torch_gpu.py")
+"""The same for the engines that stand in for TensorRT, as many as are installed."""
 
 MODEL, ENGINE = "street", "tensorrt"
 MOST_STREAMS = 64
@@ -35,12 +37,12 @@ SECONDS = 10
 """That each number of streams runs."""
 
 
-def conformance(seconds: float) -> dict[str, object]:
+def conformance(seconds: float, tests: Sequence[str] = TESTS) -> dict[str, object]:
     """The tests that need a GPU, which must not be skipped."""
     why = Own(ENGINE).why_not() or ("" if seconds > 60 else "no time was left")
     if why:
         return {"measured": f"not measured: {why}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *tests]
     try:
         done = subprocess.run(
             command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, capture_output=True, text=True,

@@ -32,10 +32,10 @@ def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.Capture
     assert all(row["timing"] is None and row["why"] for row in rows)
     assert set(figures["targets"].values()) == {None}
     assert figures["rates"] is None
-    for part in ("conformance", "pipeline", "streams"):
+    for part in ("conformance", "other engines", "pipeline", "streams"):
         assert figures[part]["measured"].startswith("not measured: ")
     told = capsys.readouterr().out
-    assert told.count("not measured: ") == len(rows) + 3
+    assert told.count("not measured: ") == len(rows) + 4
 
 
 class Sleeper:
@@ -128,3 +128,26 @@ def test_engines_of_ours_are_timed(
             contender.prepare(exported, (32, 32), 2)
     else:
         assert time_runner(contender.prepare(exported, (32, 32), 2), 2, 0.1).batches >= 3
+
+
+def test_those_that_the_targets_speak_of_have_the_time_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prepared: list[str] = []
+
+    class Noted:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def why_not(self) -> str:
+            return ""
+
+        def prepare(self, exported: Exported, size: tuple[int, int], batch: int) -> gpu_contenders.Runner:
+            prepared.append(self.name)
+            raise EngineError(f"{exported} is not run at {size}, {batch}")
+
+    monkeypatch.setattr(gpu, "export_network", lambda *_: None)
+    contenders: dict[str, Contender] = {name: Noted(name) for name in CONTENDERS}
+    rows = gpu.measure_networks(NETWORKS[:2], contenders, tmp_path, gpu.Clock(1), 0.1, rates=None)
+    assert [row.contender for row in rows] == list(CONTENDERS) * (len(rows) // len(CONTENDERS))
+    first = len(gpu.FIRST) * len(rows) // len(CONTENDERS)
+    assert set(prepared[:first]) == set(gpu.FIRST)
+    assert not set(prepared[first:]) & set(gpu.FIRST)

@@ -35,9 +35,14 @@ engines.backends.BACKENDS.update(AS_ON_GPU)
 BACKENDS: list[Any] = [
     *ON_CPU,
     *AS_ON_GPU,
-    *(pytest.param(name, marks=pytest.mark.gpu) for name in ON_GPU if name != "tensorrt"),
+    *(
+        pytest.param(name, marks=(pytest.mark.gpu, pytest.mark.timeout(600)))  # some compile for each size
+        for name in ON_GPU
+        if name not in ("tensorrt", "torch-compile")
+    ),
 ]
-"""A new backend joins here; TensorRT has a suite of its own that runs these tests with it."""
+"""A new backend joins here.  TensorRT has a suite of its own that runs these tests with it; torch.compile takes minutes
+for each of their many sizes."""
 WAIT_S = 30.0
 
 LABELS = LabelSet(("road", "car", "person", "sky"), voc_palette(4), background=3)

@@ -86,8 +86,13 @@ def test_compiled_it_gives_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["torch-cuda"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("backend", ["torch-cuda", "torch-compile"])
 def test_the_network_is_recorded(backend: str, models: dict[str, Model], caplog: pytest.LogCaptureFixture) -> None:
+    image = picture((96, 128))
     with caplog.at_level(logging.WARNING, "engines"), open_engine_for(models["street"], backend) as engine:
-        score(engine.session(96, 128), picture((96, 128)))
+        found = score(engine.session(96, 128), image)
     assert "without a CUDA graph" not in caplog.text
+    with open_engine_for(models["street"], "torch") as engine:
+        expected = score(engine.session(96, 128), image)
+    assert (found.argmax(0) == expected.argmax(0)).mean() > 0.99
