@@ -136,7 +136,9 @@ def play(url: str, frames: int | None = None, **options: str) -> list[av.VideoFr
     return seen
 
 
-def page_pieces(url: str, count: int | None = None, context: ssl.SSLContext | None = None) -> list[Piece]:
+def page_pieces(
+    url: str | urllib.request.Request, count: int | None = None, context: ssl.SSLContext | None = None
+) -> list[Piece]:
     """Pieces of a page's pictures, to the end of the stream or to a number of them: what is told, JPEG, PNG."""
     pieces: list[Piece] = []
     with urllib.request.urlopen(url, timeout=15, context=context) as answer:

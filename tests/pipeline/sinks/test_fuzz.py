@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import re
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from urllib.request import Request
 
 import pytest
 
-from pipeline.sinks import open_output
+from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.base import Live
+from tests.pipeline.certificates import self_signed
 from tests.pipeline.running import held, until
 from tests.pipeline.sinks.serving import SHOWN, free_port, on_air, page_pieces, play
+from tests.pipeline.sinks.test_rtsp_auth import SECRET, digest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180), pytest.mark.usefixtures("no_error_logged")]
 
 SECONDS = 60
+BASIC = "Basic " + base64.b64encode(f"viewer:{SECRET}".encode()).decode()
 
 RTSP = (
     b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n",
@@ -29,11 +40,11 @@ RTSP = (
     b'TEARDOWN * RTSP/1.0\r\nCSeq: 6\r\nAuthorization: Digest a=b, c="d"\r\n\r\n',
 )
 HTTP = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b"GET /frames HTTP/1.1\r\nHost: 127.0.0.1:80\r\nOrigin: http://127.0.0.1:80\r\n\r\n",
-    b"HEAD /overlay.mjpeg?x=%20%ff HTTP/1.0\r\nHost: [::1]\r\nSec-Fetch-Site: same-origin\r\n\r\n",
-    b"POST /info HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
-    b"GET /info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic YTpi\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /cam/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /cam/frames HTTP/1.1\r\nHost: 127.0.0.1:80\r\nOrigin: http://127.0.0.1:80\r\n\r\n",
+    b"HEAD /cam/overlay.mjpeg?x=%20%ff HTTP/1.0\r\nHost: [::1]\r\nSec-Fetch-Site: same-origin\r\n\r\n",
+    b"POST /cam/info HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
+    b"GET /cam/info HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic YTpi\r\nTransfer-Encoding: chunked\r\n\r\n",
 )
 
 
@@ -54,38 +65,90 @@ def spoiled(noise: random.Random, good: tuple[bytes, ...]) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("uri", "good", "look"),
-    [
-        ("rtsp://@:{port}/cam", RTSP, lambda port: play(f"rtsp://127.0.0.1:{port}/cam", 5)),
-        ("http://@:{port}/", HTTP, lambda port: page_pieces(f"http://127.0.0.1:{port}/frames", 5)),
-    ],
-    ids=["rtsp", "http"],
-)
-def test_malformed_requests(uri: str, good: tuple[bytes, ...], look: Callable[[int], list[object]]) -> None:
+def rtsp_proof(wire: socket.socket) -> Callable[[str, str], str]:
+    wire.sendall(RTSP[1])
+    nonce = re.search(rb'nonce="(\w+)"', wire.recv(4096))
+    assert nonce
+    return lambda method, uri: digest(method, uri, nonce[1].decode())
+
+
+def http_proof(_: socket.socket) -> Callable[[str, str], str]:
+    return lambda _method, _uri: BASIC
+
+
+def proven(good: tuple[bytes, ...], proof: Callable[[str, str], str]) -> tuple[bytes, ...]:
+    """The requests with credentials."""
+
+    def prove(request: bytes) -> bytes:
+        line, end, rest = request.partition(b"\r\n")
+        if not end or b"Authorization" in rest or request.startswith(b"$"):
+            return request
+        method, uri, _ = line.decode().split()
+        return line + f"\r\nAuthorization: {proof(method, uri)}\r\n".encode() + rest
+
+    return tuple(map(prove, good))
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What is spoken at a port, and how somebody looks on who may."""
+
+    scheme: str
+    good: tuple[bytes, ...]
+    proof: Callable[[socket.socket], Callable[[str, str], str]]
+    look: Callable[[int], Sequence[object]]
+
+
+SPOKEN = (
+    Spoken("rtsp", RTSP, rtsp_proof, lambda port: play(f"rtsp://viewer:{SECRET}@127.0.0.1:{port}/cam", 5)),
+    Spoken("http", HTTP, http_proof, lambda port: page_pieces(Request(
+        f"http://127.0.0.1:{port}/cam/frames", headers={"Authorization": BASIC}), 5)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spoken", SPOKEN, ids=["rtsp", "http"])
+def test_malformed_requests(spoken: Spoken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With credentials and without, the page's in clear and over TLS."""
+    monkeypatch.setattr("pipeline.sinks.serve.guessing.FREE_TRIES", 1 << 30)  # else most would be refused unread
     noise = random.Random(20240229)
-    port = free_port()
-    sink = open_output(uri.format(port=port))
-    assert isinstance(sink, Live)
-    with on_air(sink, SHOWN), socket.socket(type=socket.SOCK_DGRAM) as datagrams:
-        until(lambda: len(look(port)) == 5, 10)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    with ExitStack() as stack:
+        ports = [free_port()]
+        auth = f"viewer:{SECRET}"
+        sinks = [open_output(f"{spoken.scheme}://@:{ports[0]}/cam", serve=ServeOptions(auth=auth))]
+        if spoken.scheme == "http":
+            cert, key = self_signed(tmp_path)
+            ports.append(free_port())
+            over_tls = ServeOptions(auth=auth, tls_cert=cert, tls_key=key)
+            sinks.append(open_output(f"https://@:{ports[1]}/cam", serve=over_tls))
+        for sink in sinks:
+            stack.enter_context(on_air(sink, SHOWN))
+        until(lambda: len(spoken.look(ports[0])) == 5, 10)
         before = len(held().descriptors)
         began = time.monotonic()
-        rounds = 0
+        answered = dict.fromkeys(product((False, True), ports), 0)
         while time.monotonic() - began < SECONDS / 2:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
-                try:
+            knows, port = noise.random() < 0.5, noise.choice(ports)
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as plain, suppress(OSError):
+                wire = trusting.wrap_socket(plain) if port in ports[1:] and noise.random() < 0.9 else plain
+                with wire:
+                    good = proven(spoken.good, spoken.proof(wire)) if knows else spoken.good
                     wire.sendall(spoiled(noise, good))
                     wire.settimeout(0.02)
                     answer = wire.recv(1 << 16)
-                    if b"server_port=" in answer:  # and rubbish instead of receiver reports
-                        pair = answer.partition(b"server_port=")[2].partition(b"\r")[0].partition(b";")[0].split(b"-")
-                        for each in pair:
-                            datagrams.sendto(noise.randbytes(noise.randint(0, 1500)), ("127.0.0.1", int(each)))
-                except OSError:
-                    pass
-            rounds += 1
-        assert rounds > 100
-        until(lambda: sink.clients == 0, 15, "the end of all of them")
+                    answered[knows, port] += b" 200 " in answer or not knows
+                    send_rubbish(noise, answer)
+        assert min(answered.values()) > 20
+        until(lambda: all(isinstance(sink, Live) and sink.clients == 0 for sink in sinks), 15, "the end of all of them")
         until(lambda: len(held().descriptors) <= before, 15, "the end of their sockets")
-        assert len(look(port)) == 5
+        assert len(spoken.look(ports[0])) == 5
+
+
+def send_rubbish(noise: random.Random, answer: bytes) -> None:
+    """To the ports for receiver reports, where the answer names them."""
+    if b"server_port=" in answer:
+        pair = answer.partition(b"server_port=")[2].partition(b"\r")[0].partition(b";")[0].split(b"-")
+        with socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+            for each in pair:
+                datagrams.sendto(noise.randbytes(noise.randint(0, 1500)), ("127.0.0.1", int(each)))
