@@ -17,7 +17,8 @@ _NAMELESS_WITH_USER = re.compile(r"^[a-z]+://[^/@]+@(:|/|$)")
 _PORTS = {"rtsp": 8554, "http": 8080, "https": 8443, "tcp": None}
 _LOOPBACK = ("127.0.0.1", "::1")
 _EVERYWHERE = ("0.0.0.0", "::")
-BACKLOG = 16
+BACKLOG = 128
+"""Clients that the system keeps until they are taken in; one more would try again after a second."""
 
 
 @dataclass(frozen=True, slots=True)

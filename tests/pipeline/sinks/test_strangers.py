@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.session import more_descriptors
+from pipeline.flow.service import Service
 from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.serve.admission import Admission, Guest, network_of
 from tests.pipeline.certificates import self_signed
 from tests.pipeline.running import held, until
 from tests.pipeline.sinks.rtsp_client import Client, client, listens, served
-from tests.pipeline.sinks.serving import SHOWN, free_port, on_air
+from tests.pipeline.sinks.serving import SHOWN, Task, free_port, on_air
 from tests.pipeline.sinks.test_rtsp_auth import SECRET, digest
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
@@ -116,6 +117,19 @@ def test_clients_count_before_tls_begins(certificate: tuple[Path, Path], monkeyp
                     assert wire.recv(4096).startswith(b"HTTP/1.1 200 ")
             assert any(map(is_open, silent))
             until(lambda: not any(map(is_open, silent)), 5, "the end of those who say nothing")
+
+
+def test_a_burst_of_clients_does_not_delay_the_next() -> None:
+    service = Service.join()
+    try:
+        with served() as (port, _):
+            busy = Task(lambda: service.run(time.sleep, 0.6))
+            began = time.monotonic()
+            with idle(port, 60):
+                assert time.monotonic() - began < 0.6, "the system does not have them try again"
+                busy.result()
+    finally:
+        service.leave()
 
 
 def test_without_descriptors_others_wait(caplog: pytest.LogCaptureFixture) -> None:
