@@ -98,10 +98,12 @@ def test_other_machines_only_on_purpose() -> None:
         with pytest.raises(ConfigError, match="--insecure"):
             open_masks("tcp://@0.0.0.0:9000", serve)
     open_masks("tcp://@0.0.0.0:9000", ServeOptions(insecure=True))
-    for uri in ("tcp://@:9000/name", "tcp://host:9000", "rtsp://@:8554/masks"):
+    for uri in ("tcp://@:9000/name", "tcp://host:9000"):
         with pytest.raises(ConfigError, match="of no known kind"):
             open_masks(uri)
-    with pytest.raises(ConfigError, match="of no known kind"):
+    with pytest.raises(ConfigError, match="--masks tcp://@:PORT"):
+        open_masks("rtsp://@:8554/masks")
+    with pytest.raises(ConfigError, match="--masks tcp://@:9000"):
         open_output("tcp://@:9000")
 
 
