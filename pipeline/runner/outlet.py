@@ -90,6 +90,7 @@ class Outlet:
         self.gone = False
         self.failure: PipelineError | None = None
         self._alone = alone
+        self._ending = False
         self._pause = FIRST_RETRY_S
         self._writes_since = 0.0
         self._tended = 0.0
@@ -141,7 +142,8 @@ class Outlet:
         self.gone = not isinstance(self.sink, Keeping) or not self.sink.continues
         first, self.failure = self.failure is None, error.with_traceback(None)
         how = "it is lost" if self.gone else "it is tried again"
-        log.log(logging.ERROR if first else logging.DEBUG, "%s (%s, everything else goes on)", error, how)
+        loud = first and not self._ending  # in the end whoever runs this tells of all that is lost
+        log.log(logging.ERROR if loud else logging.DEBUG, "%s (%s, everything else goes on)", error, how)
 
     def _rest(self) -> None:
         """Take what still comes, so that the other outputs do not wait; for ever, or until the next try."""
@@ -161,6 +163,7 @@ class Outlet:
                     self._take(item)
                 self._recovered(STEADY_S)
         except Closed:
+            self._ending = True
             with failing_as(self.sink.name, self._source):
                 self._finish()
             self._recovered(0.0)

@@ -178,6 +178,6 @@ def test_no_secret_of_an_output_is_told(cli: Cli, tiny: str, tmp_path: Path, mon
     outputs = ("--output", f"rtsp://127.0.0.1:{free_port()}/${{TOK}}", "--masks", f"{tmp_path}/${{TOK}}.jsonl")
     done = cli(*arguments("lavfi:testsrc2=size=96x80", tiny, *outputs, "--max-frames", "3", "--report", report, "-vv"))
     assert done.returncode == 1
-    assert re.search(r"error: rtsp://127\.0\.0\.1:\d+/\*\*\* cannot be published: ", done.stderr)
+    assert re.search(r"ERROR: rtsp://127\.0\.0\.1:\d+/\*\*\* cannot be published: ", done.stderr)
     assert "SUPERSECRET" not in done.stdout + done.stderr + report.read_text()
     assert f"{tmp_path}/***.jsonl" in report.read_text()
