@@ -168,7 +168,9 @@ def _initialiser(stored: onnx.TensorProto) -> Tensor:
             values = values.astype(np.float32)  # numpy and torch have no type for it in common
         return torch.from_numpy(values.copy())
     except UNFIT as error:
-        raise ValueError(f"{printable(stored.name)}: {first_line(error)}") from error
+        raise ValueError(
+            f"{printable(stored.name)} of ONNX's type {stored.data_type} is no tensor: {first_line(error)}"
+        ) from error
 
 
 def _read_tflite(path: Path) -> Contents:
