@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(wildcard pipeline/native/*.cpp pipeline/native/*.hpp pipeline/native/CMakeLists.txt pipeline/native/crf/* pipeline/native/motion/*)
+# Two at a time: many tests wait for what they talk to.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test check check-rest lint bench clean help
@@ -37,10 +39,10 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 check-rest: $(VENV)/.dev
-	$(BIN)/pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 check: test check-rest
 

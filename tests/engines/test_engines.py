@@ -92,8 +92,8 @@ def opened(models: dict[str, Model]) -> Iterator[Callable[[str, str], Engine]]:
         engine.close()
 
 
-@backends
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.model}-{c.size[1]}x{c.size[0]}")
+@backends
 def test_scores_equal_the_reference(backend: str, case: Case, opened: Callable[[str, str], Engine]) -> None:
     session = opened(backend, case.model).session(*case.size)
     assert session.input_size == case.size

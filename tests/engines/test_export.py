@@ -29,7 +29,7 @@ from engines.networks.trained import FORMAT, KEY, TrainedNetwork  # noqa: E402
 from engines.onnx_metadata import read_header  # noqa: E402
 from tests.engines.networks_like import export_network  # noqa: E402
 from tests.engines.small_network import Exported  # noqa: E402
-from tests.engines.support import BACKENDS, open_engine_for, picture, score  # noqa: E402
+from tests.engines.support import ON_CPU, open_engine_for, picture, score  # noqa: E402
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ def test_weights_in_half_precision_take_half_the_bytes(exported: Exported, tmp_p
 
 @pytest.mark.slow
 def test_the_mean_of_a_checkpoint_and_exports_is_the_mean_of_their_weights(exported: Exported, tmp_path: Path) -> None:
-    other = dataclasses.replace(exported.trained, weights={n: 1.03 * v for n, v in exported.trained.weights.items()})
+    weights = {n: 1.03 * v if v.is_floating_point() else v for n, v in exported.trained.weights.items()}
+    other = dataclasses.replace(exported.trained, weights=weights)
     exporting.export(other, tmp_path / "other.onnx", name="other")
     torch.save({"format": FORMAT, KEY: exported.trained.to_tree()}, tmp_path / "last.pt")
     parser = argparse.ArgumentParser()
@@ -153,8 +154,8 @@ def test_networks_of_other_shapes_have_no_mean(exported: Exported, tmp_path: Pat
 
 
 CHANGED: dict[str, tuple[str, dict[str, object]]] = {
-    "several scales": ("deeplabv3plus-mobilenetv2", {"scales": (1.0, 0.75, 0.5)}),
-    "several scales, corners": ("deeplabv2-resnet101-aspp", {"scales": (1.0, 0.75, 0.5)}),
+    "several scales": ("deeplabv3plus-mobilenetv2", {"scales": (1.0, 0.5)}),
+    "several scales, corners": ("deeplabv2-resnet101-aspp", {"scales": (1.0, 0.5)}),
     "corners in the decoder": ("deeplabv3plus-mobilenetv2", {"conventions": Conventions(align_corners=True)}),
     "blocks padded": (
         "deeplabv3plus-mobilenetv2",
@@ -175,7 +176,7 @@ def test_changed_networks_are_exported(changed: str, tmp_path: Path) -> None:
     assert model.align_corners == ("corners" in changed)
     image = picture((97, 129))
     scores = []
-    for backend in BACKENDS:
+    for backend in ON_CPU:
         with open_engine_for(model, backend, EngineOptions(precision="fp32", threads=1)) as engine:
             scores.append(score(engine.session(97, 129), image))
     assert np.abs(scores[0]).max() > 1
