@@ -66,7 +66,7 @@ def sbd_variables(labels: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
 
 def save_list(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def painted(

@@ -93,7 +93,7 @@ def test_figures_are_those_of_evaluate(given: list[str], tmp_path: Path) -> None
     data = given[1:7]
     out = str(tmp_path / "best.json")
     assert main(["evaluate", *data, "--engine", "openvino", "--config", given[8], "--json", out]) == 0
-    told = json.loads(Path(out).read_text())
+    told = json.loads(Path(out).read_text(encoding="utf-8"))
     assert told["refine"]["kind"] == "crf"
     assert (told["miou"], told["trimap"]["4"]) == pytest.approx(best)
 

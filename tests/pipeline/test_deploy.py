@@ -66,7 +66,7 @@ def test_a_port_that_does_not_answer_is_not_well() -> None:
 
 def test_every_package_of_the_images_is_locked() -> None:
     locked = {line.partition("==")[0].lower().replace("_", "-") for line in _lines("constraints.txt")}
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     named = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     named += [*extras["metrics"], *extras["webrtc"], *extras["tensorrt"]]
@@ -75,7 +75,9 @@ def test_every_package_of_the_images_is_locked() -> None:
 
 
 def _lines(name: str) -> list[str]:
-    return [line for line in (DEPLOY / name).read_text().splitlines() if line and not line.startswith("#")]
+    return [
+        line for line in (DEPLOY / name).read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.gpu"])
@@ -95,8 +97,8 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is missing")
     unit = tmp_path / "deeplab-stream.service"
-    text = (DEPLOY / unit.name).read_text()
-    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text))
+    text = (DEPLOY / unit.name).read_text(encoding="utf-8")
+    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", text), encoding="utf-8")
     done = subprocess.run([analyze, "verify", str(unit)], capture_output=True, text=True, timeout=30, check=False)
     complaints = [line for line in done.stderr.splitlines() if unit.name in line]
     assert not complaints

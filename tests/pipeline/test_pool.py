@@ -115,7 +115,7 @@ def test_lanes_are_served_in_turn(tmp_path: Path) -> None:
 
 def test_a_closed_lane_drains_and_the_workers_let_go_of_its_ring() -> None:
     def mapped(pid: int) -> int:
-        return Path(f"/proc/{pid}/maps").read_text().count("deeplab-slots")
+        return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8").count("deeplab-slots")
 
     with WorkerPool(1, jobs("copy")) as pool:
         before = descriptors()

@@ -349,7 +349,7 @@ def test_memory_descriptors_and_threads_stay_flat(colourful: Path, tiny: str, tm
 
     def look(step: str, index: int) -> None:
         if step == "write" and index in (150, 590):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
             descriptors = len(list(Path("/proc/self/fd").iterdir()))
             samples.append((pages * 4096, descriptors, len(list(Path("/proc/self/task").iterdir()))))
 

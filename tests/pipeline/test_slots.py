@@ -90,7 +90,7 @@ def test_another_process_sees_the_same_memory() -> None:
 
 def test_close_gives_everything_back_even_while_a_view_is_held() -> None:
     def mapped() -> int:
-        return Path("/proc/self/maps").read_text().count("deeplab-slots")
+        return Path("/proc/self/maps").read_text(encoding="utf-8").count("deeplab-slots")
 
     before = descriptors()
     ring = Ring(layout_of(), 2)

@@ -105,7 +105,7 @@ def uses(source: str, text: str, roots: Iterable[str], known: frozenset[str]) ->
 def members(stub: Path) -> frozenset[str]:
     """Names of methods, attributes and parameters of the classes in a stub."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(stub.read_text())):
+    for node in ast.walk(ast.parse(stub.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef):
             for item in node.body:
                 if isinstance(item, ast.FunctionDef):

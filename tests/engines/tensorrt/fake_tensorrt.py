@@ -32,7 +32,9 @@ def fake_tensorrt(stub: Path, version: str, cuda: FakeCuda) -> ModuleType:
     module.__spec__ = ModuleSpec("tensorrt", None)  # libraries look whether it is there
     module.__version__ = version  # type: ignore[attr-defined]
     module.cuda, module.log, module.faults = cuda, [], {}  # type: ignore[attr-defined]
-    classes = {node.name: node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node for node in ast.parse(stub.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    }
     for name, node in classes.items():
         setattr(module, name, _make(module, name, node))
     return module

@@ -45,7 +45,7 @@ def luma(frame: av.VideoFrame) -> Array:
 
 def read_masks(path: Path) -> ReadBack:
     frames = decode(path)
-    lines = [json.loads(line) for line in Path(f"{path}.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path(f"{path}.jsonl").read_text(encoding="utf-8").splitlines()]
     exact = [Fraction(*line["pts"]) for line in lines[1:]]
     for frame, pts in zip(frames, exact, strict=True):
         assert abs(frame.pts * frame.time_base - pts) <= frame.time_base / 2
@@ -62,7 +62,7 @@ def read_pictures(path: Path) -> ReadBack:
 
 
 def read_lines(path: Path) -> ReadBack:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     pictures = []
     for line in lines[1:]:
         labels: Array = np.full((lines[0]["height"], lines[0]["width"]), 255, np.uint8)

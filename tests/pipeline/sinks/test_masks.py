@@ -22,7 +22,7 @@ takes = pytest.mark.parametrize("take", TAKES, ids=lambda take: take.name)
 
 
 def lines_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    header, *frames = (json.loads(line) for line in path.read_text().splitlines())
+    header, *frames = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     return header, frames
 
 

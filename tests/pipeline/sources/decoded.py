@@ -69,7 +69,7 @@ def tell(path: str, **options: Any) -> Told:
     finally:
         logger.removeHandler(lines)
     maps = Path("/proc/self/maps")
-    cuda = maps.exists() and ("libcuda.so" in (text := maps.read_text()) or "nvidia_shim" in text)
+    cuda = maps.exists() and ("libcuda.so" in (text := maps.read_text(encoding="utf-8")) or "nvidia_shim" in text)
     return Told(pictures, decoder, damaged, tuple(lines.told), error, cuda)
 
 

@@ -182,7 +182,7 @@ def test_nothing_grows_with_the_number_of_connections(clip: MakeClip, monkeypatc
 
 def resident_mib() -> float:
     gc.collect()  # a connection leaves a picture in a cycle, see `pipeline.sources.pictures`
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.mark.slow
