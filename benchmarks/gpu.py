@@ -16,7 +16,7 @@ import ctypes.util
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from benchmarks.gpu_contenders import CONTENDERS, Contender, Rates, Timing, card
 from benchmarks.gpu_networks import NETWORKS, Exported, Network, export_network
 from benchmarks.gpu_stream import OTHERS, conformance, pipeline_fps, streams_at_30
 from benchmarks.machine import describe
-from engines.base import EngineError
 from engines.doctor import examine_gpu
 
 BATCHES = (1, 8)
@@ -96,31 +95,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = flags.contenders.split(",")
     contenders = {name: CONTENDERS[name]() for name in names}
     rates = card_rates()
-    with tempfile.TemporaryDirectory() as folder:
-        checked = conformance(clock.left())
-        rows = measure_networks(NETWORKS, contenders, Path(folder), clock, flags.seconds, rates=rates)
-        fps = pipeline_fps(Path(folder), clock.left())
-        served = streams_at_30(Path(folder), clock.left())
-        others = conformance(clock.left(), OTHERS)
-    figures = {
+    figures: dict[str, object] = {
         "machine": describe(),
         "gpu": [asdict(finding) for finding in examine_gpu()],
         "libnvinfer": ctypes.util.find_library("nvinfer"),
         "rates": None if rates is None else asdict(rates),
         "marks": MARKS,
-        "conformance": checked,
-        "other engines": others,
-        "rows": [asdict(row) for row in rows],
-        "targets": targets(rows),
-        "pipeline": fps,
-        "streams": served,
     }
-    print(table(rows))
+
+    def note(**found: object) -> None:
+        """Keep what has been measured, whatever comes of the rest."""
+        figures.update(found)
+        if flags.json:
+            flags.json.parent.mkdir(parents=True, exist_ok=True)
+            flags.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        note(conformance=conformance(clock.left()))
+        rows = measure_networks(NETWORKS, contenders, Path(folder), clock, flags.seconds, rates=rates)
+        note(rows=[asdict(row) for row in rows], targets=targets(rows))
+        print(table(rows), flush=True)
+        note(pipeline=tried(lambda: pipeline_fps(Path(folder), clock.left())))
+        note(streams=tried(lambda: streams_at_30(Path(folder), clock.left())))
+        note(**{"other engines": conformance(clock.left(), OTHERS)})
     for name in ("conformance", "other engines", "pipeline", "streams", "targets"):
         print(f"{name}: {figures[name]}")
-    if flags.json:
-        flags.json.parent.mkdir(parents=True, exist_ok=True)
-        flags.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def tried(measure: Callable[[], object]) -> object:
+    """What is measured, or why it could not be."""
+    try:
+        return measure()
+    except Exception as error:  # of anybody's runtime: the other figures are worth no less
+        return {"why": f"it failed: {' '.join(str(error).split())[:300]}"}
 
 
 def measure_networks(
@@ -162,7 +169,7 @@ def _measured(row: Row, contender: Contender, exported: Exported, clock: Clock, 
             return replace(row, timing=time_runner(runner, row.batch, seconds))
         finally:
             runner.close()
-    except (EngineError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # of anybody's runtime: the other rows are worth no less
         return replace(row, why=" ".join(f"it failed: {error}".split())[:300])
 
 

@@ -38,6 +38,20 @@ def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.Capture
     assert told.count("not measured: ") == len(rows) + 4
 
 
+def test_what_was_measured_is_kept_where_a_part_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fails(*_: object) -> None:
+        raise LookupError("no\nway")
+
+    monkeypatch.setattr(gpu, "pipeline_fps", fails)
+    monkeypatch.setattr(gpu, "streams_at_30", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["--json", str(tmp_path / "gpu.json")])
+    figures = json.loads((tmp_path / "gpu.json").read_text())
+    assert figures["pipeline"] == {"why": "it failed: no way"}
+    assert figures["rows"]
+    assert "streams" not in figures
+
+
 class Sleeper:
     """Takes a while for a batch, and has several under way at once."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -66,6 +67,7 @@ class TensorRTEngine(EngineBase):
         demand_same_file(model)  # a plan is found by the hash
         self._capability = device.compute_capability
         self._kernels: PixelKernels | None = None
+        self._kernels_lock = threading.Lock()  # not the engine's, which a build holds for minutes while frames come
         self._portable = portable
         self._cache = PlanCache(options.cache) if options.cache is not None else None
         try:
@@ -106,7 +108,7 @@ class TensorRTEngine(EngineBase):
 
     def _pixels(self) -> PixelKernels:
         """Our kernels, compiled when a session first takes a frame."""
-        with self._lock:
+        with self._kernels_lock:
             if self._kernels is None:
                 self._kernels = PixelKernels(self._capability)
             return self._kernels

@@ -165,8 +165,8 @@ def _timing_cache(config: trt.IBuilderConfig, path: Path | None) -> trt.ITimingC
     if path is not None:
         with contextlib.suppress(OSError):
             kept = path.read_bytes()
-    cache = config.create_timing_cache(kept)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
+    cache: trt.ITimingCache | None = config.create_timing_cache(kept)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, ignore_mismatch=False)
     return cache

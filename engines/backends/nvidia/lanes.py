@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -74,7 +74,11 @@ class Room:
     def __init__(self, size: int) -> None:
         self.size = size
         self.device = DeviceMemory(size)
-        self.host = HostMemory(size)
+        try:
+            self.host = HostMemory(size)
+        except BaseException:
+            self.device.close()
+            raise
 
     def close(self) -> None:
         """Free both; harmless when repeated."""
@@ -131,14 +135,13 @@ class Lane:
         Raises:
             EngineError: TensorRT or CUDA failed.
         """
-        self._held = (pictures, outs)  # nobody frees them under a copy
-        self._waiting = []
-        for index, picture in enumerate(pictures):
-            self._send(picture, self._pictures, index * self._border.picture_bytes)
-        self._compute(len(pictures))
-        for index, out in enumerate(outs):
-            self._receive(out, self._scores, index * self._border.score_bytes)
-        self._stream.record(self._done)
+        with self._beginning((pictures, outs)):
+            for index, picture in enumerate(pictures):
+                self._send(picture, self._pictures, index * self._border.picture_bytes)
+            self._compute(len(pictures))
+            for index, out in enumerate(outs):
+                self._receive(out, self._scores, index * self._border.score_bytes)
+            self._stream.record(self._done)
 
     def start_frames(self, frames: Sequence[RawFrame], model: Model, kernels: PixelKernels) -> None:
         """Begin with frames as they were decoded; their bytes go in and their labels come out, nothing else.
@@ -151,28 +154,40 @@ class Lane:
         Raises:
             EngineError: as `start`.
         """
-        self._held = (frames, kernels)
-        self._waiting = []
-        self._frames = self._at_least(self._frames, sum(_aligned(plane) for each in frames for plane in each.planes))
-        self._labels = self._at_least(self._labels, sum(_aligned(each.labels) for each in frames))
-        maps = [Frame(each.where, model, self._border.input_size) for each in frames]
-        at = 0
-        for index, (each, frame) in enumerate(zip(frames, maps, strict=True)):
-            addresses = []
-            for plane in each.planes:
-                addresses.append(self._frames.device.address + at)
-                self._send(plane, self._frames, at)
-                at += _aligned(plane)
-            target = self._pictures.device.address + index * self._border.picture_bytes
-            kernels.prepare(self._stream, frame, addresses, target)
-        self._compute(len(frames))
-        at = 0
-        for index, (each, frame) in enumerate(zip(frames, maps, strict=True)):
-            scores = self._scores.device.address + index * self._border.score_bytes
-            kernels.label(self._stream, frame, scores, self._border.score_shape, self._labels.device.address + at)
-            self._receive(each.labels, self._labels, at)
-            at += _aligned(each.labels)
-        self._stream.record(self._done)
+        with self._beginning((frames, kernels)):
+            self._frames = self._at_least(
+                self._frames, sum(_aligned(plane) for each in frames for plane in each.planes)
+            )
+            self._labels = self._at_least(self._labels, sum(_aligned(each.labels) for each in frames))
+            maps = [Frame(each.where, model, self._border.input_size) for each in frames]
+            at = 0
+            for index, (each, frame) in enumerate(zip(frames, maps, strict=True)):
+                addresses = []
+                for plane in each.planes:
+                    addresses.append(self._frames.device.address + at)
+                    self._send(plane, self._frames, at)
+                    at += _aligned(plane)
+                target = self._pictures.device.address + index * self._border.picture_bytes
+                kernels.prepare(self._stream, frame, addresses, target)
+            self._compute(len(frames))
+            at = 0
+            for index, (each, frame) in enumerate(zip(frames, maps, strict=True)):
+                scores = self._scores.device.address + index * self._border.score_bytes
+                kernels.label(self._stream, frame, scores, self._border.score_shape, self._labels.device.address + at)
+                self._receive(each.labels, self._labels, at)
+                at += _aligned(each.labels)
+            self._stream.record(self._done)
+
+    @contextmanager
+    def _beginning(self, held: object) -> Iterator[None]:
+        """Nobody frees what copies need; where a step fails, nothing is under way when the lane is used again."""
+        self._held, self._waiting = held, []
+        try:
+            yield
+        except BaseException:
+            self._stream.synchronise()
+            self._waiting, self._held = [], None
+            raise
 
     def _send(self, source: Array, room: Room, offset: int) -> None:
         if not self._page_locked.covers(source):
@@ -192,8 +207,9 @@ class Lane:
         """The room, or a larger one in its place; the lane has nothing under way."""
         if room.size >= size:
             return room
+        larger = self._own(Room(size))  # first: where there is no memory the lane keeps what it has
         room.close()
-        return self._own(Room(size))
+        return larger
 
     def wait(self, timeout: float) -> bool:
         """Block until the scores are in their arrays; False where ``timeout`` seconds have passed.

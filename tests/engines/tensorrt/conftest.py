@@ -6,17 +6,22 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from engines.base import Model
 from tests.conftest import absent
 from tests.engines.conftest import absent_gpu
+from tests.engines.support import foreign
 from tests.engines.tensorrt.bindings import TENSORRT, tensorrt_stubs
 from tests.engines.tensorrt.fake_cuda import FakeCuda, FakeDriver
 from tests.engines.tensorrt.fake_tensorrt import fake_tensorrt
+
+FLOAT = "layout: nchw\nmean: [120, 110, 100]\nstd: [60, 60, 60]\n"
 
 OURS = ("engines.backends.tensorrt", "engines.backends.nvidia")
 
@@ -97,3 +102,37 @@ def _forget() -> None:
     """Let our own modules be imported anew."""
     for name in [name for name in sys.modules if name.startswith(OURS)]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Model:
+    """A network of one convolution that wants float planes."""
+    folder = tmp_path / "models"
+    folder.mkdir(exist_ok=True)
+    return replace(foreign(folder / "small.onnx", FLOAT), name="small")
+
+
+@pytest.fixture
+def dynamic(tmp_path: Path, batched: None) -> Model:
+    folder = tmp_path / "models"
+    folder.mkdir(exist_ok=True)
+    return replace(foreign(folder / "batched.onnx", "layout: nhwc\n", layout="nhwc", dtype="uint8"), name="batched")
+
+
+@pytest.fixture
+def batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`write_graph` with a dynamic batch."""
+    from onnx import helper
+
+    from tests.engines import support
+
+    def info(name: str, kind: int, shape: list[int | str]) -> object:
+        return helper.make_tensor_value_info(name, kind, ["n", *shape[1:]])
+
+    class Batched:
+        make_tensor_value_info = staticmethod(info)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(helper, name)
+
+    monkeypatch.setattr(support, "helper", Batched())

@@ -317,7 +317,9 @@ DOES: dict[tuple[str, str], Callable[..., Any]] = {
     ("IBuilderConfig", "add_optimization_profile"): _add_profile,
     ("IBuilderConfig", "set_flag"): _flag("_flags"),
     ("IBuilderConfig", "clear_flag"): _flag("_cleared"),
-    ("IBuilderConfig", "create_timing_cache"): lambda module, self, data: _bare(module, "ITimingCache", data=data),
+    ("IBuilderConfig", "create_timing_cache"): lambda module, self, data: (
+        None if data == b"broken" else _bare(module, "ITimingCache", data=data)
+    ),
     ("IBuilderConfig", "set_timing_cache"): lambda module, self, cache, mismatch: cache._data in (b"", b"times"),
     ("ITimingCache", "serialize"): lambda module, self: _bare(module, "IHostMemory", data=b"times"),
     ("Runtime", "__init__"): _keep(logger=0),

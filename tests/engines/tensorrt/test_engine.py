@@ -31,47 +31,12 @@ from engines.base import (
 from engines.cli import main
 from engines.plans import PlanCache
 from engines.zoo import load_model
-from tests.engines.support import WAIT_S, expected_scores, foreign, open_engine_for, picture, score
+from tests.engines.support import WAIT_S, expected_scores, open_engine_for, picture, score
 from tests.engines.tensorrt.conftest import Machine
 
 pytestmark = pytest.mark.timeout(600)  # a real plan takes its time
 
 SIZE = (32, 48)
-FLOAT = "layout: nchw\nmean: [120, 110, 100]\nstd: [60, 60, 60]\n"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Model:
-    """A network of one convolution that wants float planes."""
-    folder = tmp_path / "models"
-    folder.mkdir(exist_ok=True)
-    return replace(foreign(folder / "small.onnx", FLOAT), name="small")
-
-
-@pytest.fixture
-def dynamic(tmp_path: Path, batched: None) -> Model:
-    folder = tmp_path / "models"
-    folder.mkdir(exist_ok=True)
-    return replace(foreign(folder / "batched.onnx", "layout: nhwc\n", layout="nhwc", dtype="uint8"), name="batched")
-
-
-@pytest.fixture
-def batched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`write_graph` with a dynamic batch."""
-    from onnx import helper
-
-    from tests.engines import support
-
-    def info(name: str, kind: int, shape: list[int | str]) -> object:
-        return helper.make_tensor_value_info(name, kind, ["n", *shape[1:]])
-
-    class Batched:
-        make_tensor_value_info = staticmethod(info)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(helper, name)
-
-    monkeypatch.setattr(support, "helper", Batched())
 
 
 def expected(model: Model, image: np.ndarray) -> np.ndarray:

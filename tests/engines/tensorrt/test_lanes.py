@@ -1,0 +1,87 @@
+"""What goes wrong on the GPU, or takes long: frames and builds go on."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.base import EngineError, EngineOptions, FrameMap, FrameSession, Model, RawFrame
+from tests.engines.support import WAIT_S, open_engine_for, picture, score
+from tests.engines.tensorrt.conftest import Machine
+
+pytestmark = pytest.mark.timeout(60)
+
+SIZE = (32, 48)
+
+
+def frame(height: int, width: int) -> RawFrame:
+    """A grey picture that fills the network's input, and the labels to be."""
+    where = FrameMap("rgb24", (height, width), SIZE, [[1.0] * 4] * 3, (0.5, 0.0, 0.5, 0.0))
+    return RawFrame((np.full((height, width, 3), 99, np.uint8),), where, np.full((height, width), 255, np.uint8))
+
+
+def test_frames_are_taken_while_another_size_is_built(fake: Machine, dynamic: Model) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(step: int) -> None:
+        if step == 0:
+            begun.set()
+            assert go_on.wait(WAIT_S)
+
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32")) as engine, ThreadPoolExecutor(2) as threads:
+        session = engine.session(*SIZE)
+        assert isinstance(session, FrameSession)
+        fake.trt.faults["build"] = slowly
+        other = threads.submit(engine.session, 48, 32)
+        try:
+            assert begun.wait(WAIT_S)
+            taken = frame(64, 96)
+            threads.submit(session.start_frames, [taken]).result(WAIT_S).wait(WAIT_S)
+            assert not other.done()
+        finally:
+            go_on.set()
+        assert other.result(WAIT_S).input_size == (48, 32)
+    assert (taken.labels < 255).all()
+
+
+def test_a_start_that_fails_leaves_nothing_under_way(fake: Machine, small: Model) -> None:
+    with open_engine_for(small, "tensorrt", EngineOptions("fp32", requests=1)) as engine:
+        session = engine.session(*SIZE)
+        image = picture(SIZE)
+        fake.trt.faults["execute"] = "the device is lost"
+        with pytest.raises(AssertionError, match="the device is lost"):
+            score(session, image)
+        assert fake.gpu.calls["cudaStreamSynchronize"] == 1, "the picture's copy is waited for"
+        fake.trt.faults.clear()
+        assert np.isfinite(score(session, image)).all()
+
+
+def test_where_there_is_no_more_memory_smaller_frames_go_on(fake: Machine, dynamic: Model) -> None:
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=1)) as engine:
+        session = engine.session(*SIZE)
+        assert isinstance(session, FrameSession)
+        session.start_frames([frame(64, 96)]).wait(WAIT_S)
+        for name in ("cudaMalloc", "cudaHostAlloc"):
+            alive = dict(fake.gpu.alive)
+            fake.gpu.fail[name] = "cudaErrorMemoryAllocation"
+            with pytest.raises(EngineError, match="MemoryAllocation"):
+                session.start_frames([frame(640, 960)])
+            del fake.gpu.fail[name]
+            assert dict(fake.gpu.alive) == alive
+            again = frame(64, 96)
+            session.start_frames([again]).wait(WAIT_S)
+            assert (again.labels < 255).all()
+
+
+def test_broken_times_of_kernels_are_measured_anew(fake: Machine, small: Model, tmp_path: Path) -> None:
+    options = EngineOptions("fp32", cache=tmp_path / "cache")
+    with open_engine_for(small, "tensorrt", options) as engine:
+        engine.session(*SIZE)
+        (kept,) = (tmp_path / "cache").glob("*.timing")
+        kept.write_bytes(b"broken")
+        engine.session(2 * SIZE[0], 2 * SIZE[1])
+    assert kept.read_bytes() != b"broken"
