@@ -122,7 +122,7 @@ def main() -> None:
 def what_differs(before: Usage, after: Usage) -> list[str]:
     """What is not as it was: memory beyond `MAX_GROWTH`, descriptors, threads, processes."""
     same = {
-        "resident memory": abs(after.resident_mib / before.resident_mib - 1) <= MAX_GROWTH,
+        "resident memory": after.resident_mib / before.resident_mib - 1 <= MAX_GROWTH,
         "descriptors": after.descriptors == before.descriptors,
         "threads": after.threads == before.threads,
         "processes": after.processes == before.processes,

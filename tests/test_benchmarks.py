@@ -57,6 +57,7 @@ def test_the_usual_loop_computes_what_the_engine_computes(tmp_path: Path) -> Non
 def test_growth_is_told() -> None:
     before = Usage(300, 100.0, 20, 9)
     assert what_differs(before, Usage(3000, 101.9, 20, 9)) == []
+    assert what_differs(before, Usage(3000, 90.0, 20, 9)) == []
     assert what_differs(before, Usage(3000, 102.1, 21, 8, 2)) == [
         "resident memory",
         "descriptors",
