@@ -26,6 +26,7 @@ from benchmarks.clip import make_clip
 from benchmarks.machine import describe
 from pipeline.options import InputOptions, ModelOptions, RunOptions
 from pipeline.runner import Runner
+from pipeline.runner.usage import started_by
 from pipeline.sources import SourceOptions
 from pipeline.stages.refine import RefineOptions
 
@@ -60,7 +61,7 @@ OWN = (Path("/proc/self"),)
 
 def family() -> tuple[Path, ...]:
     """This process and those that it has started."""
-    return *OWN, *_descendants(os.getpid())
+    return *OWN, *started_by(os.getpid())
 
 
 def usage(frames: int, processes: Sequence[Path] = OWN) -> Usage:
@@ -72,14 +73,6 @@ def usage(frames: int, processes: Sequence[Path] = OWN) -> Usage:
         sum(len(list((process / "task").iterdir())) for process in processes),
         len(processes),
     )
-
-
-def _descendants(process: int) -> list[Path]:
-    found = []
-    for thread in Path(f"/proc/{process}/task").iterdir():
-        for child in (thread / "children").read_text().split():
-            found += [Path("/proc", child), *_descendants(int(child))]
-    return found
 
 
 def _share_kib(process: Path) -> int:

@@ -56,12 +56,13 @@ def _codecs() -> Iterator[Finding]:
         yield Finding("video", name, *_encoder(name, use))
     reason = missing("NVDEC")
     yield Finding("video", "NVDEC", UNFIT if reason else READY, reason or "decodes on the GPU what that takes")
-    refusals = {} if missing("NVENC") else {e.alias: refusal(e, 256, 256, FORMATS["yuv420p"]) for e in nvenc_encoders()}
+    lacking = missing("NVENC")
+    refusals = {} if lacking else {e.alias: refusal(e, 256, 256, FORMATS["yuv420p"]) for e in nvenc_encoders()}
     able = [alias for alias, why in refusals.items() if not why]
     if able:
         yield Finding("video", "NVENC", READY, f"encodes {', '.join(able)} on the GPU")
     else:
-        yield Finding("video", "NVENC", UNFIT, missing("NVENC") or next(iter(refusals.values()), "not in this PyAV"))
+        yield Finding("video", "NVENC", UNFIT, lacking or next(iter(refusals.values()), "not in this PyAV"))
 
 
 def _encoder(name: str, use: str) -> tuple[str, str]:

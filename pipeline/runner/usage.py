@@ -14,17 +14,18 @@ def memory() -> tuple[int, int] | None:
     What several of them share counts for each in part (proportional set size), so sums are true.
     """
     try:
-        return _held(Path("/proc/self")), sum(map(_held_or_gone, _started_by(os.getpid())))
+        return _held(Path("/proc/self")), sum(map(_held_or_gone, started_by(os.getpid())))
     except OSError:
         return None
 
 
-def _started_by(process: int) -> Iterator[Path]:
+def started_by(process: int) -> Iterator[Path]:
+    """The processes that one has started, and those that they have: their directories in /proc."""
     with suppress(OSError):  # a thread or process that has ended meanwhile
         for thread in Path(f"/proc/{process}/task").iterdir():
             for child in (thread / "children").read_text().split():
                 yield Path("/proc", child)
-                yield from _started_by(int(child))
+                yield from started_by(int(child))
 
 
 def _held_or_gone(process: Path) -> int:

@@ -25,10 +25,9 @@ from engines.networks import NETWORKS  # noqa: E402
 from engines.networks.normalise import ByteNetwork  # noqa: E402
 from engines.published import read_published  # noqa: E402
 from engines.zoo import fetch_published, load_model  # noqa: E402
-from tests.conftest import absent  # noqa: E402
 from tests.engines.peers import published  # noqa: E402
 from tests.engines.peers.parts import Weights  # noqa: E402
-from tests.engines.peers.torchvision import segmentation_models, settle_norms  # noqa: E402
+from tests.engines.peers.torchvision import filled  # noqa: E402
 from tests.engines.serving import Server  # noqa: E402
 from tests.engines.support import open_engine_for, picture, score  # noqa: E402
 
@@ -88,18 +87,6 @@ def close(found: Tensor, wanted: Tensor, within: float = 1e-4) -> bool:
     return float((found - wanted).abs().max() / wanted.abs().max()) < within
 
 
-def torchvisions(name: str) -> torch.nn.Module:
-    """One of its own networks with weights and statistics at random, in eval mode."""
-    try:
-        models = segmentation_models()
-    except ImportError:
-        absent("torchvision (the extra `train`)")
-    torch.manual_seed(5)
-    peer = getattr(models, name)(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
-    settle_norms(peer, torch.randn(2, 3, *SIZE))
-    return peer
-
-
 def scores_in_torch(entry: ZooEntry, state: dict[str, Tensor], image: np.ndarray, folder: Path) -> Tensor:
     assert entry.download
     path = folder / entry.download.file
@@ -125,7 +112,7 @@ def enlarged(scores: Tensor) -> Tensor:
 def test_export_makes_torchvisions_network_of_its_file(
     name: str, theirs: str, serve: Serve, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    peer, image = torchvisions(theirs), picture(SIZE)
+    (peer, _), image = filled(theirs, SIZE), picture(SIZE)
     entry = serve(name, peer.state_dict())
     server.does.break_after = [3_000_000]
     assert main(["export", name]) == 0
@@ -145,7 +132,7 @@ def test_export_makes_torchvisions_network_of_its_file(
 
 @pytest.mark.slow
 def test_torchvisions_largest_is_its_own_network(tmp_path: Path) -> None:
-    peer, image = torchvisions("deeplabv3_resnet101"), picture(SIZE)
+    (peer, _), image = filled("deeplabv3_resnet101", SIZE), picture(SIZE)
     found = scores_in_torch(ZOO["deeplabv3-resnet101-voc"], peer.state_dict(), image, tmp_path)
     assert close(enlarged(found), expected_scores(peer, image))
 

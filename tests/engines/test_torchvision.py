@@ -10,8 +10,7 @@ torch = pytest.importorskip("torch", reason="networks need torch (the extra `tra
 
 from engines.networks import DeepLab, build  # noqa: E402
 from engines.weights import load_weights  # noqa: E402
-from tests.conftest import absent  # noqa: E402
-from tests.engines.peers.torchvision import segmentation_models, settle_norms  # noqa: E402
+from tests.engines.peers.torchvision import filled  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,14 +27,7 @@ SIZE = (65, 73)
     ],
 )
 def test_a_file_of_torchvision_gives_its_scores(theirs: str, ours: str, output_stride: int, tmp_path: Path) -> None:
-    try:
-        models = segmentation_models()
-    except ImportError:
-        absent("torchvision (the extra `train`)")
-    torch.manual_seed(5)
-    peer = getattr(models, theirs)(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
-    image = torch.randn(2, 3, *SIZE)
-    settle_norms(peer, image)
+    peer, image = filled(theirs, SIZE)
     with torch.no_grad():
         expected, other = (peer(image[i : i + 1]) for i in range(2))
     assert float((expected["out"] - other["out"]).abs().max() / expected["out"].abs().max()) > 0.05

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+from tests.conftest import absent
+
 _DECLARED: list[torch.library.Library] = []
 """What is declared lasts as long as this."""
 
@@ -46,3 +48,21 @@ def settle_norms(network: torch.nn.Module, pictures: torch.Tensor) -> None:
             module.momentum = None  # the mean of all batches, not a hundredth of each
     network.train()(pictures)
     network.eval()
+
+
+def filled(name: str, size: tuple[int, int]) -> tuple[torch.nn.Module, torch.Tensor]:
+    """One of its networks with weights and statistics at random, in eval mode, and the pictures that gave these.
+
+    Args:
+        name: of the function that makes it.
+        size: height and width of the pictures, of which there are two.
+    """
+    try:
+        models = segmentation_models()
+    except ImportError:
+        absent("torchvision (the extra `train`)")
+    torch.manual_seed(5)
+    network = getattr(models, name)(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    pictures = torch.randn(2, 3, *size)
+    settle_norms(network, pictures)
+    return network, pictures
