@@ -6,8 +6,9 @@ Nothing of NVIDIA's is loaded where there is no driver, and libav, which would c
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import av
@@ -77,7 +78,14 @@ def missing(engine: VideoEngine) -> str:
 
 def one_line(error: Exception) -> str:
     """What an error of libav or of the system says, without the call that failed."""
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]
+    lines = str(getattr(error, "strerror", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@lru_cache(maxsize=256)
+def tell_once(log: logging.Logger, line: str) -> None:
+    """Say it, but not again with every connection of an input or every segment of a recording."""
+    log.info("%s", line)
 
 
 def _loads(library: str) -> bool:

@@ -215,10 +215,9 @@ class PartFile(_Descriptor):
             Whether there is a file.
         """
         self._close()
-        with suppress(OSError):
+        with suppress(OSError, SinkError):
             if self._current is not None and good(self._current):
-                self._current.replace(self._final)
-                self._current = self._final
+                self.publish()
                 return True
         self.discard()
         return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
 from typing import TypeVar
 
 import av
@@ -13,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError, HardwareError, SinkError
 from pipeline.frame import FORMATS, PixelFormat
-from pipeline.hwaccel import CUDA, missing, one_line
+from pipeline.hwaccel import CUDA, missing, one_line, tell_once
 from pipeline.sinks.encoders import ENCODERS, Encoder, VideoOptions
 
 T = TypeVar("T")
@@ -45,17 +44,17 @@ def choose(software: Encoder, options: VideoOptions, width: int, height: int, la
     demanded = hardware is software or options.hwaccel == CUDA
     kept = layout in hardware.formats()
     if not kept and not demanded:
-        _tell_once(f"{software.alias} of {layout.name} is encoded in software, NVENC would not keep all of it")
+        tell_once(_LOG, f"{software.alias} of {layout.name} is encoded in software, NVENC would not keep all of it")
         return software
     reason = missing("NVENC") or refusal(hardware, width, height, layout if kept else FORMATS["yuv420p"])
     if not reason:
-        _tell_once(f"{hardware.alias} is encoded by NVENC ({hardware.name})")
+        tell_once(_LOG, f"{hardware.alias} is encoded by NVENC ({hardware.name})")
         return hardware
     if demanded:
         named = software if hardware is not software else next(e for e in ENCODERS if e.alias == hardware.alias)
         raise HardwareError(f"{hardware.name} cannot be had: {reason}; --codec {named.name} encodes in software")
     if reason != missing("NVDEC"):  # else it is told of the decoder
-        _tell_once(f"{software.alias} is encoded in software, {reason}")
+        tell_once(_LOG, f"{software.alias} is encoded in software, {reason}")
     return software
 
 
@@ -141,9 +140,3 @@ def _twin(software: Encoder, options: VideoOptions) -> Encoder | None:
             f"--codec {software.name} to encode in software"
         )
     return found
-
-
-@lru_cache(maxsize=256)
-def _tell_once(line: str) -> None:
-    """Not again with every segment of a recording."""
-    _LOG.info("%s", line)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache
 
 import av
 
 from pipeline.errors import SourceError, SourceLostError
-from pipeline.hwaccel import CUDA, HwAccel, missing, wanted
+from pipeline.hwaccel import CUDA, HwAccel, missing, tell_once, wanted
 from pipeline.sources.demux import Demuxer
 from pipeline.sources.target import CAMERAS, Target
 
@@ -41,7 +40,7 @@ class Decoding:
         self._demanded = hwaccel == CUDA
         self.on_gpu = wanted("NVDEC", hwaccel) and shown not in _failed
         if hwaccel == "auto" and missing("NVDEC"):
-            _tell_once(f"video is decoded in software: {missing('NVDEC')}")
+            tell_once(_log, f"video is decoded in software: {missing('NVDEC')}")
 
     def open(self, target: Target, *, audio: bool) -> Demuxer:
         """Open, with NVDEC where it is to be tried and does not spoil the stream, which is known once it is open.
@@ -54,7 +53,7 @@ class Decoding:
         """
         if self.on_gpu and not self._demanded and (target.format in CAMERAS or not isinstance(target.url, str)):
             self.on_gpu = False
-            _tell_once(f"{self._shown}: decoded in software, as cameras and pipes are")
+            tell_once(_log, f"{self._shown}: decoded in software, as cameras and pipes are")
         demuxer = Demuxer(target, audio=audio, on_gpu=self.on_gpu)
         codec = demuxer.video.codec_context
         if not self.on_gpu or not _is_spoilt(codec):
@@ -88,7 +87,7 @@ class Decoding:
 
     def _tell(self, codec: av.VideoCodecContext, *, by_gpu: bool = False, before: str = "") -> None:
         told = "decoded by NVDEC" if by_gpu else "decoded in software, NVDEC does not take it"
-        _tell_once(f"{self._shown}: {'from here on ' if before else ''}{told} ({_stream(codec)})")
+        tell_once(_log, f"{self._shown}: {'from here on ' if before else ''}{told} ({_stream(codec)})")
 
     def _not_taken(self, codec: av.VideoCodecContext) -> SourceError:
         return SourceError(
@@ -136,9 +135,3 @@ def _stream(codec: av.VideoCodecContext) -> str:
 
 _failed: set[str] = set()
 """Inputs that NVDEC took and then failed at."""
-
-
-@lru_cache(maxsize=256)
-def _tell_once(line: str) -> None:
-    """Not again with every connection."""
-    _log.info("%s", line)
