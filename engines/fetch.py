@@ -163,10 +163,12 @@ class _Job:
     def run(self) -> None:
         """Download, verify, record, rename."""
         resumed = self._download()
-        if resumed and self._fault(self.part):
+        fault = self._fault(self.part)
+        if fault and resumed:
             self._discard()  # two versions of the file may have been joined: once more, in one piece
             self._download()
-        if fault := self._fault(self.part):
+            fault = self._fault(self.part)
+        if fault:
             self._discard()
             also = f"; if it was changed for good, delete {_record(self.target)}" if self.recorded else ""
             raise FetchError(

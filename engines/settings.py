@@ -201,9 +201,7 @@ def substitute(text: str, where: str, path: tuple[str, ...] = ()) -> str:
         if match[0] == "$${":
             return "${"
         if match[1] is None:
-            raise _error(
-                where, path, f"{match[0]}… is neither ${{NAME}} nor ${{file:PATH}}; write $${{ for a plain ${{"
-            )
+            raise _error(where, path, f"{match[0]}… {_NO_VARIABLE}")
         found.append(_value(match[1], where, path))
         secret = _BEFORE_SECRET.search(text[: match.start()]) and _AFTER_SECRET.match(text[match.end() :])
         return quote(found[-1], safe="") if secret else found[-1]

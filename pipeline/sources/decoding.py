@@ -78,12 +78,9 @@ class Decoding:
         before, self.name = self.name, name
         if not self.on_gpu:
             return
-        if by_gpu or before:
-            self._tell(codec, by_gpu=by_gpu, before=before)
-        elif self._demanded:
+        if self._demanded and not (by_gpu or before):
             raise self._not_taken(codec)
-        else:
-            self._tell(codec)
+        self._tell(codec, by_gpu=by_gpu, before=before)
 
     def _tell(self, codec: av.VideoCodecContext, *, by_gpu: bool = False, before: str = "") -> None:
         told = "decoded by NVDEC" if by_gpu else "decoded in software, NVDEC does not take it"

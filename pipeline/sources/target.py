@@ -246,14 +246,14 @@ def _why_not(target: Target, error: Exception) -> str:
         return f"nothing came within {target.open_timeout or 0:g} s; is it sent to this address and port?"
     for types, message in _REASONS:
         if isinstance(error, types):
-            return message.format(timeout=target.open_timeout or 0, reason=_reason(error))
+            return message.format(timeout=target.open_timeout or 0, reason=one_line(error))
     if isinstance(error, av.InvalidDataError | EOFError):
         return _not_a_video(target)
     if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
         return _CAMERA_REASONS[error.errno]
     if target.network and isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return _unreachable(target, error)
-    return f"cannot be opened ({_reason(error)})"
+    return f"cannot be opened ({one_line(error)})"
 
 
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EIO)
@@ -269,7 +269,7 @@ def _unreachable(target: Target, error: OSError) -> str:
             )
         if host := _unknown_host(target):
             return f"no such host {host!r}, its name cannot be resolved; check the address and the name server"
-    return f"cannot be reached ({_reason(error)}); check the address"
+    return f"cannot be reached ({one_line(error)}); check the address"
 
 
 def _mistrusted(target: Target) -> str | None:
@@ -318,7 +318,3 @@ def _size(target: Target) -> int | None:
         return Path(str(target.url).removeprefix("file:")).stat().st_size if isinstance(target.url, str) else None
     except OSError:
         return None
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]
