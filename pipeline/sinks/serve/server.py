@@ -103,7 +103,7 @@ class Server(Generic[M]):
         self._connect = connect
         self._tls = tls
         self._sockets: list[socket.socket] = []
-        self._listening: list[asyncio.Task[None]] = []
+        self._ticking: asyncio.Task[None] | None = None
         self._admission = Admission()
         self._tasks: set[asyncio.Task[None]] = set()
         self.guessing = Guessing()
@@ -117,16 +117,16 @@ class Server(Generic[M]):
         """
         self._sockets = listen(self.address)
         self.port = self._sockets[0].getsockname()[1]
-        self._listening = [asyncio.create_task(self._accept(each)) for each in self._sockets]
-        self._listening.append(asyncio.create_task(self._tick()))
+        for each in self._sockets:
+            self._listen(each)
+        self._ticking = asyncio.create_task(self._tick())
 
     async def close(self) -> None:
         """Give what is written a moment to be sent, and hang up."""
-        for listening in self._listening:
-            listening.cancel()
-        if self._listening:
-            await asyncio.wait(self._listening, timeout=_FLUSH_S)
+        if self._ticking is not None:
+            self._ticking.cancel()
         for each in self._sockets:
+            asyncio.get_running_loop().remove_reader(each)
             each.close()
         until = time.monotonic() + _FLUSH_S
         while time.monotonic() < until and any(not each.outflow.clear for each in self.connections):
@@ -141,25 +141,34 @@ class Server(Generic[M]):
             await asyncio.wait(self._tasks, timeout=_FLUSH_S)
         self.tally.flush()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        """Take clients in; they are counted before TLS begins."""
+    def _listen(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Take a client in; it is counted before TLS begins.
+
+        No task does it: one that is cancelled may hold a client already, who then would wait for ever.
+        """
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                wire, where = await loop.sock_accept(listening)
-            except OSError as error:  # no descriptor is left, or it has gone already
-                self.tally.note(f"a client cannot be accepted: {error.strerror}")
-                await asyncio.sleep(_TICK_S)
-                continue
-            guest = Guest(network_of(where[0]))
-            if self._admission.admit(guest):
-                guest.task = asyncio.create_task(self._attend(wire, guest))
-                self._tasks.add(guest.task)
-                guest.task.add_done_callback(self._tasks.discard)
-            else:
-                self.tally.note(f"too many clients, {guest.peer} is turned away")
-                wire.close()
-            await asyncio.sleep(0)  # however fast they come
+        try:
+            wire, where = listening.accept()
+        except BlockingIOError:  # it has gone already
+            return
+        except OSError as error:  # no descriptor is left
+            self.tally.note(f"a client cannot be accepted: {error.strerror}")
+            loop.remove_reader(listening)
+            loop.call_later(_TICK_S, self._listen, listening)
+            return
+        wire.setblocking(False)
+        guest = Guest(network_of(where[0]))
+        if self._admission.admit(guest):
+            guest.task = loop.create_task(self._attend(wire, guest))
+            self._tasks.add(guest.task)
+            guest.task.add_done_callback(self._tasks.discard)
+        else:
+            self.tally.note(f"too many clients, {guest.peer} is turned away")
+            wire.close()
 
     async def _attend(self, wire: socket.socket, guest: Guest) -> None:
         try:

@@ -110,8 +110,9 @@ class Browser:
 
 
 def unexpected(tab: Browser) -> list[str]:
-    """Complaints of something else than that the server has gone."""
-    return [said for said in tab.complaints if not re.search("ERR_CONNECTION_(REFUSED|RESET)", said)]
+    """Complaints of something else than that the stream or its server has gone."""
+    gone = r"ERR_CONNECTION_(REFUSED|RESET)|ERR_EMPTY_RESPONSE|404 .*/(info|frames|whep/\S+)$"
+    return [said for said in tab.complaints if not re.search(gone, said)]
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import socket
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from pipeline.cli.main import make_options, make_parser
 from pipeline.errors import ConfigError, SinkError
 from pipeline.sinks import ServeOptions, check_writable, open_output
+from pipeline.sinks.serve.address import Address
+from pipeline.sinks.serve.http import HttpServer
 from tests.pipeline.sinks.made import TAKES
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
@@ -66,3 +70,27 @@ def test_a_port_in_use_is_told() -> None:
         with pytest.raises(SinkError, match="is in use"):
             sink.open(TAKES[0].info())
         sink.abort()
+
+
+def test_who_comes_while_a_server_closes_is_hung_up_on() -> None:
+    """However far it was taken in: nobody is left to wait for an answer."""
+
+    async def come(passes: int) -> bytes:
+        server = HttpServer(Address("http", "127.0.0.1", 0, "cam"), ServeOptions(), None)
+        await server.open()
+        await asyncio.sleep(0.01)
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            await server.close()
+            client.settimeout(5)
+            try:
+                return await asyncio.to_thread(client.recv, 1)
+            except ConnectionResetError:
+                return b""
+
+    gc.disable()  # it would hang up as well, some time
+    try:
+        assert [asyncio.run(come(passes)) for passes in range(8)] == [b""] * 8
+    finally:
+        gc.enable()
