@@ -29,6 +29,10 @@ class MissingEngineError(EngineError):
     """A backend whose library is not installed or cannot be loaded here."""
 
 
+class CancelledError(EngineError):
+    """A session that would take minutes, of an engine that was told to give up (`Engine.cancel`)."""
+
+
 class ModelError(EngineError):
     """A model file that is missing, unreadable or does not fit."""
 
@@ -285,6 +289,13 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the network cannot take this size.
+            CancelledError: compiling it takes minutes, and `cancel` was called.
+        """
+
+    def cancel(self) -> None:
+        """Give up what takes minutes, now and from now on; sessions that are there stay.
+
+        From any thread, and in a signal handler.
         """
 
     def close(self) -> None:

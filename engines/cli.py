@@ -16,6 +16,7 @@ from typing import Any
 
 from engines import build_command
 from engines.base import EngineError, EngineOptions
+from engines.stragglers import leave
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -89,7 +90,7 @@ OFFLINE = {
 
 def entry() -> None:
     """Console script: run and exit with its status."""
-    sys.exit(main())
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,12 +16,14 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from engines.base import EngineError
+from engines.cancellation import Cancellation
 from engines.whole_file import whole_file
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ OLDEST_PORTABLE = (8, 0)
 ANOTHER = "choose another directory (XDG_CACHE_HOME)"
 
 _LOCK = "plans.lock"
+_POLL_S = 0.1
 _LONGEST_HEADER = 1 << 16
 
 _log = logging.getLogger(__name__)
@@ -130,22 +133,30 @@ class PlanCache:
     def __init__(self, directory: Path) -> None:
         self.directory = own_directory(directory, "plan cache")
 
-    def obtain(self, key: PlanKey, build: Callable[[], bytes], read: Callable[[bytes], T]) -> T:
+    def obtain(
+        self,
+        key: PlanKey,
+        build: Callable[[], bytes],
+        read: Callable[[bytes], T],
+        cancellation: Cancellation | None = None,
+    ) -> T:
         """What ``read`` makes of a plan, from the cache if it is there and good, else built and kept.
 
         Args:
             key: what the plan must be for.
             build: makes the plan; called with the cache locked, so by one process at a time.
             read: deserialises a plan; where it raises an `EngineError` for a kept one, that is built anew.
+            cancellation: nobody waits any more for whoever holds the lock.
 
         Raises:
             PlanError: a plan must be built and the cache cannot be written.
+            CancelledError: another one was waited for, and ``cancellation`` is set.
             EngineError: as ``build``, or as ``read`` of a plan that was just built.
         """
         found, why = self._find(key, read)
         if found is not None:
             return found
-        with self._locked():
+        with self._locked(cancellation or Cancellation()):
             found, why = self._find(key, read)  # by whoever held the lock
             if found is not None:
                 return found
@@ -173,11 +184,12 @@ class PlanCache:
         return [*([exact] if exact in others else []), *(path for path in others if path != exact)]
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One process at a time; the kernel opens the lock when its holder ends, however it ends.
+    def _locked(self, cancellation: Cancellation) -> Iterator[None]:
+        """One process at a time, and one thread of it; the kernel opens the lock when its holder ends, however it ends.
 
         Raises:
             PlanError: the directory cannot be written.
+            CancelledError: somebody else holds it, and ``cancellation`` is set.
         """
         try:
             with tempfile.TemporaryFile(
@@ -191,11 +203,11 @@ class PlanCache:
                 f"anew: make it writable, build the plan where it is (python -m engines build), or {ANOTHER}"
             ) from error
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info("waiting for another process that builds a plan in %s", self.directory)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _took(handle):
+                _log.info("waiting for another plan that is built in %s", self.directory)
+                while not _took(handle):  # a wait for the lock itself cannot be called off
+                    cancellation.check("waiting for another plan")
+                    time.sleep(_POLL_S)
             yield
         finally:
             os.close(handle)
@@ -267,6 +279,15 @@ def _read(path: Path, wanted: PlanKey) -> bytes:
     except (ValueError, TypeError, KeyError) as error:
         raise _UnusableError("is damaged: its header cannot be read") from error
     return plan
+
+
+def _took(handle: int) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _age(path: Path) -> float:

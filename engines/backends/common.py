@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import EngineError, EngineInfo, Model, Scores, Session, TensorSpec
+from engines.cancellation import Cancellation
 
 KEPT_SESSIONS = 8
 """Compiled sizes that an engine keeps: a stream that changes its size for ever must not eat the memory."""
@@ -311,6 +312,7 @@ class EngineBase(ABC):
         self._model = model
         self._info = info
         self._quota = Quota(info.requests)
+        self._cancellation = Cancellation()
         self._sessions: OrderedDict[tuple[int, int], Session] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
@@ -364,8 +366,13 @@ class EngineBase(ABC):
             self._sessions.move_to_end(key)
             return self._sessions[key]
 
+    def cancel(self) -> None:
+        """Give up what takes minutes; see `engines.base.Engine`."""
+        self._cancellation.set()
+
     def close(self) -> None:
         """Free everything; harmless when repeated."""
+        self.cancel()
         with self._lock:
             if not self._closed:
                 self._closed = True

@@ -98,7 +98,7 @@ class TensorRTEngine(EngineBase):
         else:
             key = self._key(size)
             timing = self._cache.directory / f"{key.library} {key.device}.timing".replace(" ", "-").replace("/", "-")
-            engine = self._cache.obtain(key, lambda: self._build(size, timing), self._deserialise)
+            engine = self._cache.obtain(key, lambda: self._build(size, timing), self._deserialise, self._cancellation)
         border = _border(engine, self._model, size, self._info)
 
         def lane() -> Lane:
@@ -131,6 +131,7 @@ class TensorRTEngine(EngineBase):
         )
 
     def _build(self, size: tuple[int, int], timing: Path | None) -> bytes:
+        self._cancellation.check("the build of the plan")
         info = self._info
         graph = typed_graph.typed_graph(self._model, info.precision, size, info.max_batch, half_scores=info.half_scores)
         options = BuildOptions(
@@ -140,7 +141,7 @@ class TensorRTEngine(EngineBase):
             portable=self._portable,
             timing_cache=timing,
         )
-        return build_plan(graph, options)
+        return build_plan(graph, options, self._cancellation)
 
     def _deserialise(self, plan: bytes) -> trt.ICudaEngine:
         assert self._runtime

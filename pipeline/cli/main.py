@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import sys
@@ -46,16 +45,9 @@ examples:
 def entry() -> None:
     """Console script: run and exit with its status."""
     status = main()
-    if "pipeline.flow" in sys.modules:
-        from pipeline.flow import stragglers
+    from engines.stragglers import leave
 
-        if stragglers():  # whoever said stop does not wait for a network's deadline
-            logging.shutdown()
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
-                    stream.flush()
-            os._exit(status)
-    sys.exit(status)
+    leave(status)  # whoever said stop does not wait for a network's deadline
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

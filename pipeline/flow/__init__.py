@@ -2,7 +2,7 @@
 
 from pipeline.flow.buffer import Buffer, BufferStats, Closed, FairReader
 from pipeline.flow.crew import Crew
-from pipeline.flow.drain import Drain, stragglers
+from pipeline.flow.drain import Drain
 from pipeline.flow.lane import Outcome, PoolLane
 from pipeline.flow.pool import PoolStats, WorkerPool, WorkerSpec
 
@@ -18,5 +18,4 @@ __all__ = [
     "PoolStats",
     "WorkerPool",
     "WorkerSpec",
-    "stragglers",
 ]

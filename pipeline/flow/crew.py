@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
+from engines.stragglers import leave_behind
 from pipeline.errors import PipelineError
 from pipeline.flow.buffer import Closed
 
@@ -108,8 +109,8 @@ class Crew:
         """Wait for all threads to end, then raise the first failure if it was not raised before.
 
         Raises:
-            PipelineError: some threads did not end in time; it names them.  A failure comes first
-                and carries their names as a note.
+            PipelineError: some threads did not end in time, and are left behind; it names them.  A failure comes
+                first and carries their names as a note.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
@@ -117,7 +118,11 @@ class Crew:
             threads = [thread for thread in self._threads if thread not in self._running]
         for thread in threads:  # ended but for its last instructions
             thread.join(max(0.1, deadline - time.monotonic()))
-        late = ", ".join(self.alive)
+        with self._lock:
+            left = tuple(thread for thread in self._threads if thread in self._running)
+        for thread in left:
+            leave_behind(thread)
+        late = ", ".join(thread.name for thread in left)
         complaint = f"did not end within {timeout:g} s: {late}" if late else ""
         with self._lock:
             if complaint and self._failure is not None:

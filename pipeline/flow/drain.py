@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from engines.stragglers import leave_behind
 from pipeline.flow.buffer import Buffer, Closed
 
 T = TypeVar("T")
 
-_left_behind: set[threading.Thread] = set()
-
-_STRAGGLER_TIMEOUT_S = 60.0
-"""Longer than any deadline of what a thread may be waiting for."""
-
 PATIENCE_S = 0.5
 """How long items wait for a reader who has not begun; then the oldest make room."""
-
-
-def stragglers() -> tuple[threading.Thread, ...]:
-    """Threads that somebody left while they were waiting, and that wait still.
-
-    An interpreter that ends under such a thread crashes once it comes back, so at the end of the program they are
-    waited for; a program that must not wait leaves by `os._exit`.
-    """
-    _left_behind.intersection_update(thread for thread in tuple(_left_behind) if thread.is_alive())
-    return tuple(_left_behind)
-
-
-@atexit.register
-def _wait_for_stragglers() -> None:
-    for thread in stragglers():
-        thread.join(_STRAGGLER_TIMEOUT_S)
 
 
 class Drain(Generic[T]):
@@ -107,16 +86,13 @@ class Drain(Generic[T]):
     def leave(self) -> None:
         """Take no more; for any thread, harmless when repeated."""
         self._leaving.set()
-        _left_behind.add(self._thread)
+        leave_behind(self._thread)
         self._items.abort()
 
     def join(self, timeout: float) -> bool:
         """Whether the thread has ended, after at most ``timeout`` seconds."""
         self._thread.join(timeout)
-        ended = not self._thread.is_alive()
-        if ended:
-            _left_behind.discard(self._thread)
-        return ended
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         try:

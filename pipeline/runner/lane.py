@@ -6,6 +6,7 @@ what is in flight.  A method that says "Thread" runs in one of its own.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engines.base import Engine
+from engines.base import CancelledError, Engine
 from pipeline.errors import SourceError, StageError
 from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
 from pipeline.frame import Frame, Geometry, Result
@@ -32,6 +33,8 @@ from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
 from pipeline.stages.upsample import class_counts, upsample_argmax
 from pipeline.telemetry import StageMeter
+
+log = logging.getLogger(__name__)
 
 AHEAD = 2
 """Decoded pictures that wait for a slot; in live mode a single one, the newest."""
@@ -188,6 +191,7 @@ class Lane:
                         if epoch.propagation is not None:
                             self.looked.put(None)
                         epoch.drain()
+                        self._epoch = None
                     with failing_as("prepare", frame.source, frame.index):
                         epoch = self._epoch = self._open_epoch(frame)
                 number = epoch.free.get()
@@ -250,15 +254,21 @@ class Lane:
         model = self._engine.model
         info = OutputInfo(stream, *shown, model.labels, model.name, model.sha256)
         options = self._options
-        epoch = Epoch.open(
-            frame,
-            self._engine,
-            size=options.size,
-            slots=options.slots,
-            pool=self._pool,
-            info=info,
-            propagation=self._propagation,
-        )
+        try:
+            epoch = Epoch.open(
+                frame,
+                self._engine,
+                size=options.size,
+                slots=options.slots,
+                pool=self._pool,
+                info=info,
+                propagation=self._propagation,
+            )
+        except CancelledError as error:
+            size = f"{frame.width}×{frame.height}"
+            log.warning("%s ends before frame %d, of %s: %s", frame.source, frame.index, size, error)
+            self.decoded.abort()  # the reader may be waiting for room
+            raise Closed from error
         self._crew.watch(epoch.free)
         return epoch
 

@@ -231,8 +231,13 @@ class Runner:
             self._sources.remove(lane.source)  # its reader closes it
 
     def stop(self) -> None:
-        """Read no more; what is in flight is finished.  Safe in a signal handler."""
+        """Read no more; what is in flight is finished, but what the engine would take minutes for.
+
+        Safe in a signal handler.
+        """
         self._stop.set()
+        if self._engine is not None:
+            self._engine.cancel()
         for lane in self.lanes:
             lane.source.wake()
 
@@ -308,6 +313,8 @@ class Runner:
         """End every thread and process and give everything back; harmless when repeated."""
         self._stop.set()
         self._crew.stop()
+        if self._engine is not None:
+            self._engine.cancel()
         try:
             self._crew.join(0.0 if self._waited else LEAVE_TIMEOUT_S)
         except BaseException as error:  # `finish` has told whoever waits for it

@@ -53,5 +53,8 @@ class ColourEngine:
         """A session of any size."""
         return ColourSession(height, width, self.model.labels, self._slant)
 
+    def cancel(self) -> None:
+        """Nothing takes long."""
+
     def close(self) -> None:
         """Nothing to free."""

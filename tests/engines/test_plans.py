@@ -8,13 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
-from engines.base import EngineError
+from engines.base import CancelledError, EngineError
+from engines.cancellation import Cancellation
 from engines.plans import KEPT_PLANS, PlanCache, PlanError, PlanKey
 
 pytestmark = pytest.mark.timeout(60)
@@ -232,7 +234,7 @@ def test_a_killed_builder_holds_nobody(tmp_path: Path) -> None:
     wait_for(tmp_path / "built")
     waiting = worker(tmp_path, "build")
     assert waiting.stdout
-    assert "waiting for another process that builds a plan" in waiting.stdout.readline()
+    assert "waiting for another plan that is built" in waiting.stdout.readline()
     hanging.kill()
     hanging.communicate(timeout=10)
     out, error = waiting.communicate(timeout=50)
@@ -244,7 +246,8 @@ def test_a_killed_builder_holds_nobody(tmp_path: Path) -> None:
 AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from engines.base import EngineError
+from engines.base import CancelledError, EngineError
+from engines.cancellation import Cancellation
 from engines.plans import PlanCache
 from tests.engines.test_plans import KEY, Builder, obtain
 os.setgid(65534)
@@ -312,3 +315,18 @@ def test_a_link_and_a_file_of_others_are_not_read(
         os.chown(path, 4711, 4711)
         assert obtain(cache, KEY, build).startswith(b"plan 3")
         assert f"{KEY.file} is not a file of this user's" in why.text
+
+
+def test_waiting_for_another_build_can_be_called_off(cache: PlanCache, why: pytest.LogCaptureFixture) -> None:
+    cancellation, build, other = Cancellation(), Builder(), Builder()
+    with cache._locked(Cancellation()), ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(cache.obtain, KEY, build, bytes, cancellation)
+        while "waiting for another plan" not in why.text:
+            assert not waiting.done()
+            time.sleep(0.01)
+        cancellation.set()
+        with pytest.raises(CancelledError, match="waiting for another plan was called off"):
+            waiting.result(30)
+    assert build.built == 0
+    obtain(cache, KEY, other)
+    assert cache.obtain(KEY, build, bytes, cancellation), "a plan that is there is given"

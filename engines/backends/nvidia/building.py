@@ -1,4 +1,4 @@
-"""Plans by TensorRT's builder, with a progress bar, cancelled by Ctrl-C; written to TensorRT 10 and 11."""
+"""Plans by TensorRT's builder, with a progress bar; they can be called off. Written to TensorRT 10 and 11."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsInt, cast
@@ -16,10 +16,15 @@ from tqdm import tqdm
 
 from engines.backends.common import one_line
 from engines.base import EngineError
+from engines.cancellation import Cancellation
+from engines.stragglers import leave_behind
 from engines.whole_file import whole_file
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+CANCEL_S = 5.0
+"""How long a build may take to end that is called off: it does so between two steps, and some take a minute."""
 
 _log = logging.getLogger(__name__)
 
@@ -111,15 +116,17 @@ class BuildOptions:
     progress: bool = True
 
 
-def build_plan(graph: bytes, options: BuildOptions) -> bytes:
+def build_plan(graph: bytes, options: BuildOptions, cancellation: Cancellation) -> bytes:
     """A plan for this machine's GPU; takes minutes.
 
     Args:
         graph: ONNX that carries the types to compute in (`engines.backends.nvidia.typed_graph`), with one input.
         options: how it shall be.
+        cancellation: ends the build, too.
 
     Raises:
         EngineError: TensorRT cannot read the graph or build the plan; the message has its own last words.
+        CancelledError: ``cancellation`` was set; nothing is left behind.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
     try:
@@ -143,7 +150,7 @@ def build_plan(graph: bytes, options: BuildOptions) -> bytes:
     profile.set_shape(network.get_input(0).name, smallest, largest, largest)
     config.add_optimization_profile(profile)
     cache = _timing_cache(config, options.timing_cache)
-    plan = _cancellable(builder, network, config, progress)
+    plan = _cancellable(builder, network, config, progress, cancellation)
     if plan is None:
         raise EngineError(f"TensorRT cannot build the plan: {MESSAGES.why()}")
     if options.timing_cache is not None:
@@ -182,21 +189,37 @@ def _keep(cache: trt.ITimingCache, path: Path) -> None:
 
 
 def _cancellable(
-    builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, progress: Progress
+    builder: trt.Builder,
+    network: trt.INetworkDefinition,
+    config: trt.IBuilderConfig,
+    progress: Progress,
+    cancellation: Cancellation,
 ) -> trt.IHostMemory | None:
     """Build in a thread of its own.
 
     Python's handler of Ctrl-C runs in the main thread, which a call into TensorRT would hold for minutes; and an
     exception out of a monitor's method would have to find its way through TensorRT's own frames.
     """
-    with ThreadPoolExecutor(1, "build") as pool:
-        building = pool.submit(builder.build_serialized_network, network, config)
+    building: Future[trt.IHostMemory | None] = Future()
+
+    def build() -> None:
         try:
-            while not building.done():
-                wait([building], timeout=0.1)
-        except BaseException:
-            progress.cancelled = True  # it ends with the step at hand
-            raise
+            building.set_result(builder.build_serialized_network(network, config))
+        except BaseException as error:
+            building.set_exception(error)
+
+    thread = threading.Thread(target=build, name="build", daemon=True)
+    thread.start()
+    try:
+        while not building.done():
+            cancellation.check("the build of the plan")
+            wait([building], timeout=0.1)
+    except BaseException:
+        progress.cancelled = True
+        thread.join(CANCEL_S)
+        if thread.is_alive():
+            leave_behind(thread)
+        raise
     try:
         return building.result()
     except Exception as error:  # pybind11's own

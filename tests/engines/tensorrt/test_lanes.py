@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.base import EngineError, EngineOptions, FrameMap, FrameSession, Model, RawFrame
+from engines.base import CancelledError, EngineError, EngineOptions, FrameMap, FrameSession, Model, RawFrame
 from tests.engines.support import WAIT_S, open_engine_for, picture, score
 from tests.engines.tensorrt.conftest import Machine
 
@@ -46,6 +46,26 @@ def test_frames_are_taken_while_another_size_is_built(fake: Machine, dynamic: Mo
             go_on.set()
         assert other.result(WAIT_S).input_size == (48, 32)
     assert (taken.labels < 255).all()
+
+
+def test_an_engine_that_gave_up_builds_nothing_and_runs_what_it_has(
+    machine: Machine, small: Model, tmp_path: Path
+) -> None:
+    cache, image = tmp_path / "cache", picture(SIZE)
+    options = EngineOptions("fp32", cache=cache)
+    with open_engine_for(small, "tensorrt", options) as engine:
+        engine.session(48, 32)
+    with open_engine_for(small, "tensorrt", options) as engine:
+        session = engine.session(*SIZE)
+        kept = sorted(cache.iterdir())
+        engine.cancel()
+        for _ in range(2):
+            with pytest.raises(CancelledError, match="the build of the plan was called off"):
+                engine.session(64, 64)
+        assert engine.session(*SIZE) is session
+        assert np.isfinite(score(session, image)).all()
+        assert engine.session(48, 32).input_size == (48, 32), "its plan is there"
+    assert sorted(cache.iterdir()) == kept
 
 
 def test_a_start_that_fails_leaves_nothing_under_way(fake: Machine, small: Model) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engines.stragglers import stragglers
+from pipeline.api import stream
 from pipeline.cli.main import main
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from tests.engines.tensorrt.conftest import Machine
+from tests.pipeline import clips
 from tests.pipeline.running import options_of
 
 
@@ -78,3 +86,88 @@ def test_memory_that_may_not_be_locked_is_copied_twice(
     told = capsys.readouterr().err
     assert told.count("copied twice on its way to the GPU: CUDA failed to page-lock") == 1
     assert "ulimit -l" in told
+
+
+def interrupted(machine: Machine, home: Path, step: Callable[[int], None]) -> tuple[int, float]:
+    """A run whose second size is built when Ctrl-C comes: its status, and how long it took to end after that."""
+    clip, pressed = clips.build("size change", home), [0.0]
+
+    def build(number: int) -> None:
+        if (built := len(plans(home))) and number == 0:
+            pressed[0] = time.monotonic()
+            os.kill(os.getpid(), signal.SIGINT)
+        if built:
+            step(number)
+
+    machine.trt.faults["build"] = build
+    arguments = ["--input", str(clip.path), "--masks", f"{home}/masks/", "--model", "street", "--size", "64"]
+    status = main([*arguments, "--precision", "fp32", "--engine", "tensorrt"])
+    return status, time.monotonic() - pressed[0]
+
+
+def plans(home: Path) -> list[str]:
+    """What is in the plan cache, without the times of kernels and the lock."""
+    kept = (home / "cache" / "deeplab-stream" / "compiled").iterdir()
+    return sorted(path.name for path in kept if path.suffix not in (".timing", ".lock"))
+
+
+def test_ctrl_c_ends_the_build_for_a_new_size(fake: Machine, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What came before it is finished, and nothing of the second plan is left."""
+    steps = []
+
+    def slowly(number: int) -> None:
+        steps.append(number)
+        signal.sigtimedwait([], 0.1)
+
+    status, took = interrupted(fake, home, slowly)
+    assert status == 130
+    assert took < 5
+    assert len(steps) < 19, "the build went on to its end"
+    assert len(list((home / "masks").iterdir())) == 24
+    assert [name.partition("-fp32")[0] for name in plans(home)] == ["street-80x64"]
+    told = [line for line in capsys.readouterr().err.splitlines() if "the build of the plan was called off" in line]
+    assert len(told) == 1
+    assert "ends before frame 24, of 64×48" in told[0]
+    assert fake.gpu.alive == {}
+
+
+def test_a_build_that_does_not_answer_is_left_behind(
+    fake: Machine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of TensorRT's steps take a minute."""
+    from engines.backends.nvidia import building
+
+    monkeypatch.setattr(building, "CANCEL_S", 0.2)
+    go_on = threading.Event()
+    try:
+        status, took = interrupted(fake, home, lambda _: go_on.wait(60) and None)
+        assert status == 130
+        assert took < 5
+        (thread,) = stragglers()
+    finally:
+        go_on.set()
+    thread.join(10)
+    assert not stragglers()
+    assert [name.partition("-fp32")[0] for name in plans(home)] == ["street-80x64"]
+
+
+def test_leaving_the_loop_ends_the_build_for_a_new_size(fake: Machine, home: Path) -> None:
+    clip, begun = clips.build("size change", home), threading.Event()
+
+    def slowly(number: int) -> None:
+        if plans(home):
+            begun.set()
+            signal.sigtimedwait([], 0.1)
+
+    fake.trt.faults["build"] = slowly
+    given = {"model": "street", "size": 64, "engine": "tensorrt", "precision": "fp32"}
+    results = stream(clip.path, **given)
+    for result in results:
+        if result.index == 23:
+            break
+    assert begun.wait(30)
+    began = time.monotonic()
+    results.close()
+    assert time.monotonic() - began < 5
+    assert [name.partition("-fp32")[0] for name in plans(home)] == ["street-80x64"]
+    assert not any(thread.name == "build" for thread in threading.enumerate())

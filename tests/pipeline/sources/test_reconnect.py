@@ -260,7 +260,7 @@ for _ in range(20):
     next(items)
 time.sleep(0.3)  # by now its thread waits for more
 source.close()
-from pipeline.flow import stragglers
+from engines.stragglers import stragglers
 print(len(stragglers()))
 """
 

@@ -1,0 +1,48 @@
+"""Threads that were left behind where nothing calls them off, as in a library's own code."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+from typing import NoReturn
+
+_left_behind: set[threading.Thread] = set()
+
+_TIMEOUT_S = 60.0
+"""Longer than any deadline of what a thread may be waiting for."""
+
+
+def leave_behind(thread: threading.Thread) -> None:
+    """Wait no more for a thread; it must be a daemon, and end by itself as soon as it comes back."""
+    _left_behind.add(thread)
+
+
+def stragglers() -> tuple[threading.Thread, ...]:
+    """Threads that were left behind and have not ended yet.
+
+    An interpreter that ends under such a thread crashes once it comes back, so at the end of the program they are
+    waited for; a program that must not wait leaves by `leave`.
+    """
+    _left_behind.intersection_update(thread for thread in tuple(_left_behind) if thread.is_alive())
+    return tuple(_left_behind)
+
+
+def leave(status: int) -> NoReturn:
+    """End the program; at once where a thread was left behind."""
+    if stragglers():
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+@atexit.register
+def _wait() -> None:
+    for thread in stragglers():
+        thread.join(_TIMEOUT_S)
