@@ -5,8 +5,8 @@
 Networks have fresh weights, since what they cost depends on their shape alone, and compute in half precision;
 copies of the pictures in and of the scores out are part of every figure, and up to three batches are in flight.
 Floors: the network's products at the rate of a large product of matrices, and its weights, pictures and scores
-at the rate of a large copy, both measured on this card in the same run.  What has no runtime here, or no time
-left, reads "not measured" with the reason.
+at the rate of a large copy, both measured on this card in the same run.  What has no runtime here, fails, or hangs
+reads "not measured" with the reason: each part runs in processes of its own and is ended when its time is up.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from __future__ import annotations
 import argparse
 import ctypes.util
 import json
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from benchmarks.gpu_contenders import CONTENDERS, Contender, Rates, Timing, card_rates, time_runner
-from benchmarks.gpu_networks import NETWORKS, Exported, Network, export_network
-from benchmarks.gpu_stream import OTHERS, conformance, pipeline_fps, streams_at_30
+from benchmarks.gpu_contenders import CONTENDERS, Rates
+from benchmarks.gpu_networks import Exported
+from benchmarks.gpu_parts import PartError, findings
+from benchmarks.gpu_rows import FIRST, Row, blank_rows, compared, measured, table, targets
 from benchmarks.machine import describe
-from engines.doctor import examine_gpu
-
-BATCHES = (1, 8)
-FIRST = ("tensorrt", "torch-eager", "torch-graph", "torch-compile")
-"""Contenders that the targets speak of; those that stand in for TensorRT get the time that is left."""
-
-BASE = "torch-eager"
-"""What ratios are told against."""
+from engines.backends import has_nvidia_driver
+from engines.whole_file import whole_file
 
 MARKS = {
     "DeepLab v2 paper, Titan X": "8 FPS",
@@ -39,28 +36,26 @@ MARKS = {
 }
 """Published figures, to hold these against."""
 
+PARTS = {
+    "card": "benchmarks.gpu_contenders:card",
+    "conformance": "benchmarks.gpu_stream:conformance",
+    "networks": "benchmarks.gpu_networks:export_all",
+    "pipeline": "benchmarks.gpu_stream:pipeline_fps",
+    "streams": "benchmarks.gpu_stream:streams_at_30",
+    "other engines": "benchmarks.gpu_stream:other_engines",
+}
+"""What runs by itself, beside the contenders."""
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A network in a contender.
+SHARES = {
+    "card": 4, "conformance": 14, "networks": 10, "first": 40, "pipeline": 8, "streams": 12, "others": 8,
+    "other engines": 4,
+}  # fmt: skip
+"""Of the time, in the order in which they run; what one leaves, those after it have."""
 
-    Attributes:
-        network, size, batch, contender: what ran; size is (height, width) in pixels.
-        timing: None where it was not measured.
-        why: it was not.
-        ratio: times as many pictures a second as `BASE`, in the same run.
-        of_flops, of_bytes: share of what the floors allow.
-    """
+KEPT = 0.03
+"""Share of the time that is kept for ending what hangs."""
 
-    network: str
-    size: tuple[int, int]
-    batch: int
-    contender: str
-    timing: Timing | None = None
-    why: str = ""
-    ratio: float | None = None
-    of_flops: float | None = None
-    of_bytes: float | None = None
+NO_DRIVER = "no NVIDIA driver is loaded"
 
 
 class Clock:
@@ -71,11 +66,34 @@ class Clock:
     """
 
     def __init__(self, minutes: float) -> None:
-        self._end = time.monotonic() + 60 * minutes
+        self._end = time.monotonic() + 60 * minutes * (1 - KEPT)
+        self._shares = dict(SHARES)
 
-    def left(self) -> float:
-        """Seconds, not below 0."""
-        return max(0.0, self._end - time.monotonic())
+    def begin(self, part: str) -> float:
+        """Seconds that a part may take."""
+        all_that_come = sum(self._shares.values())
+        return max(0.0, self._end - time.monotonic()) * self._shares.pop(part) / all_that_come
+
+
+@dataclass(slots=True)
+class Figures:
+    """What has been measured, written down whenever there is more.
+
+    Attributes:
+        path: of the JSON, or None.
+        told: what it says.
+    """
+
+    path: Path | None
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, **found: object) -> None:
+        """Keep it, whatever comes of the rest."""
+        self.told.update(found)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.path) as path:
+                path.write_text(json.dumps(self.told, indent=2) + "\n", encoding="utf-8")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -91,145 +109,105 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the JSON."""
     flags = make_parser().parse_args(arguments)
-    clock = Clock(flags.minutes)
-    names = flags.contenders.split(",")
-    contenders = {name: CONTENDERS[name]() for name in names}
-    rates = card_rates()
-    figures: dict[str, object] = {
-        "machine": describe(),
-        "gpu": [asdict(finding) for finding in examine_gpu()],
-        "libnvinfer": ctypes.util.find_library("nvinfer"),
-        "rates": None if rates is None else asdict(rates),
-        "marks": MARKS,
-    }
-
-    def note(**found: object) -> None:
-        """Keep what has been measured, whatever comes of the rest."""
-        figures.update(found)
-        if flags.json:
-            flags.json.parent.mkdir(parents=True, exist_ok=True)
-            flags.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-    with tempfile.TemporaryDirectory() as folder:
-        note(conformance=conformance(clock.left()))
-        rows = measure_networks(NETWORKS, contenders, Path(folder), clock, flags.seconds, rates=rates)
-        note(rows=[asdict(row) for row in rows], targets=targets(rows))
-        print(table(rows), flush=True)
-        note(pipeline=tried(lambda: pipeline_fps(Path(folder), clock.left())))
-        note(streams=tried(lambda: streams_at_30(Path(folder), clock.left())))
-        note(**{"other engines": conformance(clock.left(), OTHERS)})
+    figures, clock = Figures(flags.json), Clock(flags.minutes)
+    figures.note(machine=describe(), libnvinfer=ctypes.util.find_library("nvinfer"), marks=MARKS)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what runs is ended then, too
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            measure_all(figures, clock, flags.contenders.split(","), flags.seconds, folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for name in ("conformance", "other engines", "pipeline", "streams", "targets"):
-        print(f"{name}: {figures[name]}")
+        print(f"{name}: {figures.told[name]}")
 
 
-def tried(measure: Callable[[], object]) -> object:
-    """What is measured, or why it could not be."""
+def measure_all(figures: Figures, clock: Clock, contenders: list[str], seconds: float, folder: str) -> None:
+    """Run the parts in turn."""
+    card = run_part(figures, clock, "card")
+    rates = Rates(**card["rates"]) if card.get("rates") else None
+    run_part(figures, clock, "conformance")
+    rows = Rows(figures, contenders, *export_networks(clock.begin("networks"), folder), rates)
+    rows.measure([name for name in contenders if name in FIRST], clock.begin("first"), seconds)
+    run_part(figures, clock, "pipeline", folder=folder)
+    run_part(figures, clock, "streams", folder=folder)
+    rows.measure([name for name in contenders if name not in FIRST], clock.begin("others"), seconds)
+    print(table(rows.all), flush=True)
+    run_part(figures, clock, "other engines")
+
+
+def run_part(figures: Figures, clock: Clock, name: str, **given: object) -> dict[str, Any]:
+    """What a part finds: its last finding, the earlier ones being that of less, and why there is no more."""
+    found: dict[str, Any] = {}
     try:
-        return measure()
-    except Exception as error:  # of anybody's runtime: the other figures are worth no less
-        return {"why": f"it failed: {' '.join(str(error).split())[:300]}"}
+        for found in found_by(PARTS[name], given, clock.begin(name)):
+            figures.note(**{name: found})
+    except PartError as error:
+        found = {**found, "rest" if found else "measured": f"not measured: {error}"}
+        figures.note(**{name: found})
+    return found
 
 
-def measure_networks(
-    networks: Sequence[Network],
-    contenders: dict[str, Contender],
-    folder: Path,
-    clock: Clock,
-    seconds: float,
-    *,
-    rates: Rates | None,
-) -> list[Row]:
-    """A row for each network, size, batch and contender; those of `FIRST` have the time before the others."""
-    missing = {name: contender.why_not() for name, contender in contenders.items()}
-    cases = [(network, size, batch) for network in networks for size in network.sizes for batch in BATCHES]
-    exported: dict[str, Exported] = {}
-    rows: dict[tuple[str, tuple[int, int], int, str], Row] = {}
-    for first in (True, False):
-        for network, size, batch in cases:
-            for name in (name for name in contenders if (name in FIRST) == first):
-                row = Row(network.name, size, batch, name, why=missing[name])
-                if not row.why:
-                    if network.name not in exported:
-                        exported[network.name] = export_network(network, folder)
-                    row = _measured(row, contenders[name], exported[network.name], clock, seconds)
-                rows[network.name, size, batch, name] = row
-    compared = []
-    for network, size, batch in cases:
-        group = [rows[network.name, size, batch, name] for name in contenders]
-        compared += _compared(group, exported.get(network.name), rates)
-    return compared
+def found_by(function: str, given: dict[str, Any], seconds: float) -> Iterator[Any]:
+    """As `findings`, where there is a GPU to ask.
+
+    Raises:
+        PartError: there is none, or as from `findings`.
+    """
+    if not has_nvidia_driver():
+        raise PartError(NO_DRIVER)
+    yield from findings(function, given, seconds)
 
 
-def _measured(row: Row, contender: Contender, exported: Exported, clock: Clock, seconds: float) -> Row:
-    if clock.left() < 2 * seconds:
-        return replace(row, why="no time was left")
+def export_networks(seconds: float, folder: str) -> tuple[dict[str, Exported], str]:
+    """As many as can be, by name, and why there are no more."""
+    exported = {}
     try:
-        runner = contender.prepare(exported, row.size, row.batch)
-        try:
-            return replace(row, timing=time_runner(runner, row.batch, seconds))
-        finally:
-            runner.close()
-    except Exception as error:  # of anybody's runtime: the other rows are worth no less
-        return replace(row, why=" ".join(f"it failed: {error}".split())[:300])
+        for found in found_by(PARTS["networks"], {"folder": folder}, seconds):
+            exported[found["name"]] = Exported(**found)
+    except PartError as error:
+        return exported, str(error)
+    return exported, ""
 
 
-def _compared(group: list[Row], exported: Exported | None, rates: Rates | None) -> list[Row]:
-    """The rows of one network, size and batch with their ratios and shares."""
-    base = next((row.timing for row in group if row.contender == BASE), None)
-    compared = []
-    for row in group:
-        if row.timing is None:
-            compared.append(row)
-            continue
-        a_second = row.timing.per_second
-        ratio = a_second / base.per_second if base else None
-        flops = moved = None
-        if rates is not None and exported is not None:
-            flops = exported.flops(row.size) * a_second / rates.flops
-            moved = exported.least_bytes(row.size, row.batch) / row.batch * a_second / rates.bytes_a_second
-        compared.append(replace(row, ratio=ratio, of_flops=flops, of_bytes=moved))
-    return compared
+class Rows:
+    """The contenders' rows.
 
+    Args:
+        figures: where they are noted.
+        contenders: by name.
+        exported: what they run, by name.
+        why: there is no more.
+        rates: of the card, or None.
+    """
 
-def targets(rows: Sequence[Row]) -> dict[str, object]:
-    """What is aimed at, and whether it is reached; None where it was not measured."""
+    def __init__(
+        self, figures: Figures, contenders: list[str], exported: dict[str, Exported], why: str, rates: Rates | None
+    ) -> None:
+        self._figures = figures
+        self._exported = exported
+        self._rates = rates
+        self._rows = [
+            replace(row, why="no time was left" if row.network in exported else why) for row in blank_rows(contenders)
+        ]
+        self._note()
 
-    def of(contender: str) -> dict[tuple[object, ...], Row]:
-        found = [row for row in rows if row.contender == contender and row.timing is not None]
-        return {(row.network, row.size, row.batch): row for row in found}
+    @property
+    def all(self) -> list[Row]:
+        """Every row, with its ratios as far as they are known."""
+        return compared(self._rows, self._exported, self._rates)
 
-    ours, compiled = of("tensorrt"), of("torch-compile")
-    both = [_per_second(row) / _per_second(compiled[key]) for key, row in ours.items() if key in compiled]
-    large = [row.of_flops for key, row in ours.items() if key == ("deeplabv2-resnet101-aspp", (513, 513), 8)]
-    share = next((share for share in large if share is not None), None)
-    return {
-        "TensorRT at least 1.3 times torch.compile, fp16": None if not both else min(both) >= 1.3,
-        "ResNet-101 513×513 batch 8 at 40 % of the FLOP floor": None if share is None else share >= 0.4,
-    }
+    def measure(self, contenders: list[str], seconds: float, each: float) -> None:
+        """Measure some contenders' rows, ``each`` seconds a row; what one contender leaves, those after it have."""
+        end = time.monotonic() + seconds
+        for index, name in enumerate(contenders):
+            places = [place for place, row in enumerate(self._rows) if row.contender == name]
+            left = max(0.0, end - time.monotonic()) / (len(contenders) - index)
+            for number, row in measured([self._rows[place] for place in places], self._exported, each, left):
+                self._rows[places[number]] = row
+                self._note()
 
-
-def _per_second(row: Row) -> float:
-    return row.timing.per_second if row.timing else 0.0
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows for people."""
-    columns = f"{'ms':>8} {'p95':>8} {'pict./s':>8} {'ratio':>6} {'FLOP':>6}"
-    head = f"{'network':28} {'input':>9} {'batch':>5} {'engine':20} {columns}"
-    lines = [head]
-    for row in rows:
-        start = f"{row.network:28} {row.size[1]:>4}×{row.size[0]:<4} {row.batch:>5} {row.contender:20}"
-        if row.timing is None:
-            lines.append(f"{start} not measured: {row.why}")
-            continue
-        timing = row.timing
-        told = f"{timing.median_ms:8.2f} {timing.p95_ms:8.2f} {timing.per_second:8.1f}"
-        lines.append(f"{start} {told} {_or_dash(row.ratio, '.2f'):>6} {_or_dash(row.of_flops, '.0%'):>6}")
-    return "\n".join(lines)
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    def _note(self) -> None:
+        self._figures.note(rows=[asdict(row) for row in self.all], targets=targets(self.all))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.gpu_networks import Exported
 from engines.backends import has_nvidia_driver, open_engine
 from engines.base import BatchSession, EngineError, EngineOptions, PageLocking
+from engines.doctor import examine_gpu
 from engines.zoo import compiled_cache, load_model
 
 IN_FLIGHT = 3
@@ -238,18 +239,16 @@ class _TorchRunner:
     in_flight = IN_FLIGHT
 
     def __init__(self, exported: Exported, size: tuple[int, int], batch: int, way: str) -> None:
-        import copy
-
         import torch
 
         from engines.networks.normalise import normalise
 
         self._torch = torch
-        network = copy.deepcopy(exported.network).cuda().half()
+        network = exported.network().cuda().half()
         for weight in network.parameters():
             if weight.dim() == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        encoder = exported.network.encoder
+        encoder = network.encoder
 
         def score(images: Any) -> Any:
             return network(normalise(images, encoder).half()).float()
@@ -302,6 +301,14 @@ CONTENDERS: dict[str, Callable[[], Contender]] = {
     "torch-compile": lambda: Torch("compile"),
 }
 """By name, in the order in which they are measured."""
+
+
+def card() -> Iterator[dict[str, object]]:
+    """The part that looks at the card; finds what it is, and the rates that it reaches where torch can tell."""
+    found: dict[str, object] = {"gpu": [asdict(finding) for finding in examine_gpu()]}
+    yield found
+    rates = card_rates()
+    yield found | {"rates": None if rates is None else asdict(rates)}
 
 
 def card_rates() -> Rates | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engines.base import Model
 from engines.model_file import read_model
@@ -31,30 +31,66 @@ NETWORKS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Exported:
-    """A network as torch has it and as a file.
+    """A network's ONNX file and what it costs; JSON can tell it.
 
     Attributes:
-        network: in eval mode, on the CPU, in float32.
-        model: its ONNX file.
+        name: of the network.
+        path: of the file.
+        weights: how many there are.
+        flops: products and sums, each counted, of one picture of each of the network's sizes, in their order.
     """
 
-    network: Segmenter
-    model: Model
+    name: str
+    path: str
+    weights: int
+    flops: list[float]
 
-    def flops(self, size: tuple[int, int]) -> float:
-        """Products and sums of one picture of (height, width), each counted."""
-        return _flops(self.network, size)
+    @property
+    def model(self) -> Model:
+        """What the file says of itself."""
+        return read_model(Path(self.path))
+
+    def network(self) -> Segmenter:
+        """What was exported, in eval mode, on the CPU, in float32."""
+        return _made(self.name)
 
     def least_bytes(self, size: tuple[int, int], batch: int) -> float:
         """What must be moved for a batch at the least: weights in half precision, pictures as bytes, float scores."""
-        weights = sum(parameter.numel() for parameter in self.network.parameters())
         scores = 4 * CLASSES * (size[0] // 8) * (size[1] // 8)
-        return 2 * weights + batch * (3 * size[0] * size[1] + scores)
+        return 2 * self.weights + batch * (3 * size[0] * size[1] + scores)
 
 
-@cache
+def export_all(folder: str) -> Iterator[dict[str, Any]]:
+    """The part that exports all of `NETWORKS`; finds each as `Exported`."""
+    for network in NETWORKS:
+        yield asdict(export_network(network, Path(folder)))
+
+
+def export_network(network: Network, folder: Path) -> Exported:
+    """Write a network's file."""
+    from engines.export import export
+    from engines.labels import VOC
+    from engines.networks.trained import TrainedNetwork
+
+    made = _made(network.name)
+    path = folder / f"{network.name}.onnx"
+    trained = TrainedNetwork(made.spec, made.output_stride, VOC, 512, made.state_dict())
+    export(trained, path, name=network.name)
+    weights = sum(parameter.numel() for parameter in made.parameters())
+    return Exported(network.name, str(path), weights, [_flops(made, size) for size in network.sizes])
+
+
+def _made(name: str) -> Segmenter:
+    import torch
+
+    from engines.networks import build
+
+    torch.manual_seed(0)
+    return build(name, CLASSES).eval()
+
+
 def _flops(network: Segmenter, size: tuple[int, int]) -> float:
     import copy
 
@@ -65,20 +101,3 @@ def _flops(network: Segmenter, size: tuple[int, int]) -> float:
     with torch.no_grad(), counter:
         copy.deepcopy(network).to("meta")(torch.empty(1, 3, *size, device="meta"))
     return float(counter.get_total_flops())
-
-
-def export_network(network: Network, folder: Path) -> Exported:
-    """Make a network and its file."""
-    import torch
-
-    from engines.export import export
-    from engines.labels import VOC
-    from engines.networks import build
-    from engines.networks.trained import TrainedNetwork
-
-    torch.manual_seed(0)
-    made = build(network.name, CLASSES).eval()
-    path = folder / f"{network.name}.onnx"
-    trained = TrainedNetwork(made.spec, made.output_stride, VOC, 512, made.state_dict())
-    export(trained, path, name=network.name)
-    return Exported(made, read_model(path))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clip import make_clip
+from benchmarks.clip import HEIGHT, WIDTH, make_clip
 from benchmarks.gpu_contenders import Own
+from benchmarks.gpu_parts import ROOT
+from engines.base import EngineError
+from pipeline.runner.run import MAX_BATCH
 
-ROOT = Path(__file__).parents[1]
 FRAMES = 900
 TESTS = (
     "tests/engines/tensorrt",
@@ -28,7 +32,7 @@ TESTS = (
 OTHERS = ("tests/engines/test_engines.py", "tests/engines/test_foreign.py", "tests/engines/test_torch_gpu.py")
 """The same for the engines that stand in for TensorRT, as many as are installed."""
 
-MODEL, ENGINE = "street", "tensorrt"
+MODEL, ENGINE, PRECISION = "street", "tensorrt", "fp16"
 MOST_STREAMS = 64
 LOST = 0.01
 """Share of the frames that may be dropped where a stream still counts as served."""
@@ -36,72 +40,104 @@ LOST = 0.01
 SECONDS = 10
 """That each number of streams runs."""
 
-
-def conformance(seconds: float, tests: Sequence[str] = TESTS) -> dict[str, object]:
-    """The tests that need a GPU, which must not be skipped."""
-    why = Own(ENGINE).why_not() or ("" if seconds > 60 else "no time was left")
-    if why:
-        return {"measured": f"not measured: {why}"}
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, capture_output=True, text=True,
-            timeout=min(seconds, 240), check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"measured": "not measured: it did not end in time"}
-    return {"passed": done.returncode == 0, "told": done.stdout.strip().splitlines()[-15:]}
+_OUTCOME = re.compile(r"(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b")
 
 
-def pipeline_fps(folder: Path, seconds: float) -> dict[str, object]:
-    """Frames a second of one file, from decoder to encoder."""
-    why = Own(ENGINE).why_not() or ("" if seconds > 30 else "no time was left")
-    if why:
-        return {"measured": f"not measured: {why}"}
-    clip = make_clip(folder / "clip.mp4", FRAMES)
-    report, cores = _run(folder, [str(clip)], ["--output", str(folder / "overlay.mp4")], seconds)
-    (one,) = report["inputs"]
-    codecs = {"decoder": one["decoder"], "encoder": one["sinks"][0]["encoder"]}
-    return {"fps": report["fps"], "bottleneck": report["bottleneck"], "cores": cores} | codecs
-
-
-def streams_at_30(folder: Path, seconds: float) -> dict[str, object]:
-    """How many live inputs of 30 frames a second one engine serves, and the processors that each takes."""
+def conformance(tests: Sequence[str] = TESTS) -> Iterator[dict[str, object]]:
+    """The part that runs the tests that need a GPU, which must not be skipped; finds how many passed so far."""
     why = Own(ENGINE).why_not()
     if why:
-        return {"measured": f"not measured: {why}"}
-    clip = make_clip(folder / "live.mp4", 30 * SECONDS, rate=30)
-    best: dict[str, object] = {"measured": "not measured: no time was left"}
-    end, count = time.monotonic() + seconds, 1
-    while count <= MOST_STREAMS and time.monotonic() + 3 * SECONDS < end:
-        report, cores = _run(folder, [str(clip)] * count, ["--mode", "live", "--realtime"], end - time.monotonic())
+        raise EngineError(why)
+    command = [sys.executable, "-u", "-m", "pytest", "-v", "--tb=short", "-m", "gpu", *tests]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        passed, failed, last = 0, list[str](), deque[str](maxlen=15)
+        for line in process.stdout:
+            last.append(line.rstrip())
+            if outcome := _OUTCOME.match(line):
+                passed += outcome[2] == "PASSED"
+                failed += [outcome[1]] if outcome[2] in ("FAILED", "ERROR") else []
+                yield {"tests passed": passed, "failed": failed}
+    yield {"passed": process.returncode == 0, "tests passed": passed, "failed": failed, "told": list(last)}
+
+
+def other_engines() -> Iterator[dict[str, object]]:
+    """As `conformance`, of `OTHERS`."""
+    yield from conformance(OTHERS)
+
+
+def pipeline_fps(folder: str) -> Iterator[dict[str, object]]:
+    """The part that finds the frames a second of one file, from decoder to encoder."""
+    why = Own(ENGINE).why_not()
+    if why:
+        raise EngineError(why)
+    _build()
+    clip = make_clip(Path(folder, "clip.mp4"), FRAMES)
+    report, cores = _run(folder, [str(clip)], ["--output", str(Path(folder, "overlay.mp4"))])
+    (one,) = report["inputs"]
+    codecs = {"decoder": one["decoder"], "encoder": one["sinks"][0]["encoder"]}
+    yield {"fps": report["fps"], "bottleneck": report["bottleneck"], "cores": cores} | codecs
+
+
+def streams_at_30(folder: str) -> Iterator[dict[str, object]]:
+    """The part that finds how many live inputs of 30 frames a second one engine serves, ever more of them.
+
+    With them the processors that each takes.
+    """
+    why = Own(ENGINE).why_not()
+    if why:
+        raise EngineError(why)
+    _build()
+    clip = make_clip(Path(folder, "live.mp4"), 30 * SECONDS, rate=30)
+    count = 1
+    while count <= MOST_STREAMS:
+        report, cores = _run(folder, [str(clip)] * count, ["--mode", "live", "--realtime"])
         inputs = report["inputs"]
         lost = sum(one["dropped"] for one in inputs) / max(1, sum(one["read"] for one in inputs))
         if lost > LOST:
             break
-        best = {"streams": count, "lost": lost, "cores_a_stream": cores / count, "batches": report["batches"]}
+        yield {"streams": count, "lost": lost, "cores_a_stream": cores / count, "batches": report["batches"]}
         count *= 2
-    return best
 
 
-def _run(folder: Path, inputs: list[str], words: list[str], seconds: float) -> tuple[dict[str, Any], float]:
+def _build() -> None:
+    """Make the one plan that all runs share, before anything is timed; nothing where it is kept already."""
+    size = ["--frame", f"{WIDTH}x{HEIGHT}", "--max-batch", str(MAX_BATCH)]
+    _command([sys.executable, "-m", "engines", "build", MODEL, "--engine", ENGINE, "--precision", PRECISION, *size])
+
+
+def _command(words: list[str]) -> None:
+    """Run a command to its end.
+
+    Raises:
+        EngineError: it failed, with the last line of what it said.
+    """
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EngineError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
+
+
+def _run(folder: str, inputs: list[str], words: list[str]) -> tuple[dict[str, Any], float]:
     """A run's report, and the processors that it kept busy."""
-    report = folder / "report.json"
+    report = Path(folder, "report.json")
     command = [
         sys.executable,
         "run_pipeline.py",
         "--model",
         MODEL,
         "--engine",
-        "tensorrt",
+        ENGINE,
         "--precision",
-        "fp16",
+        PRECISION,
         "--quiet",
     ]
     for each in inputs:
         command += ["--input", each, *(["--output", "null"] if "--output" not in words else [])]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([*command, *words, "--report", str(report)], cwd=ROOT, check=True, timeout=max(30, seconds))
+    _command([*command, *words, "--report", str(report)])
     after, took = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - began
     busy = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     told: dict[str, Any] = json.loads(report.read_text())

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from torch import nn
 
-from benchmarks import gpu, gpu_contenders, gpu_networks, gpu_stream
-from benchmarks.gpu import Row, targets
+import tests.gpu_parts_like as parts_like
+from benchmarks import gpu, gpu_contenders, gpu_networks, gpu_rows, gpu_stream
 from benchmarks.gpu_contenders import CONTENDERS, Contender, Own, Provided, Timing, time_runner
 from benchmarks.gpu_networks import NETWORKS, Exported
+from benchmarks.gpu_parts import PartError, findings
+from benchmarks.gpu_rows import Row, targets
 from engines.backends import BACKENDS
 from engines.backends.providers import PROVIDERS
 from engines.base import EngineError
@@ -24,32 +26,129 @@ from tests.engines.support import AS_ON_GPU, foreign
 pytestmark = pytest.mark.timeout(200)
 
 
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with a driver; the directory holds the numbers of the processes that hang."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr("engines.backends.NVIDIA_DEVICES", (tmp_path / "nvidiactl",))
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    monkeypatch.setenv(parts_like.PIDS, str(pids))
+    return pids
+
+
+def alive(pids: Path) -> list[str]:
+    """Those that still run; one that has ended and was not waited for by its foster parent does not."""
+    states = {path.name: Path("/proc", path.name, "stat") for path in pids.iterdir()}
+    return [name for name, stat in states.items() if stat.exists() and ") Z" not in stat.read_text()]
+
+
+def all_end(pids: Path, count: int) -> bool:
+    """As many have hung, and all end at once."""
+    assert len(list(pids.iterdir())) == count
+    deadline = time.monotonic() + 5
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pids)
+
+
+def like(name: str) -> str:
+    return f"{parts_like.__name__}:{name}"
+
+
+def found_by(name: str, seconds: float) -> tuple[list[dict[str, int]], str]:
+    """What a part finds, and why there is no more."""
+    found: list[dict[str, int]] = []
+    try:
+        found.extend(findings(like(name), {}, seconds))
+    except PartError as error:
+        return found, str(error)
+    return found, ""
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "why"),
+    [
+        ("hangs", 1, "it was not done within"),
+        ("hangs_at_once", 0, "it was not done within"),
+        ("dies", 1, "it ended early: no way on"),
+    ],
+)
+def test_a_part_that_hangs_or_dies_is_ended_with_all_its_processes(hung: Path, name: str, found: int, why: str) -> None:
+    began = time.monotonic()
+    before, told = found_by(name, 6.0)
+    assert before == [{"so far": 1}] * found
+    assert told.startswith(why)
+    assert time.monotonic() - began < 6 + 4
+    assert all_end(hung, 3)
+
+
+def test_a_part_that_fails_says_why_in_a_line() -> None:
+    assert found_by("fails", 60.0) == ([{"so far": 1}], "it failed: no way")
+
+
+def test_a_part_that_never_ends_to_find_is_ended() -> None:
+    found, why = found_by("chatters", 3.0)
+    assert found[-1] == {"so far": len(found)}
+    assert why == "it was not done within 3.0 s"
+
+
+def test_a_part_is_ended_with_whoever_asked_for_it(hung: Path) -> None:
+    """As by Ctrl-C."""
+    for found in findings(like("hangs"), {}, 60.0):
+        assert found == {"so far": 1}
+        deadline = time.monotonic() + 30
+        while len(list(hung.iterdir())) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        break
+    assert all_end(hung, 3)
+
+
+def test_it_ends_in_time_whatever_hangs(
+    hung: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, part in zip(gpu.PARTS, ("hangs", "fails", "exports", "dies", "hangs", "hangs_at_once"), strict=True):
+        monkeypatch.setitem(gpu.PARTS, name, like(part))
+    monkeypatch.setattr(gpu_rows, "MEASURE", like("rows"))
+    monkeypatch.setattr(gpu_rows, "SHORTEST_S", 0.5)
+    for part in gpu.SHARES:
+        monkeypatch.setitem(gpu.SHARES, part, 3 if part == "first" else 1)
+    began = time.monotonic()
+    gpu.main(["--json", str(tmp_path / "gpu.json"), "--minutes", "0.5", "--contenders", "tensorrt,torch-eager"])
+    assert time.monotonic() - began < 30 + 5
+    figures = json.loads((tmp_path / "gpu.json").read_text())
+    for name in ("card", "streams"):
+        assert figures[name]["so far"] == 1
+        assert figures[name]["rest"].startswith("not measured: it was not done within")
+    assert figures["conformance"] == {"so far": 1, "rest": "not measured: it failed: no way"}
+    assert figures["pipeline"] == {"so far": 1, "rest": "not measured: it ended early: no way on"}
+    assert figures["other engines"]["measured"].startswith("not measured: it was not done within")
+    rows = [(row["network"], row["batch"], row["contender"], row["why"], row["timing"]) for row in figures["rows"]]
+    first = [row for row in rows if row[0] == "deeplabv2-resnet101-aspp" and row[2] == "tensorrt"]
+    assert first[0][3:] == ("", parts_like.TIMING)
+    assert first[1][3].startswith("it was not done within"), "batches hang"
+    assert first[2][3:] == ("", parts_like.TIMING), "and the next row is measured by another process"
+    last = [row[3] for row in rows if row[0] == "deeplabv3plus-mobilenetv2"]
+    assert all(why.startswith("it was not done within") for why in last), "its export hung"
+    assert {row[3] for row in rows if row[2] == "torch-eager" and row[0] not in (NETWORKS[-1].name,)} == {
+        "it is not here"
+    }
+    assert "not measured: it is not here" in capsys.readouterr().out
+    assert not alive(hung)
+
+
 def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main(["--json", str(tmp_path / "gpu.json")])
     figures = json.loads((tmp_path / "gpu.json").read_text())
     rows = figures["rows"]
-    assert len(rows) == sum(len(network.sizes) for network in NETWORKS) * len(gpu.BATCHES) * len(CONTENDERS)
-    assert all(row["timing"] is None and row["why"] for row in rows)
+    assert len(rows) == sum(len(network.sizes) for network in NETWORKS) * len(gpu_rows.BATCHES) * len(CONTENDERS)
+    assert all(row["timing"] is None and row["why"] == gpu.NO_DRIVER for row in rows)
     assert set(figures["targets"].values()) == {None}
-    assert figures["rates"] is None
-    for part in ("conformance", "other engines", "pipeline", "streams"):
-        assert figures[part]["measured"].startswith("not measured: ")
+    for part in set(gpu.PARTS) - {"networks"}:
+        assert figures[part] == {"measured": f"not measured: {gpu.NO_DRIVER}"}
     told = capsys.readouterr().out
     assert told.count("not measured: ") == len(rows) + 4
-
-
-def test_what_was_measured_is_kept_where_a_part_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fails(*_: object) -> None:
-        raise LookupError("no\nway")
-
-    monkeypatch.setattr(gpu, "pipeline_fps", fails)
-    monkeypatch.setattr(gpu, "streams_at_30", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        gpu.main(["--json", str(tmp_path / "gpu.json")])
-    figures = json.loads((tmp_path / "gpu.json").read_text())
-    assert figures["pipeline"] == {"why": "it failed: no way"}
-    assert figures["rows"]
-    assert "streams" not in figures
 
 
 class Sleeper:
@@ -116,10 +215,12 @@ def test_the_networks_are_those_of_the_registry() -> None:
 def test_a_network_is_exported_with_its_cost(tmp_path: Path) -> None:
     exported = gpu_networks.export_network(NETWORKS[-1], tmp_path)
     assert exported.model.name == "deeplabv3plus-mobilenetv2"
-    assert 5e9 < exported.flops((513, 513)) < 60e9
-    assert exported.flops((512, 1024)) > 1.9 * exported.flops((512, 512))
-    weights = sum(parameter.numel() for parameter in exported.network.parameters())
+    assert 5e9 < exported.flops[0] < 60e9
+    assert exported.flops[1] > 1.9 * 512 / 513 * exported.flops[0]
+    weights = sum(parameter.numel() for parameter in exported.network().parameters())
+    assert exported.weights == weights
     assert exported.least_bytes((512, 512), 8) > 2 * weights
+    assert gpu_networks.Exported(**json.loads(json.dumps(asdict(exported)))) == exported
 
 
 @pytest.mark.parametrize(("kind", "backend"), [(Provided, "onnxruntime-gpu-on-cpu"), (Own, "torch-gpu-on-cpu")])
@@ -132,7 +233,7 @@ def test_engines_of_ours_are_timed(
     monkeypatch.setitem(BACKENDS, backend, AS_ON_GPU[backend])
     monkeypatch.setitem(PROVIDERS, "onnxruntime-gpu-on-cpu", ON_CPU)
     small = foreign(tmp_path / "x.onnx", "layout: nchw\n", dtype="uint8")  # quick in half precision, but of one picture
-    exported = Exported(nn.Identity(), small if kind is Own else load_model("street"))  # type: ignore[arg-type]
+    exported = Exported("x", str((small if kind is Own else load_model("street")).path), 1, [1.0])
     contender = kind(backend)
     assert contender.why_not() == ""
     timing = time_runner(contender.prepare(exported, (32, 32), 1), 1, 0.1)
@@ -144,24 +245,20 @@ def test_engines_of_ours_are_timed(
         assert time_runner(contender.prepare(exported, (32, 32), 2), 2, 0.1).batches >= 3
 
 
-def test_those_that_the_targets_speak_of_have_the_time_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    prepared: list[str] = []
+def test_those_that_the_targets_speak_of_have_the_time_first() -> None:
+    order = list(gpu.SHARES)
+    assert order.index("first") < order.index("pipeline") < order.index("streams") < order.index("others")
+    assert gpu.SHARES["first"] > sum(gpu.SHARES.values()) / 3
+    assert set(gpu_rows.FIRST) < set(CONTENDERS)
 
-    class Noted:
-        def __init__(self, name: str) -> None:
-            self.name = name
 
-        def why_not(self) -> str:
-            return ""
-
-        def prepare(self, exported: Exported, size: tuple[int, int], batch: int) -> gpu_contenders.Runner:
-            prepared.append(self.name)
-            raise EngineError(f"{exported} is not run at {size}, {batch}")
-
-    monkeypatch.setattr(gpu, "export_network", lambda *_: None)
-    contenders: dict[str, Contender] = {name: Noted(name) for name in CONTENDERS}
-    rows = gpu.measure_networks(NETWORKS[:2], contenders, tmp_path, gpu.Clock(1), 0.1, rates=None)
-    assert [row.contender for row in rows] == list(CONTENDERS) * (len(rows) // len(CONTENDERS))
-    first = len(gpu.FIRST) * len(rows) // len(CONTENDERS)
-    assert set(prepared[:first]) == set(gpu.FIRST)
-    assert not set(prepared[first:]) & set(gpu.FIRST)
+def test_what_one_part_leaves_those_after_it_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: now[0])
+    clock, took = gpu.Clock(10), 0.0
+    for part, share in gpu.SHARES.items():
+        seconds = clock.begin(part)
+        assert seconds >= share / 100 * 600 * (1 - gpu.KEPT) - 1e-6
+        now[0] += seconds / 2
+        took += seconds / 2
+    assert seconds == pytest.approx(600 * (1 - gpu.KEPT) - took + seconds / 2)

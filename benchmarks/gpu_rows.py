@@ -1,0 +1,180 @@
+"""The rows of `benchmarks.gpu`: each network at each size, in batches, by each contender, in a process for each."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from benchmarks.gpu_contenders import CONTENDERS, Rates, Timing, time_runner
+from benchmarks.gpu_networks import NETWORKS, Exported
+from benchmarks.gpu_parts import PartError, findings
+
+BATCHES = (1, 8)
+
+FIRST = ("tensorrt", "torch-eager", "torch-graph", "torch-compile")
+"""Contenders that the targets speak of; those that stand in for TensorRT get the time that is left."""
+
+BASE = "torch-eager"
+"""What ratios are told against."""
+
+MEASURE = "benchmarks.gpu_rows:measure"
+"""The part that measures a contender."""
+
+SHORTEST_S = 5.0
+"""With less time left no contender is begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A network in a contender.
+
+    Attributes:
+        network, size, batch, contender: what ran; size is (height, width) in pixels.
+        timing: None where it was not measured.
+        why: it was not.
+        ratio: times as many pictures a second as `BASE`, in the same run.
+        of_flops, of_bytes: share of what the floors allow.
+    """
+
+    network: str
+    size: tuple[int, int]
+    batch: int
+    contender: str
+    timing: Timing | None = None
+    why: str = ""
+    ratio: float | None = None
+    of_flops: float | None = None
+    of_bytes: float | None = None
+
+
+def blank_rows(contenders: Sequence[str]) -> list[Row]:
+    """A row for each network, size, batch and contender, none measured yet."""
+    return [
+        Row(network.name, size, batch, contender)
+        for network in NETWORKS
+        for size in network.sizes
+        for batch in BATCHES
+        for contender in contenders
+    ]
+
+
+def measure(contender: str, cases: Sequence[Any], exported: dict[str, Any], seconds: float) -> Iterator[dict[str, Any]]:
+    """The part that measures one contender; finds a timing or why there is none for each case.
+
+    Args:
+        contender: key of `CONTENDERS`.
+        cases: (network's name, (height, width), batch) of each.
+        exported: each network's `Exported`, as JSON has it.
+        seconds: to time each case.
+    """
+    runs = CONTENDERS[contender]()
+    why = runs.why_not()
+    for network, size, batch in cases:
+        if why:
+            yield {"why": why}
+            continue
+        try:
+            runner = runs.prepare(Exported(**exported[network]), (size[0], size[1]), batch)
+            try:
+                timing = time_runner(runner, batch, seconds)
+            finally:
+                runner.close()
+        except Exception as error:  # of anybody's runtime: the other rows are worth no less
+            yield {"why": f"it failed: {' '.join(str(error).split())[:300]}"}
+        else:
+            yield {"timing": asdict(timing)}
+
+
+def measured(
+    rows: Sequence[Row], exported: dict[str, Exported], seconds: float, left: float
+) -> Iterator[tuple[int, Row]]:
+    """One contender's rows as they are known, each with its place; one that hangs is ended, and the next ones go on.
+
+    Args:
+        rows: of one contender.
+        exported: networks by name; rows of others are left as they are.
+        seconds: to time each.
+        left: seconds for all of them.
+    """
+    waiting = deque((place, row) for place, row in enumerate(rows) if row.network in exported)
+    end = time.monotonic() + left
+    while waiting and (remaining := end - time.monotonic()) >= SHORTEST_S:
+        given = {
+            "contender": rows[0].contender,
+            "cases": [(row.network, row.size, row.batch) for _, row in waiting],
+            "exported": {name: asdict(each) for name, each in exported.items()},
+            "seconds": seconds,
+        }
+        try:
+            # None takes more than half of what is left, so that one that hangs leaves some for the next.
+            for found in findings(MEASURE, given, remaining, lambda left: left / 2):
+                place, row = waiting.popleft()
+                timing = Timing(**found["timing"]) if "timing" in found else None
+                yield place, replace(row, timing=timing, why=found.get("why", ""))
+        except PartError as error:
+            place, row = waiting.popleft()
+            yield place, replace(row, why=str(error))
+
+
+def compared(rows: Sequence[Row], exported: dict[str, Exported], rates: Rates | None) -> list[Row]:
+    """The rows with their ratios and shares."""
+    base = {(row.network, row.size, row.batch): row.timing for row in rows if row.contender == BASE}
+    return [_compared(row, base.get((row.network, row.size, row.batch)), exported, rates) for row in rows]
+
+
+def _compared(row: Row, base: Timing | None, exported: dict[str, Exported], rates: Rates | None) -> Row:
+    if row.timing is None:
+        return row
+    a_second = row.timing.per_second
+    ratio = a_second / base.per_second if base else None
+    if rates is None or row.network not in exported:
+        return replace(row, ratio=ratio)
+    network = exported[row.network]
+    sizes = next(each.sizes for each in NETWORKS if each.name == row.network)
+    flops = network.flops[sizes.index(row.size)] * a_second / rates.flops
+    moved = network.least_bytes(row.size, row.batch) / row.batch * a_second / rates.bytes_a_second
+    return replace(row, ratio=ratio, of_flops=flops, of_bytes=moved)
+
+
+def targets(rows: Sequence[Row]) -> dict[str, object]:
+    """What is aimed at, and whether it is reached; None where it was not measured."""
+
+    def of(contender: str) -> dict[tuple[object, ...], Row]:
+        found = [row for row in rows if row.contender == contender and row.timing is not None]
+        return {(row.network, row.size, row.batch): row for row in found}
+
+    ours, compiled = of("tensorrt"), of("torch-compile")
+    both = [_per_second(row) / _per_second(compiled[key]) for key, row in ours.items() if key in compiled]
+    large = [row.of_flops for key, row in ours.items() if key == ("deeplabv2-resnet101-aspp", (513, 513), 8)]
+    share = next((share for share in large if share is not None), None)
+    return {
+        "TensorRT at least 1.3 times torch.compile, fp16": None if not both else min(both) >= 1.3,
+        "ResNet-101 513×513 batch 8 at 40 % of the FLOP floor": None if share is None else share >= 0.4,
+    }
+
+
+def _per_second(row: Row) -> float:
+    return row.timing.per_second if row.timing else 0.0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows for people."""
+    columns = f"{'ms':>8} {'p95':>8} {'pict./s':>8} {'ratio':>6} {'FLOP':>6}"
+    head = f"{'network':28} {'input':>9} {'batch':>5} {'engine':20} {columns}"
+    lines = [head]
+    for row in rows:
+        start = f"{row.network:28} {row.size[1]:>4}×{row.size[0]:<4} {row.batch:>5} {row.contender:20}"
+        if row.timing is None:
+            lines.append(f"{start} not measured: {row.why}")
+            continue
+        timing = row.timing
+        told = f"{timing.median_ms:8.2f} {timing.p95_ms:8.2f} {timing.per_second:8.1f}"
+        lines.append(f"{start} {told} {_or_dash(row.ratio, '.2f'):>6} {_or_dash(row.of_flops, '.0%'):>6}")
+    return "\n".join(lines)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
