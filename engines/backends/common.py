@@ -10,12 +10,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import EngineError, EngineInfo, Model, Scores, Session, TensorSpec
+from engines.base import EngineError, EngineInfo, Model, Session, TensorSpec
 from engines.cancellation import Cancellation
 
 KEPT_SESSIONS = 8
@@ -54,61 +55,6 @@ def one_line(error: BaseException) -> str:
     telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '", "While "))]
     text = " ".join(telling) or " ".join(lines) or type(error).__name__
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
-
-
-def check_arrays(
-    image: NDArray[np.uint8], out: Scores, size: tuple[int, int], scores: tuple[int, int, int], *, half: bool = False
-) -> None:
-    """See that a picture and a score array are what a session was compiled for.
-
-    Raises:
-        EngineError: naming the array and what it must be.
-    """
-    _check_array("picture", image, np.dtype(np.uint8), (*size, 3))
-    _check_array("score array", out, np.dtype(np.float16 if half else np.float32), scores)
-    if not out.flags.writeable:
-        raise EngineError("the score array is read-only")
-
-
-def check_batch(
-    images: Sequence[NDArray[np.uint8]],
-    outs: Sequence[Scores],
-    most: int,
-    size: tuple[int, int],
-    scores: tuple[int, int, int],
-    *,
-    half: bool = False,
-) -> None:
-    """See that a batch is no larger than ``most``, and that its arrays are what a session was compiled for.
-
-    Raises:
-        EngineError: as `check_arrays`, or too many pictures.
-    """
-    check_count(len(images), most)
-    if len(images) != len(outs):
-        raise EngineError(f"{len(images)} pictures and {len(outs)} score arrays: give each one its own")
-    for image, out in zip(images, outs, strict=True):
-        check_arrays(image, out, size, scores, half=half)
-
-
-def check_count(count: int, most: int) -> None:
-    """See that there is something in a batch, and not more than ``most``.
-
-    Raises:
-        EngineError: naming both numbers.
-    """
-    if not 1 <= count <= most:
-        raise EngineError(f"a batch of {count} pictures: the engine was opened for 1 to {most} at once")
-
-
-def _check_array(what: str, array: object, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> None:
-    wanted = f"{'×'.join(map(str, shape))} {dtype.name}"
-    if not isinstance(array, np.ndarray):
-        raise EngineError(f"the {what} is a {type(array).__name__}, not a numpy array of {wanted}")
-    if array.dtype != dtype or array.shape != shape:
-        raise EngineError(f"the {what} is {'×'.join(map(str, array.shape))} {array.dtype}, not {wanted}")
-    if not array.flags.c_contiguous:
-        raise EngineError(f"the {what} is not contiguous: pass numpy.ascontiguousarray(…) of it")
 
 
 def prepare(image: NDArray[np.uint8], model: Model) -> NDArray[np.generic]:
@@ -308,12 +254,17 @@ class EngineBase(ABC):
         info: what runs.
     """
 
+    side_by_side: ClassVar[bool] = False
+    """Several sizes may be compiled at once; else one waits for the other, since each takes all processors."""
+
     def __init__(self, model: Model, info: EngineInfo) -> None:
         self._model = model
         self._info = info
         self._quota = Quota(info.requests)
         self._cancellation = Cancellation()
         self._sessions: OrderedDict[tuple[int, int], Session] = OrderedDict()
+        self._turns: WeakValueDictionary[tuple[int, int] | None, threading.Lock] = WeakValueDictionary()
+        self._compiling = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -349,22 +300,45 @@ class EngineBase(ABC):
                 f"{self._model.name} takes {fixed[1]}×{fixed[0]} pixels only, not {width}×{height}: "
                 "export it with dynamic height and width"
             )
+        key = (height, width)
         with self._lock:
-            if self._closed:
-                raise EngineError(f"the {self._info.backend} engine of {self._model.name} is closed")
-            key = (height, width)
-            if key not in self._sessions:
-                session = self._compile(height, width)
-                classes = session.score_shape[0]
-                if classes != len(self._model.labels):
-                    raise EngineError(
-                        f"{self._model.name} scores {classes} classes but {len(self._model.labels)} labels are given"
-                    )
+            kept = self._kept(key)
+            turn = self._turns.setdefault(key if self.side_by_side else None, threading.Lock())
+        if kept is not None:
+            return kept
+        with turn:
+            with self._lock:
+                kept = self._kept(key)  # by whoever had the turn
+                self._compiling += kept is None
+            return self._compiled(key) if kept is None else kept
+
+    def _kept(self, key: tuple[int, int]) -> Session | None:
+        """The session of a size, which is the last one now that is let go; called with the lock held."""
+        if self._closed:
+            raise EngineError(f"the {self._info.backend} engine of {self._model.name} is closed")
+        if key in self._sessions:
+            self._sessions.move_to_end(key)
+        return self._sessions.get(key)
+
+    def _compiled(self, key: tuple[int, int]) -> Session:
+        """A new session, which is kept; the lock is free meanwhile, so that others get theirs."""
+        try:
+            session = self._compile(*key)
+            classes = session.score_shape[0]
+            if classes != len(self._model.labels):
+                raise EngineError(
+                    f"{self._model.name} scores {classes} classes but {len(self._model.labels)} labels are given"
+                )
+            with self._lock:
+                self._kept(key)
                 self._sessions[key] = session
                 if len(self._sessions) > KEPT_SESSIONS:
                     self._sessions.popitem(last=False)
-            self._sessions.move_to_end(key)
-            return self._sessions[key]
+            return session
+        finally:
+            with self._lock:
+                self._compiling -= 1
+                self._free_if_unused()
 
     def cancel(self) -> None:
         """Give up what takes minutes; see `engines.base.Engine`."""
@@ -374,15 +348,19 @@ class EngineBase(ABC):
         """Free everything; harmless when repeated."""
         self.cancel()
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._sessions.clear()
-                self._free()
+            self._closed = True
+            self._sessions.clear()
+            self._free_if_unused()
+
+    def _free_if_unused(self) -> None:
+        """Whoever compiles still is not waited for: the last one frees; called with the lock held."""
+        if self._closed and not self._compiling:
+            self._free()
 
     @abstractmethod
     def _compile(self, height: int, width: int) -> Session:
-        """A new session; called with the engine's lock held."""
+        """A new session; where sizes are not compiled side by side, by one thread at a time."""
 
     @abstractmethod
     def _free(self) -> None:
-        """Let go of what is not in the sessions."""
+        """Let go of what is not in the sessions; harmless when repeated."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends.checks import check_arrays
 from engines.backends.common import (
     EngineBase,
     FinishedRequest,
@@ -15,7 +16,6 @@ from engines.backends.common import (
     SessionBase,
     arithmetic,
     available_cpus,
-    check_arrays,
     cpu_name,
     prepare,
 )

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends.checks import check_batch
 from engines.backends.common import (
     EngineBase,
     FinishedRequest,
     Quota,
     SessionBase,
-    check_batch,
     picture_shape,
     prepare,
     reduced_arithmetic,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, available_cpus, check_arrays, one_line
+from engines.backends.checks import check_arrays
+from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, available_cpus, one_line
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 from engines.plans import own_directory
 

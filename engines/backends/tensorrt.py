@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends.checks import check_batch, check_count
 from engines.backends.common import (
     EngineBase,
     LaneRequest,
     Lanes,
     Quota,
     SessionBase,
-    check_batch,
-    check_count,
     one_line,
     picture_shape,
     prepare,
@@ -61,13 +60,15 @@ class TensorRTEngine(EngineBase):
         EngineError: TensorRT, CUDA's bindings or a GPU is missing, or it cannot give the precision.
     """
 
+    side_by_side = True  # a plan that is there is loaded while another one is built
+
     def __init__(self, model: Model, options: EngineOptions, *, portable: bool = False) -> None:
         device = open_device()
         precision = reduced_arithmetic(options.precision, model)
         demand_same_file(model)  # a plan is found by the hash
         self._capability = device.compute_capability
         self._kernels: PixelKernels | None = None
-        self._kernels_lock = threading.Lock()  # not the engine's, which a build holds for minutes while frames come
+        self._kernels_lock = threading.Lock()
         self._portable = portable
         self._cache = PlanCache(options.cache) if options.cache is not None else None
         try:

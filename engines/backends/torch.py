@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends.checks import check_arrays
 from engines.backends.common import (
     EngineBase,
     FinishedRequest,
@@ -12,7 +13,6 @@ from engines.backends.common import (
     SessionBase,
     arithmetic,
     available_cpus,
-    check_arrays,
     cpu_name,
     one_line,
     prepare,

@@ -12,13 +12,13 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends.checks import check_arrays
 from engines.backends.common import (
     EngineBase,
     LaneRequest,
     Lanes,
     Quota,
     SessionBase,
-    check_arrays,
     one_line,
     picture_shape,
     prepare,

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from engines.backends import open_engine
-from engines.backends.common import EngineBase, FinishedRequest, Quota, SessionBase, check_arrays
+from engines.backends.checks import check_arrays
+from engines.backends.common import EngineBase, FinishedRequest, Quota, SessionBase
 from engines.base import Engine, EngineError, EngineInfo, EngineOptions, Model, Session
 from pipeline.errors import SourceError, StageError
 from pipeline.flow import Buffer

@@ -24,28 +24,36 @@ def frame(height: int, width: int) -> RawFrame:
     return RawFrame((np.full((height, width, 3), 99, np.uint8),), where, np.full((height, width), 255, np.uint8))
 
 
-def test_frames_are_taken_while_another_size_is_built(fake: Machine, dynamic: Model) -> None:
+def test_what_is_there_is_given_while_another_size_is_built(fake: Machine, dynamic: Model, tmp_path: Path) -> None:
+    """Frames go on, kept sessions are found, and plans that were built before are loaded."""
     begun, go_on = threading.Event(), threading.Event()
+    options = EngineOptions("fp32", cache=tmp_path / "cache")
 
     def slowly(step: int) -> None:
         if step == 0:
             begun.set()
             assert go_on.wait(WAIT_S)
 
-    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32")) as engine, ThreadPoolExecutor(2) as threads:
+    with open_engine_for(dynamic, "tensorrt", options) as engine:
+        engine.session(64, 64)
+    with open_engine_for(dynamic, "tensorrt", options) as engine, ThreadPoolExecutor(3) as threads:
         session = engine.session(*SIZE)
         assert isinstance(session, FrameSession)
         fake.trt.faults["build"] = slowly
-        other = threads.submit(engine.session, 48, 32)
+        others = [threads.submit(engine.session, 48, 32) for _ in range(2)]
         try:
             assert begun.wait(WAIT_S)
             taken = frame(64, 96)
             threads.submit(session.start_frames, [taken]).result(WAIT_S).wait(WAIT_S)
-            assert not other.done()
+            assert threads.submit(engine.session, *SIZE).result(WAIT_S) is session
+            loaded = threads.submit(engine.session, 64, 64).result(WAIT_S)
+            assert not any(other.done() for other in others)
         finally:
             go_on.set()
-        assert other.result(WAIT_S).input_size == (48, 32)
+        assert others[0].result(WAIT_S) is others[1].result(WAIT_S)
+    assert loaded.input_size == (64, 64)
     assert (taken.labels < 255).all()
+    assert sum(entry[1] == "build_serialized_network" for entry in fake.trt.log) == 3
 
 
 def test_an_engine_that_gave_up_builds_nothing_and_runs_what_it_has(
