@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engines.facts import SIZES
 from engines.settings import SettingsError, build, read_settings
 from engines.training.datasets import CHOICES
 
@@ -166,6 +167,42 @@ class TrainingOptions:
     loss: LossOptions = field(default_factory=LossOptions)
 
 
+RANGES: dict[str, tuple[float, float]] = {
+    "ignore": (0, 255),
+    "seed": (0, 2**63 - 1),
+    "epochs": (1, 10**6),
+    "steps": (0, 10**9),
+    "hours": (0, 10**5),
+    "validate_every": (1, 10**6),
+    "model: size": SIZES,
+    "model: freeze": (0, 1000),
+    "augment: crop": (1, SIZES[1]),
+    "augment: rotate": (0, 180),
+    "augment: flip": (0, 1),
+    "augment: brightness": (0, 1),
+    "augment: contrast": (0, 1),
+    "augment: gamma": (0, 3),
+    "augment: saturation": (0, 1),
+    "augment: hue": (0, 0.5),
+    "augment: channels": (0, 1),
+    "augment: blur": (0, 1),
+    "augment: noise": (0, 1),
+    "optimiser: momentum": (0, 0.9999),
+    "optimiser: batch": (1, 10**5),
+    "optimiser: backbone_rate": (0, 10),
+    "optimiser: head_rate": (0, 10),
+    "optimiser: bias_factor": (0, 1000),
+    "optimiser: decay": (0, 1),
+    "optimiser: warmup": (0, 10**6),
+    "optimiser: power": (0, 10),
+    "optimiser: average": (0, 0.999999),
+    "optimiser: balance": (0, 1),
+    "loss: lovasz": (0, 100),
+    "loss: label_stride": (1, 64),
+}
+"""Least and greatest value that makes sense, by key; what has other demands than these is not in it."""
+
+
 def load_options(config: str) -> TrainingOptions:
     """Read the config of this name in `configs/training`, or the YAML file of this path.
 
@@ -184,24 +221,37 @@ def parse_options(tree: object, origin: str) -> TrainingOptions:
             begins the message.
     """
     options = build(TrainingOptions, tree, origin)
+    check_options(options, origin)
+    return options
+
+
+def check_options(options: TrainingOptions, origin: str) -> None:
+    """See that values make sense, one by one and together.
+
+    Raises:
+        OptionError: one does not; `origin` begins the message, which names the key.
+    """
+    for key, (least, greatest) in RANGES.items():
+        *section, name = key.split(": ")
+        value = getattr(getattr(options, section[0]) if section else options, name)
+        if not least <= value <= greatest:
+            raise OptionError(f"{origin}: {key} {value:g} is out of range: {least:g} to {greatest:g}")
     rests = (0, 1) if options.loss.label_stride == 1 else (0,)
     low, high = options.augment.scale
     demands = {
         f"dataset must be one of {', '.join(CHOICES)}": options.dataset in CHOICES,
         "precision must be bf16 or fp32": options.precision in {"bf16", "fp32"},
-        "epochs, validate_every and optimiser: batch must be at least 1": (
-            min(options.epochs, options.validate_every, options.optimiser.batch) >= 1
-        ),
-        "augment: scale must be two positive numbers, the smaller one first": 0 < low <= high,
-        "steps must not be negative": options.steps >= 0,
+        "model: output_stride must be 8, 16 or 32": options.model.output_stride in {8, 16, 32},
+        "augment: scale must be two numbers from 0.01 to 100, the smaller one first": 0.01 <= low <= high <= 100,
         "augment: crop must be a multiple of loss: label_stride and of model: output_stride, or one more with "
         "label_stride 1": (
-            min(options.augment.crop, options.loss.label_stride, options.model.output_stride) >= 1
-            and options.augment.crop % options.loss.label_stride == 0
+            options.augment.crop % options.loss.label_stride == 0
             and options.augment.crop % options.model.output_stride in rests
+        ),
+        "loss: log_weight must be 0 or above 1, and at most 100": (
+            options.loss.log_weight == 0 or 1 < options.loss.log_weight <= 100
         ),
     }
     for demand, met in demands.items():
         if not met:
             raise OptionError(f"{origin}: {demand}")
-    return options

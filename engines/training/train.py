@@ -22,7 +22,7 @@ from engines.training.datasets import CHOICES as DATASETS
 from engines.training.datasets import DATASET_HELP, DataError, Sample, find_samples, open_dataset
 from engines.training.datasets.pictures import StoredPictures
 from engines.training.initial import calibrate
-from engines.training.options import ModelOptions, OptionError, TrainingOptions, load_options
+from engines.training.options import ModelOptions, OptionError, TrainingOptions, check_options, load_options
 from engines.training.processes import ALONE, Processes, joined, local_device
 from engines.training.trainer import CHECKPOINT, Data, Trainer, with_limit
 from engines.weights import open_weights
@@ -106,6 +106,9 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: 
         if initial is not None:
             spec = replace(spec, conventions=initial.conventions(spec, part))
         network = assemble(spec, len(labels), options.model.output_stride)
+        blocks = len(list(network.encoder.get_submodule("blocks").children()))
+        if options.model.freeze > blocks:
+            raise ValueError(f"freeze {options.model.freeze}: {options.model.network} has {blocks} blocks")
     except ValueError as error:
         raise OptionError(f"{args.config}: model: {error}") from error
     data = load_data(args.root, options, labels.names)
@@ -159,7 +162,8 @@ def resolve_options(args: argparse.Namespace) -> TrainingOptions:
     if args.seed is not None:
         options = replace(options, seed=args.seed)
     if options.labels not in LABEL_SETS:
-        raise OptionError(f"no label set {options.labels!r}; there are {', '.join(LABEL_SETS)}")
+        raise OptionError(f"{args.config}: labels: no set {options.labels!r}; there are {', '.join(LABEL_SETS)}")
+    check_options(options, "command line")
     return options
 
 
@@ -200,11 +204,18 @@ def load_data(root: Path, options: TrainingOptions, classes: Sequence[str]) -> D
         held_out = [sample for sample in samples if sample.name.startswith(options.hold_out)]
         samples = [sample for sample in samples if not sample.name.startswith(options.hold_out)]
         if not samples or not held_out:
-            raise DataError(f"{root}: --hold-out {options.hold_out} leaves an empty side")
+            which = "every picture's" if held_out else "no picture's"
+            raise DataError(f"{root}: {which} name begins with {options.hold_out!r} (--hold-out)")
     else:
         # What is trained on is no validation: better no figure than one that flatters.
-        has_validation = options.validation not in options.splits and options.validation in there
-        held_out = found(options.validation) if has_validation else []
+        reason = ""
+        if options.validation in options.splits:
+            reason = f"it is trained on {options.validation}"
+        elif options.validation not in there:
+            reason = f"{root} has no split {options.validation!r} (there are {', '.join(there)})"
+        if reason:
+            logger.warning("nothing is measured during this training: %s", reason)
+        held_out = [] if reason else found(options.validation)
 
     def read(files: list[Sample], what: str) -> StoredPictures:
         pictures = StoredPictures(files, len(classes), (options.ignore,))

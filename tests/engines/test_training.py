@@ -140,8 +140,32 @@ def test_a_drive_can_be_held_out(root: Path, tmp_path: Path) -> None:
     assert len(data.pictures) == 4
     np.testing.assert_array_equal(data.held_out[0][0], paint(0)[0])
     options = train.resolve_options(arguments(root, tmp_path / "run", "--hold-out", "C"))
-    with pytest.raises(EngineError, match="--hold-out C leaves an empty side"):
+    with pytest.raises(EngineError, match=r"no picture's name begins with 'C' \(--hold-out\)"):
         train.load_data(root, options, CAMVID.names)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ("validation: nono", "has no split 'nono' (there are train, val)"),
+        ("splits: [train, val]", "it is trained on val"),
+    ],
+)
+def test_a_run_that_measures_nothing_says_so(
+    config: str, reason: str, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = arguments(root, tmp_path / "run")
+    (root / "config.yaml").write_text(f"{config}\nignore: 11", encoding="utf-8")
+    assert len(train.load_data(root, train.resolve_options(given), CAMVID.names).held_out) == 0
+    assert reason in caplog.text
+
+
+def test_more_blocks_than_there_are_cannot_be_frozen(root: Path, tmp_path: Path) -> None:
+    given = arguments(root, tmp_path / "run")
+    (root / "config.yaml").write_text("model: {network: tiny, freeze: 18}", encoding="utf-8")
+    with pytest.raises(EngineError, match="model: freeze 18: tiny has 17 blocks"):
+        train.run(given)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["voc-aug", "person-part", "cityscapes"])
@@ -163,6 +187,8 @@ def test_published_data_sets_are_trained_on(kind: str, root: Path, tmp_path: Pat
     [
         (["--epochs", "0"], "--epochs must be above 0"),
         (["--hours", "-1"], "--hours must be above 0"),
+        (["--hours", "inf"], "command line: hours inf is out of range"),
+        (["--seed", str(2**70)], "command line: seed .* is out of range"),
         (["--seed", "-1"], "--seed must not be negative"),
         (["--splits", ","], "names an empty split"),
     ],

@@ -16,7 +16,7 @@ from engines.settings import SettingsError  # noqa: E402
 from engines.training.average import MovingAverage  # noqa: E402
 from engines.training.initial import calibrate  # noqa: E402
 from engines.training.losses import class_weights, lovasz_softmax  # noqa: E402
-from engines.training.options import load_options, parse_options  # noqa: E402
+from engines.training.options import RANGES, TrainingOptions, load_options, parse_options  # noqa: E402
 from engines.training.schedule import Progress, poly_rate  # noqa: E402
 
 
@@ -40,13 +40,35 @@ def test_the_shipped_config_is_valid() -> None:
         ({"precision": "int4"}, "it: precision must be bf16 or fp32"),
         ({"augment": {"scale": [2, 1]}}, "it: augment: scale must be"),
         ({"augment": {"crop": 350}}, "it: augment: crop must be a multiple"),
-        ({"optimiser": {"batch": 0}}, "it: epochs, validate_every and optimiser: batch"),
+        ({"augment": {"scale": [0.0001, 1]}}, "it: augment: scale must be two numbers from 0.01"),
+        ({"model": {"output_stride": 12}}, "it: model: output_stride must be 8, 16 or 32"),
+        ({"loss": {"log_weight": 0.5}}, "it: loss: log_weight must be 0 or above 1"),
+        ({"optimiser": {"batch": 0}}, "it: optimiser: batch 0 is out of range: 1 to"),
+        ({"optimiser": {"backbone_rate": -1}}, "it: optimiser: backbone_rate -1 is out of range: 0 to 10"),
+        ({"optimiser": {"average": 2}}, "it: optimiser: average 2 is out of range"),
+        ({"augment": {"rotate": float("nan")}}, "it: augment: rotate nan is out of range: 0 to 180"),
+        ({"augment": {"flip": 3}}, "it: augment: flip 3 is out of range: 0 to 1"),
+        ({"model": {"size": -5}}, "it: model: size -5 is out of range"),
+        ({"ignore": 999}, "it: ignore 999 is out of range: 0 to 255"),
+        ({"seed": -1}, "it: seed -1 is out of range"),
+        ({"hours": float("inf")}, "it: hours inf is out of range"),
     ],
 )
 def test_wrong_options_are_named(tree: object, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_options(tree, "it")
     assert str(caught.value).startswith(message)
+
+
+def test_every_number_of_the_options_has_a_range() -> None:
+    tree = dataclasses.asdict(TrainingOptions())
+    flat = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+    flat |= {
+        f"{key}: {name}": value for key, part in tree.items() if isinstance(part, dict) for name, value in part.items()
+    }
+    numbers = {key for key, value in flat.items() if type(value) in (int, float)}
+    assert numbers - set(RANGES) == {"model: output_stride", "loss: log_weight"}
+    assert set(RANGES) <= numbers
 
 
 def test_unknown_configs_name_the_known_ones() -> None:
