@@ -405,15 +405,14 @@ def test_an_input_that_is_lost_ends_alone(
 
 
 def test_an_engine_serves_more_cameras_than_it_could_one_by_one(shared: Shared, clip: MakeClip, tiny: str) -> None:
-    """Four of 25 frames a second, where 1 / 0.016 s is 62.5: one by one 38 % would have to be dropped."""
+    """Four of 25 frames a second, where 1 / 0.016 s is 62.5: that takes 1.6 frames a request at the least."""
     inputs = [InputOptions(str(clip("h264").path), name, outputs=("null",)) for name in "abcd"]
     run(inputs, tiny, engine=shared.name)  # what a process compiles once is compiled where nothing hurries
     shared.request_s = 0.016
     report = run(inputs, tiny, engine=shared.name, mode="live", realtime=True)
-    dropped = sum(one.dropped for one in report.inputs)
-    assert dropped <= 0.15 * sum(one.read for one in report.inputs)
+    # How many are dropped in the end depends on who else is at work on this machine.
     assert report.batches is not None
-    assert report.batches.frames.mean > 1.5
+    assert report.batches.frames.mean > 1.6
     assert report.batches.waited_ms <= 1.2 * batching.LONGEST_WAIT_S * 1e3
 
 

@@ -88,7 +88,7 @@ def test_a_slow_source(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.bottleneck == "testsrc2 decode"
 
 
-def test_an_engine_that_is_nearly_always_occupied_but_never_waited_for(
+def test_an_engine_that_is_the_busiest_but_never_waited_for(
     tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Labelling takes longer, in two stages that each take less long."""
@@ -97,7 +97,8 @@ def test_an_engine_that_is_nearly_always_occupied_but_never_waited_for(
     slow(monkeypatch, Renderer, "render", 0.022)
     given = InputOptions(FILE.replace("25", "100"), outputs=("null",))
     report = run([given], tiny, realtime=True, duration=1)
-    assert report.inputs[0].stages["infer"].busy > 0.5
+    stages = report.inputs[0].stages
+    assert max(stages, key=lambda name: stages[name].busy) == "infer"
     assert report.bottleneck in ("testsrc2 render", "testsrc2 upsample")
 
 
