@@ -3,7 +3,8 @@
     python -m benchmarks.gpu --json out/gpu.json
 
 Networks have fresh weights, since what they cost depends on their shape alone, and compute in half precision;
-copies of the pictures in and of the scores out are part of every figure, and up to three batches are in flight.
+copies of the pictures in and of the scores out are part of every figure.  Each contender is timed with one batch at a
+time, and with three in flight, torch too having a stream, memory and a CUDA graph for each.
 Floors: the network's products at the rate of a large product of matrices, and its weights, pictures and scores
 at the rate of a large copy, both measured on this card in the same run.  What has no runtime here, fails, or hangs
 reads "not measured" with the reason: each part runs in processes of its own and is ended when its time is up.

@@ -18,6 +18,8 @@ from engines.doctor import examine_gpu
 from engines.zoo import compiled_cache, load_model
 
 IN_FLIGHT = 3
+"""As many as our engine takes, and every contender gets."""
+
 WARM_UP = 10
 WAIT_S = 60.0
 
@@ -26,16 +28,19 @@ Wait = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What was measured.
+    """What was measured, of every contender in the same two ways.
 
     Attributes:
         median_ms, p95_ms: of a batch alone, from its pictures in memory to its scores in memory.
-        per_second: pictures, with batches in flight.
-        batches: that were timed.
+        alone_per_second: pictures, one batch at a time.
+        per_second: pictures, with `IN_FLIGHT` batches begun before the first is waited for. What computes before
+            `Runner.start` returns cannot make use of it.
+        batches: that were timed alone.
     """
 
     median_ms: float
     p95_ms: float
+    alone_per_second: float
     per_second: float
     batches: int
 
@@ -54,13 +59,7 @@ class Rates:
 
 
 class Runner(Protocol):
-    """A network that is ready to take batches.
-
-    Attributes:
-        in_flight: batches that may be under way at once.
-    """
-
-    in_flight: int
+    """A network that is ready to take batches, `IN_FLIGHT` at once."""
 
     def start(self) -> Wait:
         """Begin with a batch; what is returned waits for its scores."""
@@ -91,8 +90,8 @@ def time_runner(runner: Runner, batch: int, seconds: float) -> Timing:
         alone.append(time.perf_counter() - began)
     flying: deque[Wait] = deque()
     done, began = 0, time.perf_counter()
-    while (now := time.perf_counter()) < began + seconds / 2 or done < runner.in_flight:
-        if len(flying) == runner.in_flight:
+    while (now := time.perf_counter()) < began + seconds / 2 or done < IN_FLIGHT:
+        if len(flying) == IN_FLIGHT:
             flying.popleft()()
             done += 1
         flying.append(runner.start())
@@ -102,7 +101,11 @@ def time_runner(runner: Runner, batch: int, seconds: float) -> Timing:
     now = time.perf_counter()
     milliseconds = np.array(alone) * 1e3
     return Timing(
-        float(np.median(milliseconds)), float(np.percentile(milliseconds, 95)), done * batch / (now - began), len(alone)
+        median_ms=float(np.median(milliseconds)),
+        p95_ms=float(np.percentile(milliseconds, 95)),
+        alone_per_second=batch * len(alone) / sum(alone),
+        per_second=done * batch / (now - began),
+        batches=len(alone),
     )
 
 
@@ -136,8 +139,6 @@ class Own:
 
 
 class _OwnRunner:
-    in_flight = IN_FLIGHT
-
     def __init__(self, backend: str, exported: Exported, size: tuple[int, int], batch: int) -> None:
         options = EngineOptions("fp16", requests=IN_FLIGHT, batch=batch, cache=compiled_cache())
         self._engine = open_engine(exported.model, backend, options)
@@ -187,8 +188,6 @@ class Provided:
 
 
 class _ProvidedRunner:
-    in_flight = 1
-
     def __init__(self, backend: str, exported: Exported, size: tuple[int, int], batch: int) -> None:
         from engines.backends.nvidia.typed_graph import typed_graph
         from engines.backends.onnxruntime_gpu import BoundNetwork, provider_network
@@ -236,58 +235,77 @@ class Torch:
 
 
 class _TorchRunner:
-    in_flight = IN_FLIGHT
-
     def __init__(self, exported: Exported, size: tuple[int, int], batch: int, way: str) -> None:
         import torch
 
-        from engines.networks.normalise import normalise
-
-        self._torch = torch
         network = exported.network().cuda().half()
         for weight in network.parameters():
             if weight.dim() == 4:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-        encoder = network.encoder
+        # On the card once: a copy from memory that is not page-locked cannot be recorded, and waits.
+        mean, std = (torch.tensor(each).cuda().half() for each in (network.encoder.mean, network.encoder.std))
 
         def score(images: Any) -> Any:
-            return network(normalise(images, encoder).half()).float()
+            return network(((images.half() - mean) / std).permute(0, 3, 1, 2)).float()
 
-        self._given = torch.empty((batch, *size, 3), dtype=torch.uint8, device="cuda")
-        self._images = torch.from_numpy(_pictures(size, batch)).pin_memory()
-        self._given.copy_(self._images)
-        self._score = torch.compile(score, mode="max-autotune") if way == "compile" else score
-        with torch.inference_mode():
-            for _ in range(3):
-                self._scores = self._score(self._given)
-            self._graph = torch.cuda.CUDAGraph() if way == "graph" else None
-            if self._graph is not None:
-                torch.cuda.synchronize()
-                with torch.cuda.graph(self._graph):
-                    self._scores = score(self._given)
-        self._outs = [torch.empty(self._scores.shape, pin_memory=True) for _ in range(IN_FLIGHT)]
-        self._turn = 0
+        if way == "compile":
+            # Recorded below, by lane: its own CUDA graphs would keep to one stream.
+            score = torch.compile(score, mode="max-autotune-no-cudagraphs", dynamic=False)
+        images = torch.from_numpy(_pictures(size, batch)).pin_memory()
+        self._lanes = deque(_TorchLane(score, images, recorded=way != "eager") for _ in range(IN_FLIGHT))
 
     def start(self) -> Wait:
         """See `Runner`."""
+        self._lanes.rotate(-1)
+        return self._lanes[0].start()
+
+    def close(self) -> None:
+        """See `Runner`."""
+        import torch
+
+        self._lanes.clear()
+        torch.cuda.empty_cache()
+
+
+class _TorchLane:
+    """One batch at a time, as a lane of our own engine: a stream, memory and a recording of its own."""
+
+    def __init__(self, score: Callable[[Any], Any], images: Any, *, recorded: bool) -> None:
+        import torch
+
+        self._torch = torch
+        self._score = score
+        self._images = images
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())  # where the weights were laid out
+        self._graph: torch.cuda.CUDAGraph | None = None
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            self._given = images.cuda(non_blocking=True)
+            for _ in range(3):
+                self._scores = score(self._given)
+            self._stream.synchronize()
+        if recorded:
+            self._graph = torch.cuda.CUDAGraph()
+            with (
+                torch.inference_mode(),
+                torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"),
+            ):
+                self._scores = score(self._given)
+        self._out = torch.empty(self._scores.shape, pin_memory=True)
+
+    def start(self) -> Wait:
         torch = self._torch
-        self._turn = (self._turn + 1) % IN_FLIGHT
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
             self._given.copy_(self._images, non_blocking=True)
             if self._graph is not None:
                 self._graph.replay()
             else:
                 self._scores = self._score(self._given)
-            self._outs[self._turn].copy_(self._scores, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
+            self._out.copy_(self._scores, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record(self._stream)
         wait: Wait = event.synchronize
         return wait
-
-    def close(self) -> None:
-        """See `Runner`."""
-        self._graph = None
-        self._torch.cuda.empty_cache()
 
 
 CONTENDERS: dict[str, Callable[[], Contender]] = {

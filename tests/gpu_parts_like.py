@@ -16,7 +16,7 @@ PIDS = "PARTS_LIKE_PIDS"
 
 NEVER = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
 
-TIMING = {"median_ms": 1.0, "p95_ms": 1.0, "per_second": 100.0, "batches": 10}
+TIMING = {"median_ms": 1.0, "p95_ms": 1.0, "alone_per_second": 90.0, "per_second": 100.0, "batches": 10}
 
 
 def hang() -> NoReturn:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,9 +45,8 @@ def alive(pids: Path) -> list[str]:
     return [name for name, stat in states.items() if stat.exists() and ") Z" not in stat.read_text()]
 
 
-def all_end(pids: Path, count: int) -> bool:
-    """As many have hung, and all end at once."""
-    assert len(list(pids.iterdir())) == count
+def all_end(pids: Path) -> bool:
+    """All that have hung end at once."""
     deadline = time.monotonic() + 5
     while alive(pids) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -80,7 +81,8 @@ def test_a_part_that_hangs_or_dies_is_ended_with_all_its_processes(hung: Path, n
     assert before == [{"so far": 1}] * found
     assert told.startswith(why)
     assert time.monotonic() - began < 6 + 4
-    assert all_end(hung, 3)
+    assert len(list(hung.iterdir())) == 3
+    assert all_end(hung)
 
 
 def test_a_part_that_fails_says_why_in_a_line() -> None:
@@ -102,7 +104,8 @@ def test_a_part_is_ended_with_whoever_asked_for_it(hung: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         break
-    assert all_end(hung, 3)
+    assert len(list(hung.iterdir())) == 3
+    assert all_end(hung)
 
 
 def test_it_ends_in_time_whatever_hangs(
@@ -135,7 +138,7 @@ def test_it_ends_in_time_whatever_hangs(
         "it is not here"
     }
     assert "not measured: it is not here" in capsys.readouterr().out
-    assert not alive(hung)
+    assert all_end(hung)
 
 
 def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,16 +155,18 @@ def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.Capture
 
 
 class Sleeper:
-    """Takes a while for a batch, and has several under way at once."""
+    """Takes a while for a batch, and has several under way at once; or computes in `start`."""
 
-    def __init__(self, seconds: float, in_flight: int) -> None:
-        self.seconds, self.in_flight = seconds, in_flight
+    def __init__(self, seconds: float, *, at_once: bool) -> None:
+        self.seconds, self.at_once = seconds, at_once
         self.under_way = self.most = 0
 
     def start(self) -> gpu_contenders.Wait:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         ready = time.perf_counter() + self.seconds
+        if self.at_once:
+            time.sleep(self.seconds)
 
         def wait() -> None:
             time.sleep(max(0.0, ready - time.perf_counter()))
@@ -172,35 +177,134 @@ class Sleeper:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("in_flight", [1, 3])
-def test_latency_is_of_one_batch_alone_and_throughput_of_several(in_flight: int) -> None:
-    runner = Sleeper(0.01, in_flight)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_all_are_timed_alone_and_with_as_many_in_flight(at_once: bool) -> None:
+    runner = Sleeper(0.01, at_once=at_once)
     timing = time_runner(runner, 8, 0.6)
     assert runner.under_way == 0
-    assert runner.most == in_flight
+    assert runner.most == gpu_contenders.IN_FLIGHT
     assert 9.5 < timing.median_ms < 40
     assert timing.p95_ms >= timing.median_ms
-    assert timing.per_second < 8 * in_flight / 0.0095
-    assert timing.per_second > 8 * in_flight / 0.08
+    assert 8 / 0.04 < timing.alone_per_second < 8 / 0.0095
+    at_once_of_them = 1 if at_once else gpu_contenders.IN_FLIGHT
+    assert 8 * at_once_of_them / 0.08 < timing.per_second < 8 * at_once_of_them / 0.0095
 
 
-def row(contender: str, per_second: float, of_flops: float | None = None) -> Row:
-    timing = Timing(1.0, 1.0, per_second, 10)
+class Cuda:
+    """Stands in for `torch.cuda` on a processor: notes what each stream is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+
+        self.current = 0
+        self.streams = 0
+        self.recording = False
+        self.done: list[tuple[int, str]] = []
+        cuda = self
+
+        class Stream:
+            def __init__(self) -> None:
+                cuda.streams += 1
+                self.number = cuda.streams
+
+            def wait_stream(self, other: int) -> None:
+                assert other == 0
+
+            def synchronize(self) -> None:
+                cuda.done.append((self.number, "synchronise"))
+
+        class Event:
+            def record(self, stream: Stream) -> None:
+                assert stream.number == cuda.current
+                cuda.done.append((stream.number, "record"))
+
+            def synchronize(self) -> None: ...
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                cuda.done.append((cuda.current, "replay"))
+
+        @contextmanager
+        def on(stream: Stream) -> Iterator[None]:
+            before, cuda.current = cuda.current, stream.number
+            yield
+            cuda.current = before
+
+        @contextmanager
+        def graph(_: CUDAGraph, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+            assert capture_error_mode == "thread_local"
+            with on(stream):
+                cuda.recording = True
+                yield
+                cuda.recording = False
+
+        for name, value in (("Stream", Stream), ("Event", Event), ("CUDAGraph", CUDAGraph), ("stream", on)):
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch.cuda, "graph", graph)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: 0)
+        monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor, **_: tensor.clone())
+        empty = torch.empty
+        monkeypatch.setattr(torch, "empty", lambda *shape, pin_memory: empty(*shape, pin_memory=pin_memory and False))
+
+
+@pytest.mark.parametrize("way", ["eager", "graph", "compile"])
+def test_torch_has_a_stream_memory_and_a_recording_for_each_batch_in_flight(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    cuda = Cuda(monkeypatch)
+    computed: list[tuple[int, bool, int]] = []
+
+    class Doubled(torch.nn.Module):
+        encoder = SimpleNamespace(mean=(1.0, 2.0, 3.0), std=(1.0, 1.0, 2.0))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            computed.append((cuda.current, cuda.recording, images.data_ptr()))
+            return images * 2
+
+    compiled: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda score, *, mode, dynamic: compiled.append(mode) or score)  # noqa: ARG005
+    monkeypatch.setattr(Exported, "network", lambda _: Doubled())
+    runner = CONTENDERS[f"torch-{way}"]().prepare(Exported("x", "", 1, []), (8, 8), 2)
+    flying = gpu_contenders.IN_FLIGHT
+    assert cuda.streams == flying
+    assert {stream for stream, recording, _ in computed if recording} == (
+        set() if way == "eager" else set(range(1, flying + 1))
+    )
+    assert compiled == (["max-autotune-no-cudagraphs"] if way == "compile" else [])
+    computed.clear()
+    cuda.done.clear()
+    waits = [runner.start() for _ in range(2 * flying)]
+    assert [stream for stream, what in cuda.done if what == "record"] == [2, 3, 1, 2, 3, 1]
+    if way == "eager":
+        assert [stream for stream, _, _ in computed] == [2, 3, 1, 2, 3, 1]
+    else:
+        assert [stream for stream, what in cuda.done if what == "replay"] == [2, 3, 1, 2, 3, 1]
+        assert not computed
+    for wait in waits:
+        wait()
+    runner.close()
+
+
+def row(contender: str, per_second: float, alone: float, of_flops: float | None = None) -> Row:
+    timing = Timing(1.0, 1.0, alone, per_second, 10)
     return Row("deeplabv2-resnet101-aspp", (513, 513), 8, contender, timing, of_flops=of_flops)
 
 
 @pytest.mark.parametrize(
     ("rows", "reached"),
     [
-        ([row("tensorrt", 130, 0.41), row("torch-compile", 99)], (True, True)),
-        ([row("tensorrt", 120, 0.39), row("torch-compile", 99)], (False, False)),
-        ([row("tensorrt", 120)], (None, None)),
-        ([], (None, None)),
+        ([row("tensorrt", 130, 130, 0.41), row("torch-compile", 99, 99)], (True, True, True)),
+        ([row("tensorrt", 120, 130, 0.39), row("torch-compile", 99, 99)], (False, True, False)),
+        ([row("tensorrt", 130, 120, 0.39), row("torch-compile", 99, 99)], (True, False, False)),
+        ([row("tensorrt", 120, 120)], (None, None, None)),
+        ([], (None, None, None)),
     ],
 )
-def test_targets_are_reached_or_missed_or_not_measured(
-    rows: list[Row], reached: tuple[bool | None, bool | None]
-) -> None:
+def test_targets_are_reached_or_missed_or_not_measured(rows: list[Row], reached: tuple[bool | None, ...]) -> None:
     assert tuple(targets(rows).values()) == reached
 
 

@@ -88,9 +88,7 @@ def test_a_slow_source(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.bottleneck == "testsrc2 decode"
 
 
-def test_an_engine_that_is_the_busiest_but_never_waited_for(
-    tiny: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_is_the_busiest_but_never_waited_for(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labelling takes longer, in two stages that each take less long."""
     slow(monkeypatch, OpenVINORequest, "wait", 0.024)
     slow(monkeypatch, pipeline.runner.lane, "upsample_argmax", 0.02)

@@ -35,12 +35,13 @@ def test_the_fake_device_gives_rows_with_their_shares(
     timing = Timing(**found["tensorrt"][0]["timing"])
     rows = [
         Row("x", (32, 48), 1, "tensorrt", timing),
-        Row("x", (32, 48), 1, "torch-eager", replace(timing, per_second=timing.per_second / 2)),
+        Row("x", (32, 48), 1, "torch-eager", replace(timing, per_second=timing.per_second / 2, alone_per_second=1.0)),
         Row("x", (32, 48), 8, "tensorrt", timing),
     ]
     single, _, batched = gpu_rows.compared(rows, {"x": exported}, Rates(1e9, 1e9))
     assert single.of_flops == pytest.approx(4e6 * timing.per_second / 1e9)
     assert single.ratio == pytest.approx(2)
+    assert single.ratio_alone == pytest.approx(timing.alone_per_second)
     assert batched.ratio is None, "nothing to compare with"
     assert gpu_rows.compared(rows, {"x": exported}, None)[0].of_flops is None
     assert "2.00" in gpu_rows.table([single])
