@@ -106,9 +106,7 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: 
         if initial is not None:
             spec = replace(spec, conventions=initial.conventions(spec, part))
         network = assemble(spec, len(labels), options.model.output_stride)
-        blocks = len(list(network.encoder.get_submodule("blocks").children()))
-        if options.model.freeze > blocks:
-            raise ValueError(f"freeze {options.model.freeze}: {options.model.network} has {blocks} blocks")
+        check_blocks(network, options.model)
     except ValueError as error:
         raise OptionError(f"{args.config}: model: {error}") from error
     data = load_data(args.root, options, labels.names)
@@ -140,6 +138,17 @@ def model_spec(options: ModelOptions) -> NetworkSpec:
     """
     spec = spec_of(options.network)
     return replace(spec, scales=options.scales) if len(options.scales) > 1 else spec
+
+
+def check_blocks(network: Segmenter, options: ModelOptions) -> None:
+    """See that there are as many blocks as shall be frozen.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    blocks = len(list(network.encoder.get_submodule("blocks").children()))
+    if options.freeze > blocks:
+        raise ValueError(f"freeze {options.freeze}: {options.network} has {blocks} blocks")
 
 
 def resolve_options(args: argparse.Namespace) -> TrainingOptions:
