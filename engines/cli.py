@@ -202,9 +202,10 @@ def _info(args: argparse.Namespace) -> int:
     from engines.zoo import is_ready, load_model
 
     entry = ZOO.get(args.model)
-    if entry is not None and entry.recipe is not None and not is_ready(entry, weights_dir=args.weights_dir):
+    if entry is not None and not is_ready(entry, weights_dir=args.weights_dir):
         print(_table(describe_entry(entry)))
-        print(f"\nNot exported yet: python -m engines export {entry.name}")
+        done, command = ("fetched", "fetch") if entry.recipe is None else ("exported", "export")
+        print(f"\nNot {done} yet: python -m engines {command} {entry.name}")
         return 0
     model = load_model(args.model, weights_dir=args.weights_dir)
     known = ZOO.get(model.name) if args.model in ("auto", model.name) else None

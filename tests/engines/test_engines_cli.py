@@ -31,6 +31,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_info_of_what_is_not_here_fetches_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.zoo.fetch", None)
+    assert main(["info", "voc-dm05"]) == 0
+    told = capsys.readouterr().out
+    published = ("69.65 VOC 2012 val", "deeplabv3_mnv2_dm05_pascal_quant.tflite", "laid on corners", "21: background")
+    for words in (*published, "Not fetched yet: python -m engines fetch voc-dm05"):
+        assert words in told
+
+
 def test_list_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
