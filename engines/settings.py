@@ -157,7 +157,13 @@ class _Builder:
                 return self.fitted(choice, value, path)
             except SettingsError:
                 continue
-        return self.fitted(rest[-1], value, path)
+        try:
+            return self.fitted(rest[-1], value, path)
+        except SettingsError:
+            spelled = [_spelled(choice) for choice in rest]
+            if len(rest) == 1 or not all(spelled):
+                raise
+            raise self.error(path, f"{value!r} is not {' or '.join(spelled)}") from None
 
     def plain(self, hint: Any, value: Any, path: tuple[str, ...]) -> Any:
         """A number, a text, a truth or a path."""
@@ -179,6 +185,13 @@ class _Builder:
     def error(self, path: tuple[str, ...], message: str) -> SettingsError:
         """The error at a key."""
         return _error(self.where, path, message)
+
+
+def _spelled(hint: Any) -> str:
+    """What a plain hint or a choice of words takes, in words; empty for others."""
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(str, typing.get_args(hint)))
+    return _NAMES.get(hint, "")
 
 
 def substitute(text: str, where: str, path: tuple[str, ...] = ()) -> str:

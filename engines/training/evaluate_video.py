@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,8 @@ def run(args: argparse.Namespace) -> int:
     if not all(0 <= label <= 255 for label in args.ignore):
         raise EngineError("--ignore takes labels from 0 to 255")
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
-    if given.get("infer_every", "").isdecimal():
-        given["infer_every"] = int(given["infer_every"])
+    with suppress(ValueError):  # a word is judged as the stream does
+        given["infer_every"] = int(given.get("infer_every", ""))
     labels = find_labels(args.labels) if args.labels is not None else None
     try:
         options = video_options(args.video, args.model, preset=args.config, **given)

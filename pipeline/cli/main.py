@@ -188,9 +188,10 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 
 def _frames(text: str) -> int | str:
     """N of ``--infer-every``, or ``auto``."""
-    if text == "auto" or not text.isdecimal():
-        return text
-    return int(text)
+    try:
+        return int(text)
+    except ValueError:
+        return text  # a word is judged with the other options
 
 
 def _add_time(group: argparse._ArgumentGroup) -> None:

@@ -225,8 +225,9 @@ def test_labels_that_do_not_fit_are_one_clear_line(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--infer-every", "never"], "infer_every"),
-        (["--infer-every", "0"], "infer_every"),
+        (["--infer-every", "never"], "infer_every: 'never' is not a whole number or auto"),
+        (["--infer-every", "0"], "infer_every 0 is out of range: auto, or 1 to 1000 frames"),
+        (["--infer-every", "-3"], "infer_every -3 is out of range"),
         (["--ignore", "300"], "--ignore takes labels from 0 to 255"),
         (["--json", "/no/such/folder/x.json"], "its directory does not exist"),
     ],

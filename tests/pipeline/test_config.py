@@ -56,6 +56,7 @@ def test_a_preset_is_read_and_flags_win(tmp_path: Path) -> None:
         ("inputs: {door: {uri: '${file:/nowhere/x}'}}", "inputs.door.uri: the file /nowhere/x cannot be read"),
         ("inputs: {door: {uri: a, source: {reconnect: -1}}}", "inputs.door.source: reconnect must not be negative"),
         ("source: {video_size: big}", "source: video_size is width and height in pixels, such as 1280x720"),
+        ("propagate: {infer_every: never}", "propagate.infer_every: 'never' is not a whole number or auto"),
         ("source: {rtsp_transport: pigeon}", "'pigeon' is not one of auto, tcp, udp"),
         ("max_latency: 0", "max_latency 0 is out of range: above 0, to 60000 ms"),
         ("- a\n- b", "must be a mapping"),
