@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import sys
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.checks import check_arrays
-from engines.backends.common import EngineBase, Quota, SessionBase, arithmetic, available_cpus, one_line
+from engines.backends.common import (
+    EngineBase,
+    LaneRequest,
+    Lanes,
+    Quota,
+    SessionBase,
+    arithmetic,
+    available_cpus,
+    one_line,
+)
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 from engines.plans import own_directory
 
@@ -93,68 +101,52 @@ class _Lane:
     """An infer request of OpenVINO's and the arrays that it works on while it is busy."""
 
     def __init__(self, request: Any) -> None:
+        from openvino import Tensor
+
         self.request = request
-        self.arrays: tuple[NDArray[np.uint8], Scores] | None = None
+        self._tensor: Any = Tensor
+        self._arrays: tuple[NDArray[np.uint8], Scores] | None = None
+
+    def start(self, image: NDArray[np.uint8], out: Scores) -> None:
+        """Begin to score a picture.
+
+        Raises:
+            EngineError: OpenVINO does not.
+        """
+        self._arrays = (image, out)
+        try:
+            self.request.set_input_tensor(self._tensor(image[np.newaxis], shared_memory=True))
+            self.request.set_output_tensor(self._tensor(out[np.newaxis], shared_memory=True))
+            self.request.start_async()
+        except RuntimeError as error:
+            self._arrays = None
+            raise EngineError(f"OpenVINO cannot start: {one_line(error)}") from error
+
+    def wait(self, timeout: float) -> bool:
+        """Without the interpreter's lock; see `engines.backends.common.Lane`."""
+        try:
+            done = bool(self.request.wait_for(max(0, round(timeout * 1000))))
+        except RuntimeError as error:
+            self._arrays = None
+            raise EngineError(f"OpenVINO failed: {one_line(error)}") from error
+        if done:
+            self._arrays = None
+        return done
 
 
 class OpenVINOSession(SessionBase):
     """A network compiled for one input size."""
 
     def __init__(self, compiled: Any, size: tuple[int, int], quota: Quota) -> None:
-        from openvino import Tensor
-
         super().__init__(size, compiled.output(0).shape)
-        self._quota = quota
-        self._tensor: Any = Tensor
-        self._idle = deque(_Lane(compiled.create_infer_request()) for _ in range(quota.limit))
+        self._lanes = Lanes("OpenVINO", quota, lambda: _Lane(compiled.create_infer_request()))
 
-    def start(self, image: NDArray[np.uint8], out: Scores) -> OpenVINORequest:
+    def start(self, image: NDArray[np.uint8], out: Scores) -> LaneRequest[_Lane]:
         """Begin to score a picture, read from and written into the caller's own memory; see `engines.base.Session`."""
         check_arrays(image, out, self._size, self._scores)
         if not image.flags.writeable:
             image = image.copy()  # OpenVINO shares no read-only array
-        self._quota.take()
-        lane = self._idle.popleft()
-        try:
-            lane.arrays = (image, out)
-            lane.request.set_input_tensor(self._tensor(image[np.newaxis], shared_memory=True))
-            lane.request.set_output_tensor(self._tensor(out[np.newaxis], shared_memory=True))
-            lane.request.start_async()
-        except BaseException as error:
-            self._finish(lane)
-            if isinstance(error, RuntimeError):
-                raise EngineError(f"OpenVINO cannot start: {one_line(error)}") from error
-            raise
-        return OpenVINORequest(self, lane)
-
-    def _finish(self, lane: _Lane) -> None:
-        lane.arrays = None
-        self._idle.append(lane)
-        self._quota.give()
-
-
-class OpenVINORequest:
-    """One picture on its way through the network."""
-
-    def __init__(self, session: OpenVINOSession, lane: _Lane) -> None:
-        self._session = session
-        self._lane: _Lane | None = lane
-
-    def wait(self, timeout: float) -> None:
-        """Block, without the interpreter's lock, until the scores are there; see `engines.base.Request`."""
-        lane = self._lane
-        if lane is None:
-            return
-        try:
-            done = lane.request.wait_for(max(0, round(timeout * 1000)))
-        except RuntimeError as error:
-            self._lane = None
-            self._session._finish(lane)
-            raise EngineError(f"OpenVINO failed: {one_line(error)}") from error
-        if not done:
-            raise EngineError(f"OpenVINO has not finished within {timeout:g} s")
-        self._lane = None
-        self._session._finish(lane)
+        return self._lanes.started(lambda lane: lane.start(image, out))
 
 
 def _load() -> tuple[Any, Any]:

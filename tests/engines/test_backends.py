@@ -140,7 +140,7 @@ def test_openvino_precision_is_always_set(models: dict[str, Model]) -> None:
     """Left alone, OpenVINO computes in bf16 on processors that have it."""
     engine = open_engine(replace(models["street"], half=False), "openvino", EngineOptions(threads=1))
     session = engine.session(96, 128)
-    compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
+    compiled = session._lanes._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
     assert "f" in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
     assert "16" not in str(compiled.get_property("INFERENCE_PRECISION_HINT"))
     engine.close()
@@ -152,7 +152,7 @@ def test_openvino_divides_its_threads_among_the_requests(
 ) -> None:
     engine = open_engine(models["street"], "openvino", EngineOptions(threads=threads, requests=requests))
     session = engine.session(64, 64)
-    compiled = session._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
+    compiled = session._lanes._idle[0].request.get_compiled_model()  # type: ignore[attr-defined]
     assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
     assert compiled.get_property("NUM_STREAMS") == streams
     assert compiled.get_property("ENABLE_CPU_PINNING") is False

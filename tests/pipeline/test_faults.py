@@ -15,7 +15,8 @@ import pytest
 
 import pipeline.runner.epoch
 import pipeline.runner.lane
-from engines.backends.openvino import OpenVINORequest, OpenVINOSession
+from engines.backends.common import LaneRequest
+from engines.backends.openvino import OpenVINOSession
 from engines.base import EngineError
 from pipeline.errors import PipelineError, SinkError, SourceError, StageError
 from pipeline.flow import WorkerPool
@@ -59,7 +60,7 @@ STAGES: dict[str, tuple[object, str, str]] = {
     "decode": (AvSource, "_frame", "decode"),
     "prepare": (pipeline.runner.epoch, "prepare", "prepare"),
     "start": (OpenVINOSession, "start", "infer"),
-    "wait": (OpenVINORequest, "wait", "infer"),
+    "wait": (LaneRequest, "wait", "infer"),
     "upsample": (pipeline.runner.lane, "upsample_argmax", "upsample"),
     "render": (Renderer, "render", "render"),
 }

@@ -15,7 +15,6 @@ from typing import Any, cast
 import pytest
 
 import pipeline
-from engines.backends.openvino import OpenVINORequest
 from pipeline.flow import Buffer, Closed, Crew
 from pipeline.options import InputOptions
 from pipeline.reports import Report
@@ -25,6 +24,7 @@ from pipeline.runner.outlet import AUDIO_BACKLOG, BACKLOG, Delivery, Outlet
 from pipeline.sources import AudioPacket, open_source
 from tests.pipeline.clips import Clip
 from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, run, until
+from tests.pipeline.slowing import slow_network
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
@@ -70,13 +70,7 @@ def test_a_slow_sink_loses_its_own_frames(tiny: str) -> None:
 
 @pytest.mark.slow
 def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    wait = OpenVINORequest.wait
-
-    def slowly(request: OpenVINORequest, timeout: float) -> None:
-        time.sleep(0.1)
-        wait(request, timeout)
-
-    monkeypatch.setattr(OpenVINORequest, "wait", slowly)
+    slow_network(monkeypatch, 0.1)
     aged = Aged()
     report = run([InputOptions(PACED)], tiny, extra=[aged], duration=2.0)
     check(aged, report)

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from engines.backends.openvino import OpenVINORequest
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
 from tests.pipeline.running import Recorder, arguments, masks_of, nothing_left, options_of, run, started, tree, until
+from tests.pipeline.slowing import slow_network
 from tests.pipeline.sources.peers import free_port, gst_rtsp
 from tests.pipeline.sources.served import rtsp_camera, talker
 
@@ -97,13 +97,7 @@ def test_an_input_that_is_not_there_holds_up_no_other(tiny: str) -> None:
 def test_pictures_that_are_too_old_never_reach_the_engine(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three inputs of which the engine could not serve one: what it takes is fresh, and every loss is counted."""
     ages: list[float] = []
-    wait = OpenVINORequest.wait
-
-    def slowly(request: OpenVINORequest, timeout: float) -> None:
-        time.sleep(0.06)
-        wait(request, timeout)
-
-    monkeypatch.setattr(OpenVINORequest, "wait", slowly)
+    slow_network(monkeypatch, 0.06)
 
     class Aged(Recorder):
         def write(self, result: Any) -> None:

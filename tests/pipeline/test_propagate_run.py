@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 import pipeline.runner.waiting
-from engines.backends.openvino import OpenVINORequest
 from pipeline.errors import ConfigError, StageError
 from pipeline.frame import Geometry
 from pipeline.options import InputOptions, PropagateOptions
@@ -28,6 +27,7 @@ from tests.pipeline.clips import Clip
 from tests.pipeline.following import held, one_by_one, pan, sure, write_moving
 from tests.pipeline.painting import Array
 from tests.pipeline.running import Recorder, nothing_left, options_of, run, told
+from tests.pipeline.slowing import slow_network
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
@@ -137,13 +137,7 @@ def test_a_failure_names_the_frame(moving: Path, tiny: str, monkeypatch: pytest.
 @pytest.mark.parametrize("every", ["auto", 3])
 def test_a_slow_network_still_gives_a_live_picture(every: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a fifth of a second a frame the network alone would let four frames of five go."""
-    wait = OpenVINORequest.wait
-
-    def slowly(request: OpenVINORequest, timeout: float) -> None:
-        time.sleep(0.2)
-        wait(request, timeout)
-
-    monkeypatch.setattr(OpenVINORequest, "wait", slowly)
+    slow_network(monkeypatch, 0.2)
     ages: dict[int, float] = {}
 
     class Aged(Recorder):

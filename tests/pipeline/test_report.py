@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 
 import pipeline.runner.lane
 from engines import zoo
-from engines.backends.openvino import OpenVINORequest
 from pipeline.flow import Buffer, WorkerPool
 from pipeline.options import InputOptions
 from pipeline.reports import Report
@@ -22,25 +20,12 @@ from pipeline.telemetry import awaited_shares
 from tests.pipeline.clips import Clip
 from tests.pipeline.pool_jobs import Jobs
 from tests.pipeline.running import Recorder, run
+from tests.pipeline.slowing import late, slow, slow_network
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 
 MakeClip = Callable[[str], Clip]
 FILE = "lavfi:testsrc2=size=96x80:rate=25:duration=2"
-
-
-def late(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """The function, which takes so much longer."""
-
-    def slowly(*args: Any, **more: Any) -> Any:
-        time.sleep(seconds)
-        return function(*args, **more)
-
-    return slowly
-
-
-def slow(patch: pytest.MonkeyPatch, owner: object, name: str, seconds: float) -> None:
-    patch.setattr(owner, name, late(getattr(owner, name), seconds))
 
 
 def shares(report: Report) -> dict[str, float]:
@@ -90,7 +75,7 @@ def test_a_slow_source(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_that_is_the_busiest_but_never_waited_for(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labelling takes longer, in two stages that each take less long."""
-    slow(monkeypatch, OpenVINORequest, "wait", 0.024)
+    slow_network(monkeypatch, 0.024)
     slow(monkeypatch, pipeline.runner.lane, "upsample_argmax", 0.02)
     slow(monkeypatch, Renderer, "render", 0.022)
     given = InputOptions(FILE.replace("25", "100"), outputs=("null",))
@@ -108,7 +93,7 @@ def test_nobody_waits_for_a_camera(tiny: str) -> None:
 
 def test_refining_workers(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runner.run.worker_pool", lambda *_: WorkerPool(1, Jobs("slow-copy", str(tmp_path))))
-    slow(monkeypatch, OpenVINORequest, "wait", 0.001)
+    slow_network(monkeypatch, 0.001)
     report = run([InputOptions(FILE)], tiny, extra=[Recorder()], refine="guided", crf_workers=1)
     assert report.bottleneck == "refine"
     assert 0 < report.inputs[0].stages["refine"].busy <= 1

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,7 @@ from pipeline.sources import SourceOptions, open_source, open_sources
 from pipeline.sources.av import AvSource
 from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
 from tests.pipeline.running import until
+from tests.pipeline.slowing import slow
 from tests.pipeline.sources.conftest import MakeClip
 from tests.pipeline.sources.peers import (
     Codec,
@@ -189,13 +189,7 @@ def resident_mib() -> float:
 @pytest.mark.parametrize("keep_up", [True, False])
 def test_a_stream_that_comes_faster_than_it_can_be_decoded(keep_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of it are left out, counted and marked; else the pictures would be ever older."""
-    decode = AvSource._decode
-
-    def slowly(*arguments: Any) -> Any:
-        time.sleep(0.07)
-        return decode(*arguments)
-
-    monkeypatch.setattr(AvSource, "_decode", slowly)
+    slow(monkeypatch, AvSource, "_decode", 0.07)
     with ffmpeg_server("tcp") as peer:
         peer.start()
         source = open_source(peer.uri, SourceOptions(keep_up=keep_up))
