@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import io
 import logging
 from collections import Counter
@@ -262,8 +263,9 @@ def _made(provider: Provider, graph: bytes, options: dict[str, str]) -> Any:
         return onnxruntime.InferenceSession(graph, settings, providers=providers, enable_fallback=0)
 
 
+@functools.cache
 def _load(provider: Provider) -> None:
-    """Let ONNX Runtime find the provider.
+    """Let ONNX Runtime find the provider, once.
 
     Raises:
         MissingEngineError: it is not there.

@@ -126,6 +126,17 @@ def test_a_file_that_has_changed_is_not_taken_for_the_old_one(tmp_path: Path) ->
         pass
 
 
+def test_a_providers_libraries_are_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for every size, which would try to load TensorRT and print to nowhere in the midst of a stream."""
+    loaded: list[None] = []
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: loaded.append(None))
+    model = foreign(tmp_path / "net.onnx", "mean: [0, 0, 0]\nrange: 255\n")
+    with opened(model, replace(ON_CPU, title="a provider that nobody asked for before"), EngineOptions()) as engine:
+        for size in (32, 48):
+            engine.session(size, size)
+    assert len(loaded) == 1
+
+
 def test_the_order_on_a_gpu(
     models: dict[str, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
