@@ -131,10 +131,24 @@ def _demand_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> No
         raise ValueError(f"{printable(min(wanted.keys() ^ given.keys(), key=str))} is missing or too much")
     for name, tensor in wanted.items():
         found = given[name]
-        if found.layout != torch.strided or found.device.type != "cpu" or found.is_quantized:
-            raise ValueError(f"{name} is no plain tensor")
+        if kind := odd_kind(found):
+            raise ValueError(f"{name} is no plain tensor ({kind})")
         if found.shape != tensor.shape or found.is_floating_point() != tensor.is_floating_point():
-            raise ValueError(f"{name} is {found.dtype} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+            raise ValueError(f"{name} is {spelled(found)} of shape {tuple(found.shape)}, not {tuple(tensor.shape)}")
+
+
+def odd_kind(tensor: Tensor) -> str:
+    """What keeps a tensor from being read number by number; empty if nothing."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device.type}"
+    return spelled(tensor) if tensor.is_quantized else ""
+
+
+def spelled(tensor: Tensor) -> str:
+    """The type of a tensor's numbers, for people."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engines.base import ModelError
 from engines.networks import Conventions, NetworkSpec, Segmenter
 from engines.networks.layers import ConvNorm
-from engines.networks.trained import printable
+from engines.networks.trained import odd_kind, printable, spelled
 from engines.weights.files import read_contents
 from engines.weights.layout import COUNTER, Layout, Names, Part, loadable
 from engines.weights.layouts import LAYOUTS
@@ -80,7 +80,7 @@ class WeightFile:
         part = self.part(part)
         self._check_conventions(network, part)
         # What is no plain tensor cannot be brought into an order, nor compared.
-        odd = [f"{printable(name)} ({kind})" for name, each in self.tensors.items() if (kind := _odd_kind(each))]
+        odd = [f"{printable(name)} ({kind})" for name, each in self.tensors.items() if (kind := odd_kind(each))]
         if odd:
             raise ModelError(f"{self.path} ({self.layout.name}): {len(odd)} unusable: {', '.join(odd)}")
         tensors = self.layout.adapt(dict(self.tensors), network)
@@ -176,7 +176,7 @@ class _Plan:
             self.misshapen.append(f"{name} ({_sides(source)}, not {_sides(target)})")
             return
         if not source.is_floating_point():
-            self.unusable.append(f"{name} ({_spelled(source)})")
+            self.unusable.append(f"{name} ({spelled(source)})")
             return
         if not source.isfinite().all():
             self.unusable.append(f"{name} (not all of it finite)")
@@ -201,19 +201,6 @@ class _Plan:
             norm.weight.fill_((1 + norm.eps) ** 0.5)
         for target, source in self.copies:
             target.copy_(source)
-
-
-def _odd_kind(tensor: Tensor) -> str:
-    """What keeps a tensor from being read number by number; empty if nothing."""
-    if tensor.layout != torch.strided or tensor.is_nested:
-        return str(tensor.layout).removeprefix("torch.")
-    if tensor.device.type != "cpu":
-        return f"on the device {tensor.device.type}"
-    return _spelled(tensor) if tensor.is_quantized else ""
-
-
-def _spelled(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _sides(tensor: Tensor) -> str:

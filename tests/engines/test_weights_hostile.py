@@ -84,6 +84,16 @@ def test_tensors_that_are_no_plain_finite_floats_are_named_and_nothing_is_change
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["sparse", "meta", "int8"])
+def test_so_are_those_of_a_checkpoint(kind: str, network: Segmenter, tmp_path: Path) -> None:
+    spoil, said = UNUSABLE[kind]
+    weights = network.state_dict()
+    trained = TrainedNetwork(SPEC, 16, CLASSES, 64, {**weights, STEM: spoil(weights[STEM])})
+    torch.save({"format": FORMAT, KEY: trained.to_tree()}, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match=f"does not fit this version: {STEM} is .*{said}"):
+        read_trained(tmp_path / "odd.pt")
+
+
 def test_names_that_would_move_the_cursor_are_spelled_out(network: Segmenter, tmp_path: Path) -> None:
     torch.save({**network.state_dict(), "evil\nname\x1b[31m": torch.zeros(1)}, tmp_path / "names.pth")
     with pytest.raises(ModelError, match=r"1 too much: evil\\nname\\x1b\[31m$"):
