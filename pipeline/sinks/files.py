@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import secrets
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from pipeline.errors import SinkError
-from pipeline.sinks.holding import lock
+from pipeline.sinks.unfinished import hidden, lock
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -166,8 +165,7 @@ class PartFile(_Descriptor):
         try:
             _refuse_special(self._final)
             self._made = make_directory(self._final.parent)
-            # Sixty characters are no more than 240 bytes, so long names stay possible.
-            self._current = self._final.parent / f".{self._final.name[:60]}.{secrets.token_hex(4)}.part"
+            self._current = hidden(self._final)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self._current, flags, 0o666)
             lock(self._descriptor)  # as long as the process lives: what it leaves behind is free

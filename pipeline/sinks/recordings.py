@@ -13,9 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.sinks.holding import lock
 from pipeline.sinks.masks import cut_to_lines
 from pipeline.sinks.muxer import plays
+from pipeline.sinks.unfinished import final_name, lock
 
 _LOG = logging.getLogger(__name__)
 _DIGITS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2, "M": 2, "S": 2}
@@ -161,15 +161,15 @@ class Recordings:
     def _find(self) -> Iterator[_File]:
         for folder, _, names in os.walk(self._root):
             for name in names:
-                hidden = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", name)
-                final = Path(folder, hidden[1] if hidden else name)
+                whole_name = final_name(name)
+                final = Path(folder, whole_name or name)
                 lines = final.name.endswith(_LINES)
                 video = final.with_name(final.name.removesuffix(_LINES)) if lines else final
                 if self._video.fullmatch(str(video)):
                     path = Path(folder, name)
                     with suppress(OSError):
                         told = path.lstat()
-                        yield _File(path, video, lines, hidden is None, told.st_size, told.st_mtime)
+                        yield _File(path, video, lines, whole_name is None, told.st_size, told.st_mtime)
 
 
 def _expression(part: str) -> str:

@@ -15,6 +15,7 @@ from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from pipeline.sinks import open_masks, open_output
 from pipeline.sinks.recordings import Recordings
+from pipeline.sinks.unfinished import final_name, hidden
 from tests.pipeline.running import arguments, options_of, started, times, tree, until
 from tests.pipeline.sinks.made import TAKES
 from tests.pipeline.sinks.test_segments import results
@@ -35,6 +36,21 @@ def test_a_crash_costs_seconds(opener: object, tmp_path: Path) -> None:
     # x264 keeps some fifty pictures to look ahead; what it has handed over is on the disk but for a second.
     assert len(times(part)) >= 25
     sink.abort()
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mkv.jsonl", f"{'camera-' * 20}20260101-120000.mkv", f"{'ä' * 118}.mkv"])
+def test_a_hidden_name_tells_the_final_one(name: str, tmp_path: Path) -> None:
+    assert final_name(hidden(tmp_path / name).name) == name
+    assert final_name(name) is None
+    hidden(tmp_path / name).touch()
+
+
+@pytest.mark.parametrize("sign", ["a", "ä", "🎥"])
+def test_the_longest_names_have_a_hidden_one_too(sign: str, tmp_path: Path) -> None:
+    longest = tmp_path / f"{sign * (251 // len(sign.encode()))}.mkv"
+    for path in (longest, hidden(longest)):
+        path.touch()
+    assert hidden(longest) != hidden(longest)
 
 
 @pytest.mark.slow
