@@ -19,7 +19,8 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.options import RunOptions
 from pipeline.runner.memory import refuse_too_large
-from pipeline.sinks.files import cannot_write, check_place, make_directory
+from pipeline.sinks.places import check_place, make_directory
+from pipeline.sinks.target import cannot_write
 from pipeline.slots import Ring, Slot, SlotLayout
 from pipeline.sources import open_source
 from pipeline.sources.base import Decoded

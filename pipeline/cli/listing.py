@@ -10,7 +10,7 @@ from engines import zoo
 from pipeline.options import RunOptions
 from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
-from pipeline.sinks.files import check_place
+from pipeline.sinks.places import check_place
 from pipeline.sources import list_inputs
 
 

@@ -21,7 +21,8 @@ from pipeline.reports import Report
 from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.runner.report import failed_report
-from pipeline.sinks.files import PartFile, commit
+from pipeline.sinks.files import PartFile
+from pipeline.sinks.target import commit
 
 log = logging.getLogger(__name__)
 

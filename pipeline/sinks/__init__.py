@@ -9,12 +9,13 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 from pipeline.sinks.base import Encoding, Live, OutputInfo, Sink
 from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions, encoder_named
-from pipeline.sinks.files import PartFile, StandardOutput, Target, check_place, refuse_input
+from pipeline.sinks.files import PartFile, StandardOutput
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
 from pipeline.sinks.mask_server import MaskServerSink
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
 from pipeline.sinks.nvenc import refuse_without
+from pipeline.sinks.places import check_place, refuse_input
 from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.recordings import has_clock, place_of, refuse_unknown_clock
 from pipeline.sinks.rle_lines import RleSink
@@ -22,6 +23,7 @@ from pipeline.sinks.rtsp.sink import RtspSink
 from pipeline.sinks.segments import RecordOptions, SegmentedSink
 from pipeline.sinks.serve.address import check_free, serve_address
 from pipeline.sinks.serve.options import ServeOptions
+from pipeline.sinks.target import Target
 from pipeline.sinks.video import VideoSink
 from pipeline.sinks.web.sink import LivePageSink
 from pipeline.sources.uri import mask_uri

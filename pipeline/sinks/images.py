@@ -22,8 +22,10 @@ from PIL import Image
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Frame, Result
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.files import PartFile, cannot_write, commit, make_directory, refuse_input, remove_directories
+from pipeline.sinks.files import PartFile
 from pipeline.sinks.picture import Canvas, range_code, scaler_matrix
+from pipeline.sinks.places import make_directory, refuse_input, remove_directories
+from pipeline.sinks.target import cannot_write, commit
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)

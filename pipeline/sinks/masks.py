@@ -13,9 +13,10 @@ from pipeline.frame import Colour, Result, UInt8
 from pipeline.sinks import records
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import encoder_named
-from pipeline.sinks.files import PartFile, StandardOutput, Target, commit
+from pipeline.sinks.files import PartFile, StandardOutput
 from pipeline.sinks.muxer import Coding, Muxer, plays
 from pipeline.sinks.picture import Canvas, PictureFormat
+from pipeline.sinks.target import Target, commit
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from av.filter import Graph
 from pipeline.errors import SinkError
 from pipeline.scheduling import scheduling_kept
 from pipeline.sinks.encoders import Encoder, plausible_rate
-from pipeline.sinks.files import Target, cannot_write
 from pipeline.sinks.picture import PictureFormat, range_code
+from pipeline.sinks.target import Target, cannot_write
 from pipeline.sources.base import shift_times
 
 _LOG = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from pipeline.errors import SinkError
 from pipeline.frame import Result
 from pipeline.sinks import records, rle
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.files import PartFile, commit
+from pipeline.sinks.files import PartFile
 from pipeline.sinks.records import Json
+from pipeline.sinks.target import commit
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)

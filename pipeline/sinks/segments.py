@@ -14,8 +14,10 @@ from typing import Protocol
 from pipeline.errors import ConfigError, SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import Encoding, OutputInfo, Sink
-from pipeline.sinks.files import PartFile, cannot_write, make_directory, remove_directories
+from pipeline.sinks.files import PartFile
+from pipeline.sinks.places import make_directory, remove_directories
 from pipeline.sinks.recordings import Recordings, at, free, place_of
+from pipeline.sinks.target import cannot_write
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)

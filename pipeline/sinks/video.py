@@ -10,10 +10,11 @@ from pipeline.errors import SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import Encoder, VideoOptions, encoder_for, nearest_format
-from pipeline.sinks.files import PartFile, Target, commit
+from pipeline.sinks.files import PartFile
 from pipeline.sinks.muxer import LASTING, Coding, Muxer, plays
 from pipeline.sinks.nvenc import begin, refuse_without
 from pipeline.sinks.picture import Painter, PictureFormat
+from pipeline.sinks.target import Target, commit
 from pipeline.sources.base import AudioPacket
 
 _LOG = logging.getLogger(__name__)

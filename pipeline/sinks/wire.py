@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 class Wire:
-    """Hands on what a muxer writes; see `pipeline.sinks.files.Target`.
+    """Hands on what a muxer writes; see `pipeline.sinks.target.Target`.
 
     Args:
         name: of the output, for messages.

@@ -20,10 +20,10 @@ from pipeline.errors import SinkError
 from pipeline.frame import FORMATS, Frame
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
-from pipeline.sinks.files import cannot_write
 from pipeline.sinks.muxer import Coding, add_video
 from pipeline.sinks.nvenc import begin
 from pipeline.sinks.picture import Painter, PictureFormat
+from pipeline.sinks.target import cannot_write
 
 CLOCK = 90_000
 """Ticks of RTP's clock for video in a second."""

@@ -16,7 +16,6 @@ from pipeline.errors import SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import DEFAULT_QUALITY, VideoOptions
-from pipeline.sinks.files import cannot_write
 from pipeline.sinks.images import IndexedPngCoder
 from pipeline.sinks.rtsp.h264 import H264Stream
 from pipeline.sinks.serve.address import Address, as_served, refuse_open_door
@@ -26,6 +25,7 @@ from pipeline.sinks.serve.http import HttpServer, Response, Site, tls_context
 from pipeline.sinks.serve.message import Request
 from pipeline.sinks.serve.options import ServeOptions
 from pipeline.sinks.serve.server import Mounted
+from pipeline.sinks.target import cannot_write
 from pipeline.sinks.web.jpeg import MotionJpeg
 from pipeline.sources.base import AudioPacket
 
