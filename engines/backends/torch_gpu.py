@@ -17,7 +17,6 @@ from engines.backends.common import (
     EngineBase,
     LaneRequest,
     Lanes,
-    Quota,
     SessionBase,
     one_line,
     picture_shape,
@@ -90,9 +89,15 @@ class TorchGpuEngine(EngineBase):
             with torch.no_grad(), exact():
                 graph.fix_size(blank)
             run: Run = _compiled(graph, blank) if self.compiled else graph
-            return TorchGpuSession(run, blank, model, size, self._quota, exact=exact)
+            with torch.inference_mode(), exact():
+                scores = run(blank).shape
+            lanes = Lanes("torch", self._quota, lambda: self._lane(run, blank, exact))
+            return TorchGpuSession(model, size, scores, lanes)
         except Exception as error:
             raise EngineError(f"torch cannot run {model.name} at {width}×{height}: {one_line(error)}") from error
+
+    def _lane(self, run: Run, blank: torch.Tensor, exact: Settings) -> Lane:
+        return CudaLane(run, blank, exact)
 
     def _free(self) -> None:
         """Nothing is outside the sessions."""
@@ -109,24 +114,16 @@ class TorchGpuSession(SessionBase):
     """A network at one input size.
 
     Args:
-        run: the network.
-        blank: a picture as it takes them, on its device.
         model: what it is.
         size: (height, width) of the input, in pixels.
-        quota: the engine's.
-        exact: settings of cuDNN's to compute with.
+        scores: 1×C×h×w.
+        lanes: what runs it.
     """
 
-    def __init__(
-        self, run: Run, blank: torch.Tensor, model: Model, size: tuple[int, int], quota: Quota, *, exact: Settings
-    ) -> None:
-        with torch.inference_mode(), exact():
-            shape = run(blank).shape
-        super().__init__(size, shape)
+    def __init__(self, model: Model, size: tuple[int, int], scores: torch.Size, lanes: Lanes[Lane]) -> None:
+        super().__init__(size, scores)
         self._model = model
-        self._lanes: Lanes[Lane] = Lanes(
-            "torch", quota, lambda: CudaLane(run, blank, exact) if blank.is_cuda else CpuLane(run)
-        )
+        self._lanes = lanes
 
     def start(self, image: NDArray[np.uint8], out: Scores) -> LaneRequest[Lane]:
         """Begin to score a picture; see `engines.base.Session`."""
@@ -145,29 +142,14 @@ class Lane(Protocol):
         """See `engines.backends.common.Lane`."""
 
 
-class CpuLane:
-    """On a processor, where the scores are there when `start` returns."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    def start(self, picture: NDArray[np.generic], out: Scores) -> None:
-        """See `Lane`."""
-        if not picture.flags.writeable:
-            picture = picture.copy()  # torch warns of read-only memory
-        try:
-            with torch.inference_mode():
-                np.copyto(out, self._run(torch.from_numpy(picture))[0].numpy())
-        except RuntimeError as error:
-            raise EngineError(f"torch failed: {one_line(error)}") from error
-
-    def wait(self, timeout: float) -> bool:  # noqa: ARG002 - nothing to wait for
-        """See `Lane`."""
-        return True
-
-
 class CudaLane:
-    """On a GPU: a stream, page-locked memory, and the network recorded as a CUDA graph between places on the card."""
+    """A stream, page-locked memory, and the network recorded as a CUDA graph between places on the card.
+
+    Args:
+        run: the network.
+        blank: a picture as it takes them, on the GPU.
+        exact: settings of cuDNN's to compute with.
+    """
 
     def __init__(self, run: Run, blank: torch.Tensor, exact: Settings) -> None:
         self._run = run
