@@ -230,12 +230,14 @@ class PlanCache:
                 path.unlink()
 
 
-def own_directory(path: Path, what: str) -> Path:
+def own_directory(path: Path, what: str, *names: str) -> Path:
     """A directory that nobody else can have written into; it is made where it is missing.
 
     Args:
         path: the directory.
         what: it is called in messages.
+        names: of directories each in the one before; the last is returned, and all are as ``path``, since whoever can
+            write into one can put another in the place of the next.
 
     Raises:
         PlanError: it cannot be made, or others own it or can write into it.
@@ -250,7 +252,22 @@ def own_directory(path: Path, what: str) -> Path:
             f"the {what} {path} can be written by other users, and what is in it would be run: "
             f"take their rights away (chmod go-w) if it is yours, or {ANOTHER}"
         )
-    return path
+    return own_directory(path / names[0], what, *names[1:]) if names else path
+
+
+def refuse_foreign_files(directory: Path) -> None:
+    """See that all that a library may read from a directory is this user's, whoever could write there once.
+
+    Raises:
+        PlanError: a file belongs to somebody else or is a link.
+    """
+    for path in directory.iterdir():
+        if not _is_own_file(path.lstat()):
+            raise PlanError(f"{path} is not a file of this user's, and what is in it would be run: remove it")
+
+
+def _is_own_file(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _read(path: Path, wanted: PlanKey) -> bytes:
@@ -261,8 +278,7 @@ def _read(path: Path, wanted: PlanKey) -> bytes:
     """
     try:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            if not _is_own_file(os.fstat(file.fileno())):
                 raise _UnusableError("is not a file of this user's")
             if file.readline(len(MAGIC)) != MAGIC:
                 raise _UnusableError("is no plan, or one of another release")

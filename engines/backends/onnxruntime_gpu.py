@@ -35,7 +35,7 @@ from engines.backends.onnxruntime import one_line
 from engines.backends.providers import CUDA, RTX, TENSORRT, Provider, gpu_name
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
 from engines.model_file import demand_same_file
-from engines.plans import own_directory
+from engines.plans import own_directory, refuse_foreign_files
 
 try:
     import onnxruntime
@@ -97,7 +97,8 @@ class OnnxRuntimeGpuEngine(EngineBase):
         if self._cache is not None and self.provider.int8:  # those that compile
             # TensorRT's provider finds what it has compiled by the graph's names alone, whatever the weights.
             name = f"{model.sha256[:16]}-{width}x{height}-{precision}"
-            cache = own_directory(self._cache / self.provider.backend / name, "model cache")
+            cache = own_directory(self._cache, "model cache", self.provider.backend, name)
+            refuse_foreign_files(cache)
         network = provider_network(self.provider, graph, self.provider.options(precision, cache), what)
         try:
             most = self._info.max_batch

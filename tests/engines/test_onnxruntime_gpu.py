@@ -114,8 +114,17 @@ def test_what_is_compiled_is_kept_by_the_weights(tmp_path: Path) -> None:
     found = [path for path in asked if path is not None]
     assert len(set(found)) == 3
     assert all(path.is_relative_to(tmp_path / "cache") and path.stat().st_mode & 0o077 == 0 for path in found)
-    found[0].chmod(0o777)
-    with opened(model, provider, options) as engine, pytest.raises(PlanError, match="chmod go-w"):
+    for folder in (found[0], found[0].parent, tmp_path / "cache"):
+        folder.chmod(0o777)
+        with opened(model, provider, options) as engine, pytest.raises(PlanError, match=rf"{folder} .*chmod go-w"):
+            engine.session(32, 32)
+        folder.chmod(0o700)
+    (found[0] / "planted.engine").symlink_to(model.path)
+    with opened(model, provider, options) as engine, pytest.raises(PlanError, match=r"planted\.engine .*remove it"):
+        engine.session(32, 32)
+    (found[0] / "planted.engine").unlink()
+    (found[0] / "ours.engine").write_bytes(b"")
+    with opened(model, provider, options) as engine:
         engine.session(32, 32)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from engines.base import CancelledError, EngineError
 from engines.cancellation import Cancellation
-from engines.plans import KEPT_PLANS, PlanCache, PlanError, PlanKey
+from engines.plans import KEPT_PLANS, PlanCache, PlanError, PlanKey, own_directory, refuse_foreign_files
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -299,6 +299,29 @@ def test_a_directory_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "file").write_text("")
     with pytest.raises(PlanError, match=r"cannot be made \(Not a directory\)"):
         PlanCache(tmp_path / "file" / "cache")
+
+
+def test_each_directory_on_the_way_is_ones_own(tmp_path: Path) -> None:
+    last = own_directory(tmp_path / "a", "cache", "b", "c")
+    assert last == tmp_path / "a" / "b" / "c"
+    for folder in (last, last.parent, last.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o770)
+        with pytest.raises(PlanError, match=f"the cache {folder} can be written by other users"):
+            own_directory(tmp_path / "a", "cache", "b", "c")
+        folder.chmod(0o700)
+
+
+def test_what_a_library_reads_by_itself_is_this_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").write_text("")
+    refuse_foreign_files(tmp_path)
+    (tmp_path / "y").symlink_to("x")
+    with pytest.raises(PlanError, match="y is not a file of this user's"):
+        refuse_foreign_files(tmp_path)
+    (tmp_path / "y").unlink()
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(PlanError, match="x is not a file of this user's"):
+        refuse_foreign_files(tmp_path)
 
 
 def test_a_link_and_a_file_of_others_are_not_read(
