@@ -24,6 +24,10 @@ from pipeline.stages.colour import rgb_to_yuv
 SMOOTHING_S = 0.5
 """Time constant of the shares shown: digits follow the picture within a second and do not dance."""
 
+JUMP = 0.05
+"""Share of the picture by which a class must differ from what is shown for all shares to be shown at once: after a cut,
+and in pictures that have nothing to do with one another, a mean with the ones before is wrong."""
+
 APPEAR, VANISH = 0.002, 0.001
 """Shares of the picture from which a class is listed, and below which it is no longer."""
 
@@ -64,7 +68,7 @@ class Legend:
             layout: of the planes.
             colour: of the planes, its matrix decided.
             shares: share of the picture by class, C floats.
-            pts: time of the picture in seconds; going back or a gap forgets what was.
+            pts: time of the picture in seconds; going back, a gap, or shares that differ by a `JUMP` forget what was.
 
         Raises:
             ValueError: planes do not fit the layout.
@@ -80,7 +84,7 @@ class Legend:
     def _follow(self, shares: NDArray[np.float64], pts: Fraction) -> None:
         elapsed = None if self._last is None else float(pts - self._last)
         self._last = pts
-        fresh = elapsed is None or not 0 <= elapsed < 4 * SMOOTHING_S
+        fresh = elapsed is None or not 0 <= elapsed < 4 * SMOOTHING_S or self._jumps(shares)
         step = 1.0 if elapsed is None or fresh else 1 - exp(-elapsed / SMOOTHING_S)
         for index in self.classes:
             before = self._shares.get(index, 0.0)
@@ -90,6 +94,9 @@ class Legend:
                 self._listed.add(index)
             elif share < VANISH or fresh:
                 self._listed.discard(index)
+
+    def _jumps(self, shares: NDArray[np.float64]) -> bool:
+        return any(abs(float(shares[index]) - self._shares.get(index, 0.0)) > JUMP for index in self.classes)
 
 
 @dataclass(slots=True)

@@ -130,6 +130,16 @@ def test_digits_follow_within_a_second_and_do_not_dance() -> None:
     assert np.array_equal(at(3, 0.8), moved[-1])
 
 
+def test_pictures_that_have_nothing_to_do_with_one_another_show_their_own_shares() -> None:
+    legend = legend_of(VOC)
+    for tick, (index, share) in enumerate([(3, 0.21), (8, 0.4), (15, 0.65), (8, 0.4)]):
+        shares = [0.0] * 21
+        shares[index] = share
+        assert np.array_equal(drawn(legend, shares, Fraction(tick, 25)), drawn(legend_of(VOC), shares, Fraction(0))), (
+            VOC.names[index]
+        )
+
+
 def test_a_number_below_one_percent_and_a_full_picture() -> None:
     tiny, none = [0.0] * 11, [0.0] * 11
     tiny[0], none[0] = 0.004, 0.012
