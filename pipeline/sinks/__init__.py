@@ -8,13 +8,13 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 from pipeline.sinks.base import Encoding, Live, OutputInfo, Sink
-from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, VideoOptions, encoder_named
+from pipeline.sinks.encoders import DEFAULT_QUALITY, EXTENSIONS, Encoder, VideoOptions, encoder_for, encoder_named
 from pipeline.sinks.files import PartFile, StandardOutput
 from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCoder, PictureCoder, PngCoder
 from pipeline.sinks.mask_server import MaskServerSink
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
-from pipeline.sinks.nvenc import refuse_without
+from pipeline.sinks.nvenc import EncoderChoice
 from pipeline.sinks.places import check_place, refuse_input
 from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.recordings import has_clock, place_of, refuse_unknown_clock
@@ -83,7 +83,8 @@ def open_output(
         return NullSink()
     if uri == "-":
         _refuse_terminal(uri)
-        return VideoSink(uri, lambda _info: StandardOutput(), "matroska", options, prompt=True)
+        encoders = _encoders(encoder_for("matroska", options.codec), options)
+        return VideoSink(uri, lambda _info: StandardOutput(), "matroska", options, encoders, prompt=True)
     sink = _network_output(uri, options, serve) or _output_files(uri, options, record or RecordOptions())
     if sink is None:
         raise ConfigError(f"output {mask_uri(uri)!r} is of no known kind: give {_OUTPUTS}")
@@ -101,7 +102,7 @@ def _network_output(uri: str, options: VideoOptions, serve: ServeOptions) -> Sin
     if options.codec is not None and encoder_named(options.codec).alias != "h264":
         raise ConfigError(f"output {mask_uri(uri)}: only H.264 is served and published, leave --codec out")
     if address is None or address.scheme == "rtsp":
-        refuse_without(encoder_named(options.codec or "h264"), options)
+        _encoders(encoder_named(options.codec or "h264"), options)
     if address is None:
         return PublishSink(uri, options)
     return (RtspSink if address.scheme == "rtsp" else LivePageSink)(address, options, serve)
@@ -113,9 +114,10 @@ def _output_files(uri: str, options: VideoOptions, record: RecordOptions) -> Sin
         return ImageSink(uri, ImageNames(path, "frame_%06d.png", own=True), PngCoder())
     if "://" not in uri and kind in EXTENSIONS:
         refuse_unknown_clock(uri)
+        encoders = _encoders(encoder_for(EXTENSIONS[kind], options.codec), options)
         if has_clock(uri):
-            return SegmentedSink(uri, lambda name: _video(name, options), record)
-        return _video(uri, options)
+            return SegmentedSink(uri, lambda name: _video(name, options, encoders), record)
+        return _video(uri, options, encoders)
     if "://" not in uri and kind in (".png", ".jpg", ".jpeg"):
         quality = DEFAULT_QUALITY if options.quality is None else options.quality
         coder: PictureCoder = PngCoder() if kind == ".png" else JpegCoder(quality)
@@ -123,9 +125,20 @@ def _output_files(uri: str, options: VideoOptions, record: RecordOptions) -> Sin
     return None
 
 
-def _video(uri: str, options: VideoOptions) -> VideoSink:
+def _video(uri: str, options: VideoOptions, encoders: EncoderChoice) -> VideoSink:
     path = Path(uri)
-    return VideoSink(uri, lambda info: _beside(path, uri, info), EXTENSIONS[path.suffix.lower()], options)
+    return VideoSink(uri, lambda info: _beside(path, uri, info), EXTENSIONS[path.suffix.lower()], options, encoders)
+
+
+def _encoders(software: Encoder, options: VideoOptions) -> EncoderChoice:
+    """What encodes an output, with a demand for a GPU looked into.
+
+    Raises:
+        ConfigError, HardwareError: as `EncoderChoice.demand`.
+    """
+    encoders = EncoderChoice(software, options)
+    encoders.demand()
+    return encoders
 
 
 def open_masks(uri: str, serve: ServeOptions | None = None, record: RecordOptions | None = None) -> Sink:

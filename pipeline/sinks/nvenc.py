@@ -58,39 +58,48 @@ def choose(software: Encoder, options: VideoOptions, width: int, height: int, la
     return software
 
 
-def begin(
-    software: Encoder,
-    options: VideoOptions,
-    width: int,
-    height: int,
-    layout: PixelFormat,
-    *,
-    start: Callable[[Encoder], T],
-) -> T:
-    """What ``start`` makes of the encoder that `choose` takes; or of software, where NVENC refuses after its trial.
+class EncoderChoice:
+    """Which encoder makes an output's videos, tried once for each size however many files or connections there are.
 
-    Raises:
-        SinkError: from ``start``.
-        HardwareError: as `choose`.
+    Args:
+        software: as of `choose`.
+        options: as of `choose`.
     """
-    encoder = choose(software, options, width, height, layout)
-    try:
-        return start(encoder)
-    except SinkError as error:
-        if encoder is software or options.hwaccel == CUDA:
-            raise
-        _LOG.warning("%s; it is encoded in software", error)
-    return start(software)
 
+    def __init__(self, software: Encoder, options: VideoOptions) -> None:
+        self.software = software
+        self._options = options
+        self._chosen: dict[tuple[int, int, str], Encoder] = {}
 
-def refuse_without(software: Encoder, options: VideoOptions) -> None:
-    """See before anything is opened that NVENC is there if it was demanded.
+    def demand(self) -> None:
+        """See before anything is opened that NVENC is there if it was demanded.
 
-    Raises:
-        HardwareError: as `choose`.
-    """
-    if software.on_gpu or options.hwaccel == CUDA:
-        choose(software, options, *_TRIAL, FORMATS["yuv420p"])
+        Raises:
+            ConfigError: it encodes no such format.
+            HardwareError: as `choose`.
+        """
+        if self.software.on_gpu or self._options.hwaccel == CUDA:
+            choose(self.software, self._options, *_TRIAL, FORMATS["yuv420p"])
+
+    def begin(self, width: int, height: int, layout: PixelFormat, start: Callable[[Encoder], T]) -> T:
+        """What ``start`` makes of the encoder that `choose` takes; or of software, where NVENC refuses after its trial.
+
+        Raises:
+            SinkError: from ``start``.
+            HardwareError: as `choose`.
+        """
+        pictures = (width, height, layout.name)
+        if pictures not in self._chosen:
+            self._chosen[pictures] = choose(self.software, self._options, width, height, layout)
+        encoder = self._chosen[pictures]
+        try:
+            return start(encoder)
+        except SinkError as error:
+            if encoder is self.software or self._options.hwaccel == CUDA:
+                raise
+            _LOG.warning("%s; it is encoded in software", error)
+        self._chosen[pictures] = self.software
+        return start(self.software)
 
 
 def refusal(hardware: Encoder, width: int, height: int, layout: PixelFormat) -> str:

@@ -19,7 +19,7 @@ from pipeline.sinks import publisher
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
 from pipeline.sinks.muxer import Coding, Muxer
-from pipeline.sinks.nvenc import begin
+from pipeline.sinks.nvenc import EncoderChoice
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
@@ -68,6 +68,7 @@ class PublishSink:
         self._uri = uri
         self._name = remember_uri(uri, published=True)
         self._video = video
+        self._encoders = EncoderChoice(encoder_named(video.codec or "h264"), video)
         self._info: OutputInfo | None = None
         self._link: _Link | None = None
         self._again = 0.0
@@ -125,11 +126,8 @@ class PublishSink:
 
     def _start(self, info: OutputInfo) -> _Link | None:
         try:
-            named = encoder_named(self._video.codec or "h264")
             size = (info.width + info.width % 2, info.height + info.height % 2)
-            return begin(
-                named, self._video, *size, FORMATS["yuv420p"], start=lambda encoder: self._connect(encoder, info)
-            )
+            return self._encoders.begin(*size, FORMATS["yuv420p"], lambda encoder: self._connect(encoder, info))
         except OSError as error:
             self._leave(error.strerror or str(error))
         except _Away:

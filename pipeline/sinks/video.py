@@ -9,10 +9,10 @@ from fractions import Fraction
 from pipeline.errors import SinkError
 from pipeline.frame import Result
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import Encoder, VideoOptions, encoder_for, nearest_format
+from pipeline.sinks.encoders import Encoder, VideoOptions, nearest_format
 from pipeline.sinks.files import PartFile
 from pipeline.sinks.muxer import LASTING, Coding, Muxer, plays
-from pipeline.sinks.nvenc import begin, refuse_without
+from pipeline.sinks.nvenc import EncoderChoice
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.target import Target, commit
 from pipeline.sources.base import AudioPacket
@@ -35,12 +35,9 @@ class VideoSink:
         name: the output as the user named it.
         target: makes what takes the bytes, when the sink is opened.
         container: libav's name of the container.
-        options: codec, quality, threads.
+        options: quality, threads.
+        encoders: which one encodes; shared by the files of a recording.
         prompt: hand on every packet at once, for whoever watches.
-
-    Raises:
-        ConfigError: the container cannot hold the codec.
-        HardwareError: a GPU was demanded that encodes nothing here.
     """
 
     def __init__(
@@ -49,6 +46,7 @@ class VideoSink:
         target: Callable[[OutputInfo], Target],
         container: str,
         options: VideoOptions,
+        encoders: EncoderChoice,
         *,
         prompt: bool = False,
     ) -> None:
@@ -57,8 +55,8 @@ class VideoSink:
         self._container = container
         self._options = options
         self._prompt = prompt
-        self._encoder = self._named = encoder_for(container, options.codec)
-        refuse_without(self._named, options)
+        self._encoders = encoders
+        self._encoder = encoders.software
         self._target: Target | None = None
         self._muxer: Muxer | None = None
         self._painter: Painter | None = None
@@ -84,9 +82,7 @@ class VideoSink:
         """Start the encoder; the file has a hidden name until `close`."""
         stream = info.stream
         width, height = info.width + info.width % 2, info.height + info.height % 2
-        begin(
-            self._named, self._options, width, height, stream.format, start=lambda encoder: self._start(encoder, info)
-        )
+        self._encoders.begin(width, height, stream.format, lambda encoder: self._start(encoder, info))
 
     def _start(self, encoder: Encoder, info: OutputInfo) -> None:
         stream = info.stream

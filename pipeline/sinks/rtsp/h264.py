@@ -21,7 +21,7 @@ from pipeline.frame import FORMATS, Frame
 from pipeline.sinks.base import OutputInfo
 from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
 from pipeline.sinks.muxer import Coding, add_video
-from pipeline.sinks.nvenc import begin
+from pipeline.sinks.nvenc import EncoderChoice
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.target import cannot_write
 
@@ -100,6 +100,7 @@ class H264Stream:
         self._name = name
         self._profile = {} if profile is None else {"profile": profile}
         self._options = options
+        self._encoders = EncoderChoice(encoder_named(options.codec or "h264"), options)
         self.ssrc = secrets.randbits(32)
         self.parameter_sets: tuple[bytes, ...] = ()
         self._sequence = secrets.randbits(16)
@@ -120,8 +121,7 @@ class H264Stream:
             HardwareError: a GPU was demanded that encodes nothing here.
         """
         width, height = info.width + info.width % 2, info.height + info.height % 2
-        named = encoder_named(self._options.codec or "h264")
-        begin(named, self._options, width, height, FORMATS["yuv420p"], start=lambda encoder: self._start(encoder, info))
+        self._encoders.begin(width, height, FORMATS["yuv420p"], lambda encoder: self._start(encoder, info))
 
     def _start(self, encoder: Encoder, info: OutputInfo) -> None:
         self.close()

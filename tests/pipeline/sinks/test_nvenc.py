@@ -18,13 +18,14 @@ import numpy as np
 import pytest
 from av.codec.context import CodecOption, OptionType
 
-from pipeline.errors import ConfigError, HardwareError
+from pipeline.errors import ConfigError, HardwareError, SinkError
 from pipeline.frame import FORMATS
 from pipeline.hwaccel import missing
-from pipeline.sinks import VideoOptions, open_output
+from pipeline.sinks import OutputInfo, RecordOptions, VideoOptions, open_output
 from pipeline.sinks.encoders import CONTAINERS, ENCODERS, KEYFRAMES_ASKED_FOR, Encoder, encoder_for, encoder_named
 from pipeline.sinks.nvenc import choose, nvenc_encoders, refusal
 from pipeline.sinks.rtsp.h264 import H264Stream
+from pipeline.sinks.video import VideoSink
 from tests.pipeline.nvidia import build_driver, nvdec_pictures
 from tests.pipeline.running import arguments, one_line_error, program
 from tests.pipeline.sinks.made import TAKES, Take, decode, ffprobe, plane, write
@@ -107,9 +108,8 @@ def test_a_machine_without_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
         assert str(refused.value).startswith(f"{name} cannot be had: NVIDIA's driver is not installed")
         assert str(refused.value).endswith(f"; --codec {other} encodes in software")
     for uri in ("rtsp://@127.0.0.1:8554/cam", "rtsp://127.0.0.1/cam", "rec/%H.mkv"):
-        if uri.startswith("rtsp"):
-            with pytest.raises(HardwareError):
-                open_output(uri, VideoOptions(hwaccel="cuda"))
+        with pytest.raises(HardwareError):
+            open_output(uri, VideoOptions(hwaccel="cuda"))
         open_output(uri, VideoOptions(hwaccel="cuda", codec="libx264"))
 
 
@@ -124,6 +124,34 @@ def test_what_nvenc_would_not_keep_stays_with_software(monkeypatch: pytest.Monke
     for layout in ("yuv420p10le", "yuv422p", "yuv444p10le"):
         assert choose(encoder_named("h264"), VideoOptions(), 640, 360, FORMATS[layout]).name == "libx264"
     assert choose(encoder_named("vp9"), VideoOptions(), 640, 360, YUV).name == "libvpx-vp9"
+
+
+@pytest.mark.parametrize("refuses", ["", "it has none"])
+def test_nvenc_is_tried_once_for_all_segments(refuses: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it takes the trial and then refuses, as a GPU does whose sessions are used up."""
+    if not nvenc_encoders():
+        pytest.skip("this PyAV has no NVENC")
+    asked: list[str] = []
+
+    def tried(encoder: Encoder, *_: object) -> str:
+        asked.append(encoder.name)
+        return refuses
+
+    def start(sink: VideoSink, encoder: Encoder, info: OutputInfo) -> None:
+        asked.append(encoder.name)
+        if encoder.on_gpu:
+            raise SinkError("no session is left")
+        really(sink, encoder, info)
+
+    really = VideoSink._start
+    monkeypatch.setattr("pipeline.sinks.nvenc.missing", lambda _: "")
+    monkeypatch.setattr("pipeline.sinks.nvenc.refusal", tried)
+    monkeypatch.setattr(VideoSink, "_start", start)
+    sink = open_output(f"{tmp_path}/a-%H%M%S.mkv", record=RecordOptions(segment_time=0.1))
+    write(sink, LARGE)
+    segments = len(list(tmp_path.glob("*.mkv")))
+    assert segments > 2
+    assert asked == ["h264_nvenc"] * (1 if refuses else 2) + ["libx264"] * segments
 
 
 def test_demands_that_contradict_each_other() -> None:
