@@ -144,6 +144,13 @@ class Lane:
         """
         began = time.monotonic()
         try:
+            self._read()
+        finally:
+            self.reading_s = time.monotonic() - began
+            self.source.close()
+
+    def _read(self) -> None:
+        try:
             items = self.source.read()
             while self._wanted() and (item := self._next(items)) is not None:
                 if isinstance(item, AudioPacket):
@@ -151,13 +158,12 @@ class Lane:
                         outlet.buffer.put(item)
                 else:
                     self.decoded.put(item)
+        except Closed:
+            pass
         except SourceError as error:
             if not self._stopping():
                 self.lost = error
-        finally:
-            self.reading_s = time.monotonic() - began
-            self.decoded.close()
-            self.source.close()
+        self.decoded.close()  # not after any other failure: outputs would be finished as if they were whole
 
     def _worked_s(self) -> float:
         """Processor seconds spent on reading and decoding so far."""

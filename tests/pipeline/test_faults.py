@@ -87,6 +87,26 @@ def test_a_stage_that_fails(
     assert tree(tmp_path) == []
 
 
+def test_a_reader_that_fails_is_no_end_of_its_stream(
+    clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to leave: nothing is finished meanwhile."""
+    ended, close = threading.Event(), AvSource.close
+
+    def slowly(source: AvSource) -> None:
+        ended.wait(0.5)
+        close(source)
+
+    monkeypatch.setattr(AvSource, "_frame", at_frame(AvSource._frame))
+    monkeypatch.setattr(AvSource, "close", slowly)
+    recorder = Recorder(lambda step, _: ended.set() if step in ("close", "abort") else None)
+    given = InputOptions(str(clip("h264").path), outputs=(str(tmp_path / "out.mp4"),))
+    with nothing_left(), soon(), told(StageError, "on purpose"):
+        run([given], tiny, extra=[recorder])
+    assert recorder.steps[-1] == "abort"
+    assert tree(tmp_path) == []
+
+
 def test_a_session_that_cannot_be_made(
     clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
