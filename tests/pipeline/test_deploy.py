@@ -26,8 +26,8 @@ from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks import ServeOptions
 from pipeline.stages.render import Renderer
 from tests.pipeline.certificates import self_signed
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import ROOT, arguments, options_of, started, until
-from tests.pipeline.sinks.serving import free_port
 
 pytestmark = pytest.mark.timeout(60)
 

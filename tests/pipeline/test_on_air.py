@@ -24,6 +24,7 @@ from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks import ServeOptions, open_output
 from tests.pipeline.conftest import Cli
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import (
     ROOT,
     Recorder,
@@ -36,7 +37,7 @@ from tests.pipeline.running import (
     times,
     until,
 )
-from tests.pipeline.sinks.serving import Task, free_port, page_pieces, play
+from tests.pipeline.sinks.serving import Task, page_pieces, play
 
 pytestmark = [pytest.mark.timeout(90)]
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 from pipeline.sinks import open_masks, open_output
 from pipeline.sinks.base import Sink
+from tests.pipeline.ports import free_port
 from tests.pipeline.sinks.made import Take, decode, plane
-from tests.pipeline.sinks.serving import free_port, page_pieces, play, watched
+from tests.pipeline.sinks.serving import page_pieces, play, watched
 from tests.pipeline.sinks.test_rle import straightforward_decode
 
 Array = NDArray[np.uint8]

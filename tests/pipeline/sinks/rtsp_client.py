@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.base import Sink
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
-from tests.pipeline.sinks.serving import SHOWN, free_port, on_air
+from tests.pipeline.sinks.serving import SHOWN, on_air
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 import threading
@@ -43,13 +42,6 @@ class Noise(Take):
 
 
 NOISE = Noise("noise", 360, 640, ticks=(0, 512), live=True)
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def without_own_cache() -> dict[str, str]:

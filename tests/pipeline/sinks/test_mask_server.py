@@ -17,9 +17,10 @@ from pipeline.errors import ConfigError
 from pipeline.sinks import ServeOptions, open_masks, open_output
 from pipeline.sinks.base import Live
 from tests.conftest import need_program
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES, labels_of
-from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, free_port, on_air, play
+from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, on_air, play
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 

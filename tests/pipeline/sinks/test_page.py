@@ -24,10 +24,11 @@ from pipeline.frame import Result
 from pipeline.sinks import ServeOptions, open_output, wants_plain
 from pipeline.sinks.base import Live, Sink
 from tests.pipeline.certificates import self_signed
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
 from tests.pipeline.sinks.chromium import Browser, browser, unexpected
 from tests.pipeline.sinks.made import TAKES, Take, labels_of
-from tests.pipeline.sinks.serving import NOISE, free_port, on_air, page_pieces, play
+from tests.pipeline.sinks.serving import NOISE, on_air, page_pieces, play
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_error_logged")]
 

@@ -18,10 +18,11 @@ from pipeline.sinks import open_output
 from pipeline.sinks.base import Live
 from pipeline.sinks.encoders import VideoOptions
 from pipeline.sinks.rtsp.h264 import H264Stream
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
 from tests.pipeline.sinks.made import TAKES
 from tests.pipeline.sinks.rtsp_client import Client, client, listens, served
-from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, free_port, on_air, play, run_peer
+from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, on_air, play, run_peer
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 

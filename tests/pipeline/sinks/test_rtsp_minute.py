@@ -11,9 +11,9 @@ from itertools import pairwise
 import pytest
 
 from tests.pipeline.clips import Clip
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import arguments, started, until
 from tests.pipeline.sinks.rtsp_client import client, listens
-from tests.pipeline.sinks.serving import free_port
 
 SECONDS = 60
 CLOCK = 90_000

@@ -28,10 +28,11 @@ from pipeline.frame import Result
 from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.base import Live
 from tests.pipeline.painting import paint, read_number
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
 from tests.pipeline.sinks.chromium import browser, unexpected
 from tests.pipeline.sinks.made import Take
-from tests.pipeline.sinks.serving import SHOWN, free_port, on_air
+from tests.pipeline.sinks.serving import SHOWN, on_air
 
 aiortc = pytest.importorskip("aiortc")
 

@@ -16,6 +16,7 @@ from typing import Literal
 from pipeline.errors import SourceError
 from pipeline.sources import Decoded, Source
 from tests.conftest import absent, need_program
+from tests.pipeline.ports import free_port
 from tests.pipeline.sources.served import web_server
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -39,13 +40,6 @@ def need_gstreamer() -> None:
     """Skip, or fail in CI, where GStreamer's RTSP server cannot be run."""
     if not _has_gstreamer():
         absent("GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0 and python3-gi)")
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port that nobody has just now."""
-    with socket.socket(socket.AF_INET, kind) as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 class Peer:

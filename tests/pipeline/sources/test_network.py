@@ -26,8 +26,8 @@ from tests.conftest import need_program
 from tests.pipeline.clips import RECIPES
 from tests.pipeline.encoding import make
 from tests.pipeline.painting import read_number
+from tests.pipeline.ports import free_port
 from tests.pipeline.sources.conftest import MakeClip
-from tests.pipeline.sources.peers import free_port
 from tests.pipeline.sources.served import rtsp_camera, standard_input, talker, web_server
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]

@@ -21,20 +21,11 @@ from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import SourceOptions, open_source, open_sources
 from pipeline.sources.av import AvSource
 from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
+from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
 from tests.pipeline.slowing import slow
 from tests.pipeline.sources.conftest import MakeClip
-from tests.pipeline.sources.peers import (
-    Codec,
-    Peer,
-    Reader,
-    Seen,
-    ffmpeg_hls,
-    ffmpeg_server,
-    free_port,
-    gst_rtsp,
-    gst_udp,
-)
+from tests.pipeline.sources.peers import Codec, Peer, Reader, Seen, ffmpeg_hls, ffmpeg_server, gst_rtsp, gst_udp
 from tests.pipeline.sources.served import rtsp_camera, talker
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged", "no_descriptor_leaked")]
