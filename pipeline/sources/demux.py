@@ -54,9 +54,10 @@ class Demuxer:
         self.damaged = 0
         self.woken = False
         self._read = 0
-        self.drained_ns = time.monotonic_ns()
         self._waiting: Waiting | None = None
         self.container: InputContainer = open_container(target, on_gpu=on_gpu)
+        # What came while libav looked for the codec has waited for nobody's decoder.
+        self.drained_ns = time.monotonic_ns()
         try:
             self.video = _video_stream(self.container, target)
         except BaseException:

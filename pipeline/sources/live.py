@@ -67,12 +67,12 @@ class Watch:
         Raises:
             SourceLostError: no picture has come for too long, though packets do.
         """
-        if self._keep_up and self._skip(packet, arrived - drained):
-            return False
         self._since = arrived if self._since is None else self._since
         waited = (arrived - self._since) / 1e9
         if self._timeout is not None and waited > self._timeout:
             raise SourceLostError(f"{self._shown}: lost, no picture came for {waited:.1f} s", cause="undecodable")
+        if self._keep_up and self._skip(packet, arrived - drained):  # perhaps to no end: no keyframe need come
+            return False
         self._begun |= packet.is_keyframe
         if self._begun and packet.pts is not None:
             self._arrivals[packet.pts] = arrived

@@ -17,9 +17,10 @@ from pathlib import Path
 import av
 import pytest
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, SourceLostError
 from pipeline.sources import Decoded, SourceOptions, open_source
 from pipeline.sources.demux import Demuxer
+from pipeline.sources.live import Watch
 from pipeline.sources.network import SCHEMES, network_target
 from pipeline.sources.target import Waiting
 from tests.conftest import need_program
@@ -123,6 +124,37 @@ def test_a_download_that_breaks_off_is_lost(clip: MakeClip) -> None:
             for _ in source.read():
                 pass
         source.close()
+
+
+def test_a_stream_that_is_slow_to_open_begins_at_its_first_keyframe(clip: MakeClip) -> None:
+    """What libav read while it looked for the codec has piled up, but not because the decoder is slow."""
+    content = clip("late ts").path.read_bytes()
+
+    def late(connection: socket.socket, over: threading.Event) -> None:
+        over.wait(1.3)
+        connection.sendall(content)
+        over.wait(20)
+
+    with talker(late) as port:
+        source = open_source(f"tcp://127.0.0.1:{port}", replace(SHORT, open_timeout=10))
+        with closing(source):
+            first = next(item for item in source.read() if isinstance(item, Decoded))
+    assert read_number(first.frame.planes[0]) == 0
+    assert source.skipped == 0
+
+
+def test_a_stream_without_another_keyframe_is_given_up() -> None:
+    """What is left out since it piled up is left out until a keyframe: where none comes, the silence has its end."""
+    second = 1_000_000_000
+    watch = Watch("cam", 3, from_keyframe=True, keep_up=True)
+    key, other = av.Packet(1), av.Packet(1)
+    key.is_keyframe = True
+    assert watch.wants(key, 0, 0)
+    watch.arrival(None, 0)
+    assert not watch.wants(other, 2 * second, 0)  # two seconds late
+    assert not watch.wants(other, 4 * second, 4 * second)  # in time again
+    with pytest.raises(SourceLostError, match=r"cam: lost, no picture came for 3\.5 s"):
+        watch.wants(other, 5 * second + second // 2, 5 * second)
 
 
 @pytest.mark.parametrize("ending", ["stalls", "ends"])
