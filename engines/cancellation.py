@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
-from engines.base import CancelledError
+from engines.base import CancelledError, EngineError
+
+GIVE_UP_S = 3.0
+"""How long a GPU may take for what is waited for by somebody who ends; then it hangs."""
 
 
 class Cancellation:
@@ -22,6 +25,15 @@ class Cancellation:
     def is_set(self) -> bool:
         """The engine was told to."""
         return self._since is not None
+
+    def check_answer(self, asked: float) -> None:
+        """See that a GPU does not hang, which is waited for since ``asked`` (by the monotonic clock).
+
+        Raises:
+            EngineError: the engine was told to give up, and nothing has come for `GIVE_UP_S`.
+        """
+        if self._since is not None and time.monotonic() - max(asked, self._since) >= GIVE_UP_S:
+            raise EngineError(f"the GPU has not answered for {GIVE_UP_S:g} s: the driver may say why (dmesg)")
 
     def check(self, what: str) -> None:
         """Go on only where nobody has said to give up.

@@ -1,9 +1,10 @@
-"""Threads that were left behind where nothing calls them off, as in a library's own code."""
+"""What was left behind: threads where nothing calls them off, and things that cannot be freed."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ import threading
 from typing import NoReturn
 
 _left_behind: set[threading.Thread] = set()
+_forsaken: list[object] = []
 
 _TIMEOUT_S = 60.0
 """Longer than any deadline of what a thread may be waiting for."""
@@ -31,9 +33,15 @@ def stragglers() -> tuple[threading.Thread, ...]:
     return tuple(_left_behind)
 
 
+def forsake(thing: object) -> None:
+    """Keep a thing for ever, since whatever frees it would block."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))  # the interpreter's end clears the list
+    _forsaken.append(thing)
+
+
 def leave(status: int) -> NoReturn:
-    """End the program; at once where a thread was left behind."""
-    if stragglers():
+    """End the program; at once where anything was left behind."""
+    if stragglers() or _forsaken:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None

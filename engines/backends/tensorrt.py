@@ -103,7 +103,7 @@ class TensorRTEngine(EngineBase):
         border = _border(engine, self._model, size, self._info)
 
         def lane() -> Lane:
-            return Lane(engine, border, self._page_locked)
+            return Lane(engine, border, self._page_locked, self._cancellation)
 
         return TensorRTSession(size, border, self._model, self._quota, lane=lane, pixels=self._pixels)
 

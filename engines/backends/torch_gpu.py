@@ -25,7 +25,9 @@ from engines.backends.common import (
 )
 from engines.backends.nvidia.typed_graph import typed_graph
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
+from engines.cancellation import Cancellation
 from engines.model_file import demand_same_file
+from engines.stragglers import forsake
 
 try:
     import torch
@@ -97,7 +99,7 @@ class TorchGpuEngine(EngineBase):
             raise EngineError(f"torch cannot run {model.name} at {width}×{height}: {one_line(error)}") from error
 
     def _lane(self, run: Run, blank: torch.Tensor, exact: Settings) -> Lane:
-        return CudaLane(run, blank, exact)
+        return CudaLane(run, blank, exact, self._cancellation)
 
     def _free(self) -> None:
         """Nothing is outside the sessions."""
@@ -149,10 +151,12 @@ class CudaLane:
         run: the network.
         blank: a picture as it takes them, on the GPU.
         exact: settings of cuDNN's to compute with.
+        cancellation: the engine's.
     """
 
-    def __init__(self, run: Run, blank: torch.Tensor, exact: Settings) -> None:
+    def __init__(self, run: Run, blank: torch.Tensor, exact: Settings, cancellation: Cancellation) -> None:
         self._run = run
+        self._cancellation = cancellation
         self._exact = exact
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -195,12 +199,16 @@ class CudaLane:
 
     def wait(self, timeout: float) -> bool:
         """See `Lane`."""
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         try:
             while not self._done.query():  # type: ignore[no-untyped-call]
-                if time.monotonic() >= deadline:
+                self._cancellation.check_answer(began)
+                if time.monotonic() - began >= timeout:
                     return False
                 time.sleep(_POLL_S)
+        except EngineError:
+            forsake(self)  # what frees its memory would wait for the GPU
+            raise
         except RuntimeError as error:
             raise EngineError(f"torch failed: {one_line(error)}") from error
         if self._out is not None:

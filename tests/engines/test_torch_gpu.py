@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from engines import cancellation
 from engines.backends import open_engine
 from engines.backends.nvidia.typed_graph import typed_graph
 from engines.backends.onnx_in_torch import TorchGraph
-from engines.base import EngineOptions, MissingEngineError, Model
-from tests.engines.support import foreign, open_engine_for, picture, score
+from engines.backends.torch_gpu import CudaLane
+from engines.base import EngineError, EngineOptions, MissingEngineError, Model
+from tests.engines.support import WAIT_S, foreign, open_engine_for, picture, score
 from tests.engines.torch_gpu_on_cpu import TorchCompiledOnCpu, TorchOnCpu
 
 pytestmark = [pytest.mark.timeout(100), pytest.mark.usefixtures("one_thread")]
@@ -96,3 +99,14 @@ def test_the_network_is_recorded(backend: str, models: dict[str, Model], caplog:
     with open_engine_for(models["street"], "torch") as engine:
         expected = score(engine.session(96, 128), image)
     assert (found.argmax(0) == expected.argmax(0)).mean() > 0.99
+
+
+def test_a_gpu_that_hangs_is_not_waited_for_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancellation, "GIVE_UP_S", 0.1)
+    lane = CudaLane.__new__(CudaLane)
+    lane._done = SimpleNamespace(query=lambda: False)
+    lane._cancellation = cancellation.Cancellation()
+    assert not lane.wait(0.2)
+    lane._cancellation.set()
+    with pytest.raises(EngineError, match=r"the GPU has not answered for 0\.1 s"):
+        lane.wait(WAIT_S)

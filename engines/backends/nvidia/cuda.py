@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.common import one_line
 from engines.base import EngineError, MissingEngineError
+from engines.cancellation import GIVE_UP_S
 
 try:
     from cuda.bindings import runtime
@@ -31,6 +34,8 @@ _POLL_S = 100e-6
 """Between two looks at an event: cudaEventSynchronize knows no time limit, and a tight loop would burn a core."""
 
 Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
 
 
 class CudaError(EngineError):
@@ -75,6 +80,14 @@ def _told(status: Any) -> str:
     return str(status)
 
 
+def _tried(what: str, answer: tuple[Any, ...]) -> None:
+    """As `check` where something is given back: after a failure of the GPU all of that fails, and it was told."""
+    try:
+        check(what, answer)
+    except CudaError as error:
+        _log.debug("%s", error)
+
+
 def use_device() -> None:
     """Make the first GPU current for this thread.
 
@@ -114,9 +127,9 @@ class DeviceMemory:
         self.address = int(check(f"reserve {size / 2**20:.0f} MiB on the GPU", runtime.cudaMalloc(max(1, size))))
 
     def close(self) -> None:
-        """Free them; harmless when repeated."""
+        """Free them, when all is done on the GPU; harmless when repeated."""
         if self.address:
-            check("free memory on the GPU", runtime.cudaFree(self.address))
+            _tried("free memory on the GPU", runtime.cudaFree(self.address))
             self.address = 0
 
 
@@ -134,7 +147,7 @@ class HostMemory:
         """Free them; harmless when repeated.  Nobody may hold ``array`` any more."""
         if self._address:
             self.array = np.empty(0, np.uint8)
-            check("free page-locked memory", runtime.cudaFreeHost(self._address))
+            _tried("free page-locked memory", runtime.cudaFreeHost(self._address))
             self._address = 0
 
 
@@ -158,12 +171,11 @@ class PageLocked:
             self._ranges[start] = start + memory.nbytes
 
     def remove(self, memory: Array) -> None:
-        """Give it back, when what is under way on the GPU is done."""
+        """Give it back, when what is under way on the GPU is done; where that hangs it stays as it is."""
         with self._lock:
             known = self._ranges.pop(memory.ctypes.data, None)
         if known is not None:
-            runtime.cudaDeviceSynchronize()  # after a failure a copy may be left
-            check("give page-locked memory back", runtime.cudaHostUnregister(memory.ctypes.data))
+            self._unlock([memory.ctypes.data])
 
     def covers(self, array: Array) -> bool:
         """The array lies in memory that is page-locked."""
@@ -175,10 +187,12 @@ class PageLocked:
         """Give all of it back, as `remove`."""
         with self._lock:
             ranges, self._ranges = self._ranges, {}
-        if ranges:
-            runtime.cudaDeviceSynchronize()
-        for start in ranges:
-            check("give page-locked memory back", runtime.cudaHostUnregister(start))
+        self._unlock(list(ranges))
+
+    def _unlock(self, starts: list[int]) -> None:
+        if starts and all_done():  # after a failure a copy may be left
+            for start in starts:
+                _tried("give page-locked memory back", runtime.cudaHostUnregister(start))
 
 
 class Stream:
@@ -186,7 +200,15 @@ class Stream:
 
     def __init__(self) -> None:
         flags = runtime.cudaStreamNonBlocking
-        self._handle = check("make a stream", runtime.cudaStreamCreateWithFlags(flags))
+        self._lock = threading.Lock()  # while it is recorded: whoever asked a stream then would spoil the recording
+        self._reached = Event()
+        try:
+            self._handle = check("make a stream", runtime.cudaStreamCreateWithFlags(flags))
+        except CudaError:
+            self._reached.close()
+            raise
+        with _streams_lock:
+            _streams.add(self)
 
     @property
     def address(self) -> int:
@@ -205,9 +227,23 @@ class Stream:
         answer = runtime.cudaMemcpyAsync(target.ctypes.data, source, target.nbytes, kind, self._handle)
         check("copy from the GPU", answer)
 
-    def synchronise(self) -> None:
-        """Block until all is done that was given to it; what failed was told by whoever waited for it."""
-        runtime.cudaStreamSynchronize(self._handle)
+    def finish(self, timeout: float) -> bool:
+        """Block until all is done that was given to it before; False where ``timeout`` seconds have passed.
+
+        What failed was told by whoever waited for it, and is done. From any thread.
+        """
+        deadline = time.monotonic() + timeout
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        try:
+            if self._handle is None:
+                return True
+            self.record(self._reached)
+            return self._reached.wait(deadline - time.monotonic())
+        except CudaError:
+            return True
+        finally:
+            self._lock.release()
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[Graph]:
@@ -219,15 +255,17 @@ class Stream:
         graph = Graph()
         # Thread-local: other threads go on to reserve memory, which a global capture forbids them.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        check("begin to record", runtime.cudaStreamBeginCapture(self._handle, mode))
-        try:
-            yield graph
-        except BaseException:
-            _, recorded = runtime.cudaStreamEndCapture(self._handle)
-            if recorded is not None and int(recorded):
-                runtime.cudaGraphDestroy(recorded)
-            raise
-        graph.take(check("end the recording", runtime.cudaStreamEndCapture(self._handle)))
+        with self._lock:
+            check("begin to record", runtime.cudaStreamBeginCapture(self._handle, mode))
+            try:
+                yield graph
+            except BaseException:
+                _, recorded = runtime.cudaStreamEndCapture(self._handle)
+                if recorded is not None and int(recorded):
+                    runtime.cudaGraphDestroy(recorded)
+                raise
+            recorded = check("end the recording", runtime.cudaStreamEndCapture(self._handle))
+        graph.take(recorded)
 
     def launch(self, graph: Graph) -> None:
         """Run what was recorded."""
@@ -239,9 +277,11 @@ class Stream:
 
     def close(self) -> None:
         """Destroy it; harmless when repeated."""
-        if self._handle is not None:
-            handle, self._handle = self._handle, None
-            check("destroy a stream", runtime.cudaStreamDestroy(handle))
+        with self._lock:
+            if self._handle is not None:
+                handle, self._handle = self._handle, None
+                _tried("destroy a stream", runtime.cudaStreamDestroy(handle))
+                self._reached.close()
 
 
 class Graph:
@@ -255,13 +295,13 @@ class Graph:
         try:
             self.handle = check("make a graph runnable", runtime.cudaGraphInstantiate(recorded, 0))
         finally:
-            check("destroy a graph", runtime.cudaGraphDestroy(recorded))
+            _tried("destroy a graph", runtime.cudaGraphDestroy(recorded))
 
     def close(self) -> None:
         """Destroy it; harmless when repeated."""
         if self.handle is not None:
             handle, self.handle = self.handle, None
-            check("destroy a graph", runtime.cudaGraphExecDestroy(handle))
+            _tried("destroy a graph", runtime.cudaGraphExecDestroy(handle))
 
 
 class Event:
@@ -290,4 +330,28 @@ class Event:
         """Destroy it; harmless when repeated."""
         if self.handle is not None:
             handle, self.handle = self.handle, None
-            check("destroy an event", runtime.cudaEventDestroy(handle))
+            _tried("destroy an event", runtime.cudaEventDestroy(handle))
+
+
+_streams: WeakSet[Stream] = WeakSet()
+_streams_lock = threading.Lock()
+_hangs = threading.Event()
+
+
+def give_up() -> None:
+    """Say that the GPU hangs: what frees anything on it would wait for ever, so from now on all is left as it is."""
+    _hangs.set()
+
+
+def all_done() -> bool:
+    """Wait for all that was given to the GPU, before something is freed that it may use; False where that hangs.
+
+    The whole GPU is not waited for: that would spoil what another thread records.
+    """
+    with _streams_lock:
+        streams = list(_streams)
+    deadline = time.monotonic() + GIVE_UP_S
+    if not _hangs.is_set() and not all(stream.finish(max(0.0, deadline - time.monotonic())) for stream in streams):
+        _log.error("the GPU has not answered for %g s: what it works on is left behind", GIVE_UP_S)
+        give_up()
+    return not _hangs.is_set()

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from engines.backends.common import one_line
-from engines.backends.nvidia.cuda import Stream, check, use_device
+from engines.backends.nvidia.cuda import Stream, all_done, check, use_device
 from engines.backends.nvidia.pixels import LAYOUTS, Frame, labels_at, planes_at, target_at
 from engines.base import EngineError, MissingEngineError
 
@@ -70,6 +70,11 @@ def _compiled(what: str, answer: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
+def _unload(module: Any) -> None:
+    if all_done():
+        driver.cuModuleUnload(module)
+
+
 class PixelKernels:
     """The kernels, loaded on the GPU that is current.
 
@@ -83,7 +88,7 @@ class PixelKernels:
     def __init__(self, capability: tuple[int, int]) -> None:
         use_device()  # a thread that has called nothing of the runtime's yet has no context to load them into
         self._module = check("load the kernels", driver.cuModuleLoadData(compile_kernels(capability)))
-        weakref.finalize(self, driver.cuModuleUnload, self._module).atexit = False  # the process's end frees all
+        weakref.finalize(self, _unload, self._module).atexit = False  # the process's end frees all
         self._functions = {
             name: check("find a kernel", driver.cuModuleGetFunction(self._module, name.encode())) for name in KERNELS
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,28 @@ import numpy as np
 import tensorrt as trt
 
 from engines.backends.nvidia.building import MESSAGES
-from engines.backends.nvidia.cuda import Array, DeviceMemory, Event, Graph, HostMemory, PageLocked, Stream
+from engines.backends.nvidia.cuda import (
+    Array,
+    DeviceMemory,
+    Event,
+    Graph,
+    HostMemory,
+    PageLocked,
+    Stream,
+    all_done,
+    give_up,
+)
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.pixels import Frame
 from engines.base import EngineError, Model, RawFrame, Scores
+from engines.cancellation import GIVE_UP_S, Cancellation
+from engines.stragglers import forsake
 
 ALIGNMENT = 256
 """Bytes, as of memory that CUDA reserves."""
+
+_LOOK_S = 0.1
+"""Between two looks at whether the engine was told to give up."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,12 +116,16 @@ class Lane:
         engine: the plan.
         border: what it takes and gives.
         page_locked: what of the callers' memory needs no staging.
+        cancellation: the engine's.
     """
 
-    def __init__(self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked) -> None:
+    def __init__(
+        self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked, cancellation: Cancellation
+    ) -> None:
         self._engine = engine
         self._border = border
         self._page_locked = page_locked
+        self._cancellation = cancellation
         self._contexts: dict[int, trt.IExecutionContext] = {}
         self._graphs: dict[int, Graph | None] = {}
         self._closed = True
@@ -185,8 +205,8 @@ class Lane:
         try:
             yield
         except BaseException:
-            self._stream.synchronise()
-            self._waiting, self._held = [], None
+            if self._stream.finish(GIVE_UP_S):
+                self._waiting, self._held = [], None
             raise
 
     def _send(self, source: Array, room: Room, offset: int) -> None:
@@ -215,10 +235,17 @@ class Lane:
         """Block until the scores are in their arrays; False where ``timeout`` seconds have passed.
 
         Raises:
-            EngineError: CUDA failed.
+            EngineError: CUDA failed, or does not answer while the engine was told to give up.
         """
-        if not self._done.wait(timeout):
-            return False
+        began = time.monotonic()
+        while not self._done.wait(min(_LOOK_S, max(0.0, began + timeout - time.monotonic()))):
+            try:
+                self._cancellation.check_answer(began)
+            except EngineError:
+                give_up()
+                raise
+            if time.monotonic() - began >= timeout:
+                return False
         for out, staged in self._waiting:
             np.copyto(out, staged)
         self._waiting, self._held = [], None
@@ -271,11 +298,13 @@ class Lane:
         return resource
 
     def close(self) -> None:
-        """Wait for what is under way and free everything; harmless when repeated."""
+        """Wait for what is under way and free everything, where the GPU does not hang; harmless when repeated."""
         if self._closed:
             return
         self._closed = True
-        self._stream.synchronise()
+        if not all_done():
+            forsake([self._engine, self._contexts, self._graphs, self._held, self._waiting, self._resources])
+            return
         self._contexts.clear()
         self._graphs.clear()
         self._resources.close()

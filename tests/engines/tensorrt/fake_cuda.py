@@ -27,6 +27,14 @@ POLLS = 2
 """An event is told as not ready as often, before the work that leads to it is done."""
 
 
+WAITING = (
+    "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaFree", "cudaFreeHost",
+    "cudaHostUnregister", "cudaMalloc", "cudaHostAlloc", "cudaStreamDestroy", "cudaGraphExecDestroy",
+    "cudaEventDestroy",
+)  # fmt: skip
+"""Functions that may wait for all that the device does; not all of them do always."""
+
+
 @dataclass
 class Stream:
     flags: int
@@ -72,6 +80,8 @@ class FakeCuda:
         copies: (kind, bytes) of each copy that was given to a stream.
         fail: names of functions that shall fail.
         current: threads that have chosen the device.
+        hangs: no work is ever done.
+        blocked: functions that were called and would then wait for ever.
     """
 
     def __init__(self, real: Any) -> None:
@@ -86,6 +96,8 @@ class FakeCuda:
         self.fail: dict[str, str] = {}
         self.streams: list[Stream] = []
         self.current: set[int] = set()
+        self.hangs = False
+        self.blocked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)  # an AttributeError where CUDA has no such name
@@ -98,6 +110,9 @@ class FakeCuda:
         def call(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
             bound = signature.bind(*args, **kwargs)
             self.calls[name] += 1
+            if self.hangs and name in WAITING:
+                self.blocked.append(name)
+                raise AssertionError(f"{name} never returns")
             if name in self.fail:
                 return (getattr(self._real.cudaError_t, self.fail[name]), *[None] * (name == "cudaMalloc"))
             answer = action(self, *bound.args, **bound.kwargs)
@@ -155,7 +170,8 @@ class FakeCuda:
     def _cudaGetDeviceCount(self) -> int:
         return 1
 
-    def _cudaDeviceSynchronize(self) -> None:
+    def _finish(self) -> None:
+        """What frees memory waits for the whole device."""
         for stream in self.streams:
             stream.finish()
 
@@ -177,7 +193,7 @@ class FakeCuda:
         return memory.ctypes.data
 
     def _cudaFree(self, address: int) -> None:
-        self._cudaDeviceSynchronize()
+        self._finish()
         self._device.pop(address).fill(0x55)
 
     def _cudaHostAlloc(self, size: int, flags: int) -> int:
@@ -187,7 +203,7 @@ class FakeCuda:
         return memory.ctypes.data
 
     def _cudaFreeHost(self, address: int) -> None:
-        self._cudaDeviceSynchronize()
+        self._finish()
         del self._host[address]
 
     def _cudaHostRegister(self, address: int, size: int, flags: int) -> None:
@@ -207,9 +223,6 @@ class FakeCuda:
         stream = self._take_back(handle, Stream)
         stream.finish()
         stream.destroyed = True
-
-    def _cudaStreamSynchronize(self, handle: Any) -> None:
-        self.stream(handle).finish()
 
     def _cudaMemcpyAsync(self, target: int, source: int, count: int, kind: Any, handle: Any) -> None:
         inward = kind == self._real.cudaMemcpyKind.cudaMemcpyHostToDevice
@@ -265,6 +278,7 @@ class FakeCuda:
     def _cudaEventRecord(self, handle: Any, stream: Any) -> None:
         event = self._thing(handle, Event)
         event.stream, event.marker, event.polls = self.stream(stream), lambda: None, 0
+        assert event.stream.recording is None, "an event that is recorded in a graph never happens"
         event.stream.give(event.marker)
 
     def _cudaEventQuery(self, handle: Any) -> Any:
@@ -273,6 +287,8 @@ class FakeCuda:
             return None
         with event.stream.working:
             if event.marker in event.stream.waiting:
+                if self.hangs:
+                    return self._real.cudaError_t.cudaErrorNotReady
                 event.polls += 1
                 if event.polls <= POLLS:
                     return self._real.cudaError_t.cudaErrorNotReady
@@ -296,6 +312,7 @@ class FakeDriver:
 
     def cuModuleUnload(self, module: bytes) -> tuple[Any]:
         inspect.signature(self._real.cuModuleUnload).bind(module)
+        assert not self._gpu.hangs
         return (self._real.CUresult.CUDA_SUCCESS,)
 
     def cuModuleGetFunction(self, module: bytes, name: bytes) -> tuple[Any, Any]:

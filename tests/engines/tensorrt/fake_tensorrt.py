@@ -274,6 +274,8 @@ def _execute(module: ModuleType, self: Any, handle: Any) -> bool:
     work_at, work_size = self._memory
     dtype = np.dtype(TYPES[picture.type])
     recording = cuda.stream(handle).recording is not None
+    if recording and "recording" in module.faults:  # type: ignore[attr-defined]
+        module.faults["recording"]()  # type: ignore[attr-defined]
     if recording and module.faults.get("capture"):  # type: ignore[attr-defined]
         self._engine._runtime._logger.log(module.ILogger.Severity.ERROR, "operation not permitted")  # type: ignore[attr-defined]
         return False

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engines.base import CancelledError, EngineError, EngineOptions, FrameMap, FrameSession, Model, RawFrame
+from engines.backends import open_engine
+from engines.base import (
+    CancelledError,
+    EngineError,
+    EngineOptions,
+    FrameMap,
+    FrameSession,
+    Model,
+    PageLocking,
+    RawFrame,
+)
 from tests.engines.support import WAIT_S, open_engine_for, picture, score
 from tests.engines.tensorrt.conftest import Machine
 
@@ -83,7 +96,7 @@ def test_a_start_that_fails_leaves_nothing_under_way(fake: Machine, small: Model
         fake.trt.faults["execute"] = "the device is lost"
         with pytest.raises(AssertionError, match="the device is lost"):
             score(session, image)
-        assert fake.gpu.calls["cudaStreamSynchronize"] == 1, "the picture's copy is waited for"
+        assert not any(stream.waiting for stream in fake.gpu.streams), "the picture's copy is waited for"
         fake.trt.faults.clear()
         assert np.isfinite(score(session, image)).all()
 
@@ -113,3 +126,108 @@ def test_broken_times_of_kernels_are_measured_anew(fake: Machine, small: Model, 
         kept.write_bytes(b"broken")
         engine.session(2 * SIZE[0], 2 * SIZE[1])
     assert kept.read_bytes() != b"broken"
+
+
+@pytest.fixture
+def impatient(fake: Machine, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How long a GPU that hangs is waited for."""
+    from engines import cancellation
+    from engines.backends.nvidia import cuda, lanes
+
+    for module in (cancellation, cuda, lanes):
+        monkeypatch.setattr(module, "GIVE_UP_S", 0.3)
+    return 0.3
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["stopped", "closed alone"])
+def test_a_gpu_that_hangs_is_left_behind(
+    told: bool, fake: Machine, dynamic: Model, impatient: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever would free its memory would never come back."""
+    engine = open_engine(dynamic, "tensorrt", EngineOptions("fp32", requests=2))
+    sessions = [engine.session(*SIZE), engine.session(48, 32)]
+    assert isinstance(sessions[0], FrameSession)
+    sessions[0].start_frames([frame(64, 96)]).wait(WAIT_S)
+    ring = np.zeros(1 << 16, np.uint8)
+    assert isinstance(engine, PageLocking)
+    engine.page_lock(ring)
+    request = sessions[0].start_frames([frame(64, 96)])
+    score(sessions[1], picture((48, 32)))
+    fake.gpu.hangs = True
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=r"has not finished within 0\.2 s"):
+        request.wait(0.2)
+    if told:
+        engine.cancel()
+        with pytest.raises(EngineError, match=r"the GPU has not answered for 0\.3 s"):
+            request.wait(WAIT_S)
+    engine.page_unlock(ring)
+    engine.close()
+    del sessions, request, engine
+    gc.collect()
+    assert time.monotonic() - began < 5
+    assert fake.gpu.blocked == []
+    assert fake.gpu.alive["Stream"] == 4, "all is left as it is"
+    assert caplog.text.count("what it works on is left behind") == (not told)
+
+
+def test_a_slow_gpu_is_waited_for_after_a_stop(fake: Machine, small: Model, impatient: float) -> None:
+    """Each request gets its time, however many there are."""
+    with open_engine_for(small, "tensorrt", EngineOptions("fp32", requests=3)) as engine:
+        session = engine.session(*SIZE)
+        requests = [session.start(picture(SIZE), np.empty(session.score_shape, np.float32)) for _ in range(3)]
+        engine.cancel()
+        for request in requests:
+            fake.gpu.hangs = True
+            timer = threading.Timer(0.2, lambda: setattr(fake.gpu, "hangs", False))
+            timer.start()
+            request.wait(WAIT_S)
+            timer.join()
+
+
+def test_memory_is_unlocked_while_another_thread_records(fake: Machine, small: Model) -> None:
+    """Whoever asks a stream that is recorded, or the whole GPU, spoils the recording."""
+    recording, go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        recording.set()
+        assert go_on.wait(WAIT_S)
+
+    ring = np.zeros(4096, np.uint8)
+    with open_engine_for(small, "tensorrt", EngineOptions("fp32")) as engine, ThreadPoolExecutor(2) as threads:
+        assert isinstance(engine, PageLocking)
+        session = engine.session(*SIZE)
+        engine.page_lock(ring)
+        fake.trt.faults["recording"] = block
+        scoring = threads.submit(score, session, picture(SIZE))
+        assert recording.wait(WAIT_S)
+        unlocking = threads.submit(engine.page_unlock, ring)
+        with pytest.raises(TimeoutError):
+            unlocking.result(0.3)
+        go_on.set()
+        unlocking.result(WAIT_S)
+        assert np.isfinite(scoring.result(WAIT_S)).all()
+        score(session, picture(SIZE))
+    assert fake.gpu.calls["cudaGraphLaunch"] == 1, "the recording is good"
+
+
+def test_what_was_lost_on_the_gpu_is_told_once(
+    fake: Machine, small: Model, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    """After an illegal address everything fails, also what gives memory back."""
+    caplog.set_level(logging.INFO)
+    engine = open_engine(small, "tensorrt", EngineOptions("fp32"))
+    session, ring = engine.session(*SIZE), np.zeros(4096, np.uint8)
+    assert isinstance(engine, PageLocking)
+    engine.page_lock(ring)
+    request = session.start(picture(SIZE), np.empty(session.score_shape, np.float32))
+    lost = ("EventQuery", "EventRecord", "Free", "FreeHost", "HostUnregister", "StreamDestroy", "GraphExecDestroy")
+    fake.gpu.fail |= {f"cuda{name}": "cudaErrorIllegalAddress" for name in (*lost, "EventDestroy")}
+    with pytest.raises(EngineError, match=r"CUDA failed to finish its work: .*IllegalAddress"):
+        request.wait(WAIT_S)
+    engine.page_unlock(ring)
+    engine.close()
+    del session, request, engine
+    gc.collect()
+    assert "IllegalAddress" not in caplog.text
+    assert not list(recwarn), "of exceptions that nobody could catch"

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from tests.engines.tensorrt.conftest import Machine
 from tests.pipeline import clips
-from tests.pipeline.running import options_of
+from tests.pipeline.running import options_of, until
 
 
 def masks(folder: Path, *words: str) -> list[np.ndarray]:
@@ -171,3 +172,33 @@ def test_leaving_the_loop_ends_the_build_for_a_new_size(fake: Machine, home: Pat
     assert time.monotonic() - began < 5
     assert [name.partition("-fp32")[0] for name in plans(home)] == ["street-80x64"]
     assert not any(thread.name == "build" for thread in threading.enumerate())
+
+
+def test_ctrl_c_ends_a_run_on_a_gpu_that_hangs(
+    fake: Machine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from engines import cancellation
+    from engines.backends.nvidia import cuda, lanes
+
+    for module in (cancellation, cuda, lanes):
+        monkeypatch.setattr(module, "GIVE_UP_S", 0.5)
+    pressed = [0.0]
+
+    def press() -> None:
+        until(lambda: fake.gpu.calls["cudaGraphLaunch"] > 3, 60, "some frames")
+        fake.gpu.hangs = True
+        pressed[0] = time.monotonic()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    arguments = ["--input", "lavfi:testsrc2=size=160x120:rate=25", "--output", "null", "--model", "street"]
+    with ThreadPoolExecutor(1) as finger:
+        pressing = finger.submit(press)
+        status = main([*arguments, "--size", "64", "--precision", "fp32", "--engine", "tensorrt"])
+        took = time.monotonic() - pressed[0]
+        pressing.result()
+    assert status == 1
+    assert took < 8
+    told = [line for line in capsys.readouterr().err.splitlines() if "INFO" not in line]
+    assert [line for line in told if "GPU" in line] == [line for line in told if "error: " in line]
+    assert "the GPU has not answered for 0.5 s" in told[-1]
+    assert fake.gpu.blocked == []
