@@ -37,7 +37,7 @@ from engines.backends.nvidia import typed_graph
 from engines.backends.nvidia.building import MESSAGES, BuildOptions, build_plan
 from engines.backends.nvidia.cuda import Array, PageLocked, open_device
 from engines.backends.nvidia.kernels import PixelKernels
-from engines.backends.nvidia.lanes import Border, Lane
+from engines.backends.nvidia.lanes import Border, Lane, new_context
 from engines.backends.nvidia.pixels import LAYOUTS, check_frame
 
 IN_FLIGHT = 3
@@ -222,9 +222,9 @@ def _border(engine: trt.ICudaEngine, model: Model, size: tuple[int, int], info: 
     """What a plan takes and gives.
 
     Raises:
-        EngineError: it gives no scores.
+        EngineError: it gives no scores, or as `new_context`.
     """
-    context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    context = new_context(engine)
     shape = picture_shape(model, size)
     context.set_input_shape(model.input_name, trt.Dims((1, *shape)))
     dims = context.get_tensor_shape(model.output_name)

@@ -102,6 +102,21 @@ class Room:
         self.host.close()
 
 
+def new_context(engine: trt.ICudaEngine) -> trt.IExecutionContext:
+    """What runs a plan, in memory that it is given later.
+
+    Raises:
+        EngineError: TensorRT makes none, most often for want of memory.
+    """
+    context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    if context is None:
+        raise EngineError(
+            f"TensorRT cannot run the plan ({MESSAGES.why()}): the GPU's memory is used up, most often; free some, or "
+            "choose a smaller --size"
+        )
+    return context
+
+
 Owned = TypeVar("Owned", Stream, Event, DeviceMemory, Room, Graph)
 
 
@@ -266,9 +281,7 @@ class Lane:
 
     def _context(self, batch: int) -> trt.IExecutionContext:
         border = self._border
-        context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-        if context is None:
-            raise EngineError(f"TensorRT cannot run the plan: {MESSAGES.why()}")
+        context = new_context(self._engine)
         context.set_device_memory(self._work.address, self._work.size)
         ready = context.set_input_shape(border.input_name, trt.Dims((batch, *border.input_shape)))
         ready = ready and context.set_tensor_address(border.input_name, self._pictures.device.address)

@@ -238,6 +238,9 @@ def _deserialise(module: ModuleType, self: Any, plan: Any) -> Any:
 
 def _context(module: ModuleType, self: Any, strategy: Any = None) -> Any:
     assert strategy == module.ExecutionContextAllocationStrategy.USER_MANAGED  # type: ignore[attr-defined]
+    if "context" in module.faults:  # type: ignore[attr-defined]
+        self._runtime._logger.log(module.ILogger.Severity.ERROR, module.faults["context"])  # type: ignore[attr-defined]
+        return None
     return _bare(module, "IExecutionContext", engine=self, addresses={}, shapes={}, memory=None)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from engines.backends import open_engine
 from engines.base import (
+    BatchSession,
     CancelledError,
     EngineError,
     EngineOptions,
@@ -116,6 +117,24 @@ def test_where_there_is_no_more_memory_smaller_frames_go_on(fake: Machine, dynam
             again = frame(64, 96)
             session.start_frames([again]).wait(WAIT_S)
             assert (again.labels < 255).all()
+
+
+def test_no_memory_to_run_a_plan_is_told(fake: Machine, dynamic: Model) -> None:
+    """When its size is opened, and when a batch of another size comes first."""
+    told = r"TensorRT cannot run the plan \(.*OutOfMemory\): the GPU's memory is used up.* smaller --size"
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=1, batch=2)) as engine:
+        fake.trt.faults["context"] = "createExecutionContext: Error Code 2: OutOfMemory"
+        with pytest.raises(EngineError, match=told):
+            engine.session(*SIZE)
+        fake.trt.faults.clear()
+        session, image = engine.session(*SIZE), picture(SIZE)
+        assert isinstance(session, BatchSession)
+        score(session, image)
+        fake.trt.faults["context"] = "createExecutionContext: Error Code 2: OutOfMemory"
+        outs = [np.empty(session.score_shape, np.float32) for _ in range(2)]
+        with pytest.raises(EngineError, match=told):
+            session.start_batch([image, image], outs)
+        assert np.isfinite(score(session, image)).all(), "what is there goes on"
 
 
 def test_broken_times_of_kernels_are_measured_anew(fake: Machine, small: Model, tmp_path: Path) -> None:
