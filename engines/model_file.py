@@ -234,6 +234,8 @@ def _normalisation(
 ) -> tuple[tuple[float, float, float] | None, tuple[float, float, float] | None]:
     """Mean and deviation in 0–255, or (None, None) where the graph normalises by itself."""
     if "mean" not in notes.values and "std" not in notes.values:
+        if "range" in notes.values:
+            raise notes.fail("range", "given with mean, std or both: it says for which pictures they are")
         if source.dtype == "uint8" or trusted:
             return None, None
         guessed.append("mean and std of ImageNet")

@@ -266,6 +266,7 @@ WRONG = [
     ("mean: [0.485, 0.456, 0.406]\nstd: [0.2, 0.2, 0.2]\n", "range is missing: it must be given, 1 or 255"),
     ("mean: [1, 2, 3]\nstd: [1, 0, 1]\n", "std is .*: it must be three numbers above 0"),
     ("mean: [1, 2, 3]\nrange: 2\n", "range is 2: it must be 1 or 255"),
+    ("range: 255\n", "range is 255: it must be given with mean, std or both"),
     ("layout: hwc\n", "layout is 'hwc': it must be nhwc or nchw"),
     ("layout: nhwc\n", r"is 1×3×\?×\?, read as layout nhwc: only one of height and width is fixed"),
     ("channels: gbr\n", "channels is 'gbr': it must be rgb or bgr"),
