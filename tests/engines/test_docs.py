@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="networks need torch (the extra `train`)")
 pytest.importorskip("google.protobuf", reason="the writer of Caffe models needs protobuf")
 
+from engines.catalogue import ZOO  # noqa: E402
 from engines.networks import NETWORKS, Segmenter  # noqa: E402
 from engines.zoo import load_model  # noqa: E402
 from tests.engines.peers import published  # noqa: E402
@@ -32,6 +33,18 @@ def test_programs_in_documents_can_be_compiled() -> None:
     assert len(found) >= 5
     for document, program in found:
         compile(program, str(document), "exec")
+
+
+def test_published_figures_of_named_models_stand_in_the_tables() -> None:
+    zoo, evaluation = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("zoo.md", "evaluation.md"))
+    published = [entry for entry in ZOO.values() if entry.download is not None and entry.accuracy]
+    assert len(published) == 8
+    for entry in published:
+        figures = set(re.findall(r"\d\d\.\d+", entry.accuracy))
+        (row,) = (line for line in zoo.splitlines() if line.startswith(f"| `{entry.name}` |"))
+        assert figures
+        for lines in ([row], evaluation.splitlines()):
+            assert any(figures <= set(re.findall(r"\d\d\.\d+", line)) for line in lines), entry.name
 
 
 def run(document: str) -> dict[str, object]:
