@@ -100,6 +100,7 @@ class VideoSink:
         if encoder.even:
             picture = picture.with_even_sides(layout)
         options = encoder.options(self._options.quality, prompt=self._prompt and stream.live)
+        first = stream.start + stream.skipped
         coding = Coding(
             encoder,
             options,
@@ -107,7 +108,8 @@ class VideoSink:
             stream.time_base,
             stream.average_rate,
             self._options.threads,
-            zero=stream.start + stream.skipped if stream.skipped else Fraction(0),
+            # What lies before 0 is not shown, as in a transport stream whose clock ran over its end.
+            zero=first if stream.skipped or first < 0 else Fraction(0),
         )
         try:
             self._target = self._make_target(info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -107,6 +108,24 @@ def sound_times(path: Path) -> list[Fraction]:
     with av.open(str(path)) as container:
         streams = container.streams.audio
         return [p.pts * p.time_base for p in container.demux(streams) if p.pts is not None] if streams else []
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_times_before_zero_are_all_shown(ending: str, clip: MakeClip, tiny: str, tmp_path: Path) -> None:
+    """A transport stream's clock begins anew after a day: libav tells times below zero of what comes before that."""
+    given, wrapping = clip("late ts"), tmp_path / "wrapping.ts"
+    shift = 2**33 - round(given.pts[-3] * 90000)
+    with av.open(str(given.path)) as source, av.open(str(wrapping), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                container.mux(packet)
+    out, masks = tmp_path / f"out.{ending}", tmp_path / "masks.mkv"
+    run([InputOptions(str(wrapping), outputs=(str(out),), masks=(str(masks),))], tiny)
+    told = [json.loads(line) for line in (tmp_path / "masks.mkv.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [Fraction(*line["pts"]) for line in told] == [pts - given.pts[-3] for pts in given.pts]
+    assert times(out) == [pts - given.pts[0] for pts in given.pts]
 
 
 def test_parts_of_a_file(clip: MakeClip, tiny: str) -> None:
