@@ -9,19 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engines.base import CancelledError, Engine
-from pipeline.errors import SourceError, StageError
-from pipeline.flow import Buffer, Closed, Crew, PoolLane, WorkerPool
-from pipeline.frame import Frame, Geometry, Result
+from pipeline.errors import SourceError
+from pipeline.flow import Buffer, Closed, Crew, WorkerPool
+from pipeline.frame import Frame, Geometry
 from pipeline.options import PropagateOptions
 from pipeline.runner.deadline import Deadlines
 from pipeline.runner.epoch import Epoch, Ticket
 from pipeline.runner.failing import failing_as
+from pipeline.runner.labelling import Labelling
 from pipeline.runner.meters import LaneMeters
 from pipeline.runner.outlet import Delivery, Outlet
 from pipeline.runner.propagation import Pace, Propagation
@@ -29,10 +30,7 @@ from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sinks.base import OutputInfo
 from pipeline.sources.base import AudioPacket, Decoded, Source
 from pipeline.stages.hold import Hold
-from pipeline.stages.refine import CRFWork
 from pipeline.stages.render import Renderer
-from pipeline.stages.upsample import class_counts, upsample_argmax
-from pipeline.telemetry import StageMeter
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +39,6 @@ AHEAD = 2
 
 MAX_AGE_NS = 200_000_000
 """Age at which a live frame is too old for the engine, where nothing else is said."""
-
-REFINE_TIMEOUT_S = 180.0
-"""Longer than the two tries that the pool gives a frame before it passes unrefined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +93,11 @@ class Lane:
         self.source = source
         self.outlets = outlets
         self.meters = LaneMeters.new()
+        # Workers refine frames side by side, so none of them knows the labels of the one before.
+        holds = options.propagate.temporal and pool is None
+        hold = Hold(probabilities=engine.model.probabilities) if holds else None
+        self.labelling = Labelling(self.meters, renderer, hold, plain=options.plain)
         self.lost: SourceError | None = None
-        self.unrefined = 0
         self.overtaken = self.late_unprepared = self.late_prepared = 0
         self.reading_s = 0.0
         self._engine = engine
@@ -109,9 +107,6 @@ class Lane:
         self._crew = crew
         self._stopping = stopping
         self._epoch: Epoch | None = None
-        # Workers refine frames side by side, so none of them knows the labels of the one before.
-        holds = options.propagate.temporal and pool is None
-        self._hold = Hold(probabilities=engine.model.probabilities) if holds else None
         self._expected = 0
         self._max_age_ns = (options.max_latency_ns or MAX_AGE_NS) if options.live else None
         self._deadlines = Deadlines(options.workers) if options.live else None
@@ -205,7 +200,7 @@ class Lane:
                     self.late_unprepared += 1
                     epoch.free.put(number)
                     continue
-                with self._stage("prepare", frame, self.meters.prepare):
+                with failing_as("prepare", frame.source, frame.index), self.meters.prepare:
                     ticket = epoch.load(number, decoded)
                 if epoch.propagation is not None:
                     self._mark(ticket)
@@ -330,7 +325,8 @@ class Lane:
                     if ticket is None:
                         self._settle(waiting.end())
                         continue
-                    with self._stage("propagate", ticket.frame, self.meters.propagate):
+                    frame = ticket.frame
+                    with failing_as("propagate", frame.source, frame.index), self.meters.propagate:
                         self._settle(self._follow(ticket, waiting))
             self._settle(waiting.end())
         self.scored.close()
@@ -361,65 +357,10 @@ class Lane:
         try:
             while True:
                 ticket = self.scored.get()
-                delivery = Delivery(self._result(ticket), ticket.epoch.info)
+                delivery = Delivery(self.labelling.result(ticket), ticket.epoch.info)
                 ticket.epoch.free.put(ticket.slot)
                 for outlet in self.outlets:
                     outlet.buffer.put(delivery)
         except Closed:
             for outlet in self.outlets:
                 outlet.buffer.close()
-
-    def _result(self, ticket: Ticket) -> Result:
-        epoch, frame = ticket.epoch, ticket.frame
-        slot = epoch.ring[ticket.slot]
-        refined = epoch.refining is not None and self._collect_refined(epoch.refining, frame)
-        if refined or epoch.where is not None:
-            counts = class_counts(slot.labels, slot.scores.shape[0])
-        else:
-            with self._stage("upsample", frame, self.meters.upsample):
-                if self._hold is not None and ticket.known is not None:
-                    counts = self._hold.label(
-                        slot.scores,
-                        epoch.geometry,
-                        ticket.motion,
-                        slot.labels,
-                        known=ticket.known,
-                        ahead=ticket.ahead,
-                    )
-                else:
-                    scores = slot.scores.astype(np.float32, copy=False)  # half where the CRF was to take them
-                    _, counts = upsample_argmax(scores, epoch.geometry, slot.labels)
-        with self._stage("render", frame, self.meters.render):
-            plain = _own(frame) if self._options.plain or self._renderer is None else None
-            painted = self._renderer.render(frame, slot.labels, counts) if self._renderer is not None else plain
-        assert painted is not None
-        shares = tuple((counts / slot.labels.size).tolist())
-        whole = refined or epoch.refining is None
-        return Result(painted, slot.labels.copy(), shares, whole, plain if self._options.plain else None)
-
-    def _collect_refined(self, refining: PoolLane, frame: Frame) -> bool:
-        try:
-            with failing_as("refine", frame.source, frame.index), self.meters.for_refined:
-                outcome = refining.next(REFINE_TIMEOUT_S)
-        except StageError as error:
-            if not str(error).startswith(frame.source):  # a worker knows frames, but not of which input
-                told = StageError(f"{frame.source}: {error}", stage=error.stage, index=error.index)
-                raise told from error.__cause__
-            raise
-        self.meters.refine.add(outcome.busy_s)
-        if isinstance(outcome.value, CRFWork):
-            self.meters.crf.add(outcome.busy_s, outcome.value.classes, outcome.value.iterations)
-        self.unrefined += not outcome.refined
-        return outcome.refined
-
-    @contextmanager
-    def _stage(self, name: str, frame: Frame, meter: StageMeter) -> Iterator[None]:
-        """Time a stage's work on a frame, and say where it was if it fails."""
-        with failing_as(name, frame.source, frame.index), meter:
-            yield
-
-
-def _own(frame: Frame) -> Frame:
-    """A copy that outlives the frame's slot."""
-    y, u, v = (plane.copy() for plane in frame.planes)
-    return replace(frame, planes=(y, u, v))

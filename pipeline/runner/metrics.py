@@ -159,7 +159,7 @@ def _frames(lanes: Sequence[Lane]) -> Iterator[Metric]:
         for drop in drops_of(lane):
             dropped.add_metric([name, hide(drop.place), drop.cause], drop.frames)
         damaged.add_metric([name], lane.source.damaged)
-        unrefined.add_metric([name], lane.unrefined)
+        unrefined.add_metric([name], lane.labelling.unrefined)
         for outlet in lane.outlets:
             there = [name, hide(outlet.sink.name)]
             written.add_metric(there, outlet.meter.frames)

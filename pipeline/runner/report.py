@@ -115,7 +115,7 @@ def _input(lane: Lane, seconds: float, awaited: Mapping[str, float], places: Map
         written=max((outlet.meter.frames for outlet in lane.outlets), default=0),
         damaged=lane.source.damaged,
         repaired=lane.source.repaired,
-        unrefined=lane.unrefined,
+        unrefined=lane.labelling.unrefined,
         dropped=lane.dropped,
         drops=tuple(drop for drop in drops_of(lane) if drop.frames),
         outages=_outages(lane),

@@ -85,7 +85,7 @@ def test_errors_are_raised(clip: MakeClip, tiny: str, monkeypatch: pytest.Monkey
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr("pipeline.runner.lane.upsample_argmax", fail)
+    monkeypatch.setattr("pipeline.runner.labelling.upsample_argmax", fail)
     with nothing_left(), told(StageError, "h264, frame 0: upsample failed") as error:
         next(pipeline.stream(path, model=tiny))
     assert (error.stage, error.index) == ("upsample", 0)

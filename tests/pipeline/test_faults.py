@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pipeline.runner.epoch
-import pipeline.runner.lane
+import pipeline.runner.labelling
 from engines.backends.common import LaneRequest
 from engines.backends.openvino import OpenVINOSession
 from engines.base import EngineError
@@ -61,7 +61,7 @@ STAGES: dict[str, tuple[object, str, str]] = {
     "prepare": (pipeline.runner.epoch, "prepare", "prepare"),
     "start": (OpenVINOSession, "start", "infer"),
     "wait": (LaneRequest, "wait", "infer"),
-    "upsample": (pipeline.runner.lane, "upsample_argmax", "upsample"),
+    "upsample": (pipeline.runner.labelling, "upsample_argmax", "upsample"),
     "render": (Renderer, "render", "render"),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import pipeline.runner.lane
+import pipeline.runner.labelling
 from engines import zoo
 from pipeline.flow import Buffer, WorkerPool
 from pipeline.options import InputOptions
@@ -76,7 +76,7 @@ def test_a_slow_source(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_engine_that_is_the_busiest_but_never_waited_for(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labelling takes longer, in two stages that each take less long."""
     slow_network(monkeypatch, 0.024)
-    slow(monkeypatch, pipeline.runner.lane, "upsample_argmax", 0.02)
+    slow(monkeypatch, pipeline.runner.labelling, "upsample_argmax", 0.02)
     slow(monkeypatch, Renderer, "render", 0.022)
     given = InputOptions(FILE.replace("25", "100"), outputs=("null",))
     report = run([given], tiny, realtime=True, duration=1)
