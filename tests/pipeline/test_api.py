@@ -19,7 +19,8 @@ from engines.base import EngineError
 from pipeline.errors import ConfigError, PipelineError, SourceError, StageError
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
-from tests.pipeline.running import ROOT, nothing_left, plainly, told
+from tests.pipeline.leftovers import nothing_left
+from tests.pipeline.running import ROOT, plainly, told
 from tests.pipeline.tiny import LABELS
 
 pytestmark = pytest.mark.timeout(60)

@@ -25,12 +25,12 @@ from pipeline.options import RunOptions
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.running import (
     PROGRAM,
     ROOT,
     arguments,
     masks_of,
-    nothing_left,
     one_line_error,
     plainly,
     program,

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import arguments, masks_of, nothing_left, one_line_error, times, tree
+from tests.pipeline.leftovers import nothing_left
+from tests.pipeline.running import arguments, masks_of, one_line_error, times, tree
 from tests.pipeline.tiny import tiny_model
 
 pytestmark = pytest.mark.timeout(60)

@@ -12,7 +12,8 @@ from PIL import Image
 from pipeline.cli.figure import ClassMap, Step, heat, sheet
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import arguments, nothing_left, one_line_error, plainly, tree
+from tests.pipeline.leftovers import nothing_left
+from tests.pipeline.running import arguments, one_line_error, plainly, tree
 from tests.pipeline.tiny import LABELS
 
 pytestmark = pytest.mark.timeout(60)

@@ -27,8 +27,9 @@ from pipeline.sources.av import AvSource
 from pipeline.sources.demux import Demuxer
 from pipeline.stages.render import Renderer
 from tests.pipeline.clips import Clip
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.refine_jobs import Fault
-from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, plainly, run, told, tree
+from tests.pipeline.running import Recorder, masks_of, options_of, plainly, run, told, tree
 
 pytestmark = pytest.mark.timeout(60)
 

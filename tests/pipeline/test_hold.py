@@ -28,8 +28,9 @@ from pipeline.telemetry import PropagationMeter
 from tests.pipeline import tiny
 from tests.pipeline.clips import Clip
 from tests.pipeline.following import held, one_by_one, pan, sure, write_moving
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.painting import Array
-from tests.pipeline.running import Recorder, nothing_left, run
+from tests.pipeline.running import Recorder, run
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
 

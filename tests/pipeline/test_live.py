@@ -23,7 +23,8 @@ from pipeline.runner.deadline import Deadlines
 from pipeline.runner.outlet import AUDIO_BACKLOG, BACKLOG, Delivery, Outlet
 from pipeline.sources import AudioPacket, open_source
 from tests.pipeline.clips import Clip
-from tests.pipeline.running import Recorder, masks_of, nothing_left, options_of, run, until
+from tests.pipeline.leftovers import nothing_left
+from tests.pipeline.running import Recorder, masks_of, options_of, run, until
 from tests.pipeline.slowing import slow_network
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]

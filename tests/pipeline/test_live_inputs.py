@@ -19,8 +19,9 @@ from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.ports import free_port
-from tests.pipeline.running import Recorder, arguments, masks_of, nothing_left, options_of, run, started, tree, until
+from tests.pipeline.running import Recorder, arguments, masks_of, options_of, run, started, tree, until
 from tests.pipeline.slowing import slow_network
 from tests.pipeline.sources.peers import gst_rtsp
 from tests.pipeline.sources.served import rtsp_camera, talker

@@ -12,7 +12,8 @@ import pipeline.runner.outlet
 from pipeline.errors import SinkError
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
-from tests.pipeline.running import nothing_left, options_of, times, tree, until
+from tests.pipeline.leftovers import nothing_left
+from tests.pipeline.running import options_of, times, tree, until
 
 pytestmark = pytest.mark.timeout(60)
 

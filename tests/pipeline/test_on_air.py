@@ -24,12 +24,12 @@ from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks import ServeOptions, open_output
 from tests.pipeline.conftest import Cli
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.ports import free_port
 from tests.pipeline.running import (
     ROOT,
     Recorder,
     arguments,
-    nothing_left,
     one_line_error,
     options_of,
     run,

@@ -25,8 +25,9 @@ from pipeline.stages.upsample import upsample_argmax
 from pipeline.telemetry import PropagationMeter
 from tests.pipeline.clips import Clip
 from tests.pipeline.following import held, one_by_one, pan, sure, write_moving
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.painting import Array
-from tests.pipeline.running import Recorder, nothing_left, options_of, run, told
+from tests.pipeline.running import Recorder, options_of, run, told
 from tests.pipeline.slowing import slow_network
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]

@@ -15,7 +15,8 @@ import pytest
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
 from tests.pipeline.conftest import Cli
-from tests.pipeline.running import arguments, nothing_left, one_line_error, program, tree
+from tests.pipeline.leftovers import nothing_left
+from tests.pipeline.running import arguments, one_line_error, program, tree
 
 pytestmark = pytest.mark.timeout(60)
 

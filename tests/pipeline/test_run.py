@@ -29,18 +29,9 @@ from pipeline.stages.render import Renderer, RenderOptions
 from pipeline.stages.upsample import upsample_argmax
 from tests.conftest import absent
 from tests.pipeline.clips import Clip
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.painting import Array, read_number
-from tests.pipeline.running import (
-    Recorder,
-    masks_of,
-    nothing_left,
-    plainly,
-    probe,
-    run,
-    sidecar_of,
-    times,
-    tree,
-)
+from tests.pipeline.running import Recorder, masks_of, plainly, probe, run, sidecar_of, times, tree
 from tests.pipeline.tiny import LABELS
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_error_logged")]

@@ -20,8 +20,9 @@ import pytest
 from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.base import Live
 from tests.pipeline.certificates import self_signed
+from tests.pipeline.leftovers import held
 from tests.pipeline.ports import free_port
-from tests.pipeline.running import held, until
+from tests.pipeline.running import until
 from tests.pipeline.sinks.serving import SHOWN, on_air, page_pieces, play
 from tests.pipeline.sinks.test_rtsp_auth import SECRET, digest
 

@@ -18,8 +18,9 @@ from pipeline.errors import ConfigError, SinkError
 from pipeline.sinks import VideoOptions, open_output
 from pipeline.sinks.base import Live, Sink
 from tests.conftest import absent, need_program
+from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.ports import free_port
-from tests.pipeline.running import nothing_left, until
+from tests.pipeline.running import until
 from tests.pipeline.sinks.serving import NOISE, SHOWN, Task, on_air, without_own_cache
 
 pytestmark = [pytest.mark.timeout(90), pytest.mark.usefixtures("no_error_logged")]

@@ -19,8 +19,9 @@ from pipeline.flow.service import Service
 from pipeline.sinks import ServeOptions, open_output
 from pipeline.sinks.serve.admission import Admission, Guest, network_of
 from tests.pipeline.certificates import self_signed
+from tests.pipeline.leftovers import held
 from tests.pipeline.ports import free_port
-from tests.pipeline.running import held, until
+from tests.pipeline.running import until
 from tests.pipeline.sinks.rtsp_client import Client, client, listens, served
 from tests.pipeline.sinks.serving import SHOWN, Task, on_air
 from tests.pipeline.sinks.test_rtsp_auth import SECRET, digest
