@@ -1,9 +1,8 @@
-"""A file that is there whole or not at all, for whoever writes it by a library."""
+"""A file that is there whole or not at all, however it is written."""
 
 from __future__ import annotations
 
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +17,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         EngineError: nothing can be written there.
     """
+    # Nobody else may write it, whatever the umask: a plan that a group can write is not read.
+    unfinished = path.resolve().with_name(f"{secrets.token_hex(8)}{path.suffix}.part")
     try:
-        handle, name = tempfile.mkstemp(suffix=f"{path.suffix}.part", dir=path.resolve().parent)
+        unfinished.touch(0o644, exist_ok=False)
     except OSError as error:
         raise EngineError(f"{path}: cannot be written: {error.strerror}") from error
-    os.close(handle)
-    unfinished = Path(name)
     try:
-        unfinished.chmod(0o644)
         yield unfinished
         unfinished.replace(path)
     finally:

@@ -14,6 +14,7 @@ from torch import Tensor
 from engines.base import ModelError
 from engines.networks.trained import FORMAT, KEY, UNFIT, TrainedNetwork, first_line, read_tree
 from engines.training.options import TrainingOptions, parse_options
+from engines.whole_file import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Checkpoint:
     random: Tensor
 
     def save(self, path: Path) -> None:
-        """Write beside ``path`` and rename, so that a cut leaves the old file."""
+        """Write it; a cut leaves the old file."""
         tree = {
             "format": FORMAT,
             KEY: self.trained.to_tree(),
@@ -53,15 +54,10 @@ class Checkpoint:
             "optimiser": self.optimiser,
             "random": self.random,
         }
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with unfinished.open("wb") as stream:
-                torch.save(tree, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with whole_file(path) as unfinished, unfinished.open("wb") as stream:
+            torch.save(tree, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engines.base import EngineError
+from engines.whole_file import whole_file
 
 
 def write_json(path: Path, figures: dict[str, Any]) -> None:
@@ -33,12 +33,10 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
     Raises:
         EngineError: it cannot be written.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise EngineError(f"{path}: cannot be written: {error.strerror}") from error
 
 
