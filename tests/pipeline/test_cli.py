@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -268,6 +269,15 @@ def test_help_and_usage_load_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=30, check=False, cwd=ROOT
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_python_without_the_libraries_is_told_which_has_them() -> None:
+    command = [PROGRAM[0], "-S", *PROGRAM[1:], "--doctor"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: No module named '\w+': `make demo` .* run \.venv/bin/python .*run_pipeline\.py\n", done.stderr
+    )
 
 
 def test_nothing_is_written_into_the_home_directory_but_the_cache(clip: MakeClip, tiny: str, tmp_path: Path) -> None:
