@@ -318,3 +318,11 @@ class PageLocking(Protocol):
 
     def page_unlock(self, memory: NDArray[np.generic]) -> None:
         """Undo `page_lock`, before the memory is freed; what is under way is waited for."""
+
+
+@runtime_checkable
+class OwnMemory(Protocol):
+    """An engine on a processor with memory of its own, which the network does not take from the machine's."""
+
+    def free_memory(self) -> int | None:
+        """Bytes of it that are left, None where the library does not tell."""

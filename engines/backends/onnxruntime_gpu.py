@@ -89,6 +89,10 @@ class OnnxRuntimeGpuEngine(EngineBase):
         )  # fmt: skip
         super().__init__(model, info)
 
+    def free_memory(self) -> int | None:
+        """ONNX Runtime does not tell; see `engines.base.OwnMemory`."""
+        return None
+
     def _compile(self, height: int, width: int) -> Session:
         model, precision, size = self._model, self._info.precision, (height, width)
         graph = typed_graph(model, precision, size, self._info.max_batch)

@@ -35,7 +35,7 @@ except Exception as error:  # a broken library can raise anything
 
 from engines.backends.nvidia import typed_graph
 from engines.backends.nvidia.building import MESSAGES, BuildOptions, build_plan
-from engines.backends.nvidia.cuda import Array, PageLocked, open_device
+from engines.backends.nvidia.cuda import Array, PageLocked, free_memory, open_device
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane, new_context
 from engines.backends.nvidia.pixels import LAYOUTS, check_frame
@@ -91,6 +91,10 @@ class TensorRTEngine(EngineBase):
     def page_unlock(self, memory: Array) -> None:
         """Undo `page_lock`; see `engines.base.PageLocking`."""
         self._page_locked.remove(memory)
+
+    def free_memory(self) -> int:
+        """Bytes that are left on the GPU; see `engines.base.OwnMemory`."""
+        return free_memory()
 
     def _compile(self, height: int, width: int) -> Session:
         size = (height, width)

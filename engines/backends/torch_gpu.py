@@ -79,6 +79,10 @@ class TorchGpuEngine(EngineBase):
         info = EngineInfo(self.name, torch.__version__, device, precision, 0, options.requests, options.precision)
         super().__init__(model, info)
 
+    def free_memory(self) -> int | None:
+        """Bytes that are left on the GPU; see `engines.base.OwnMemory`."""
+        return int(torch.cuda.mem_get_info()[0])
+
     def _compile(self, height: int, width: int) -> Session:
         model, precision, size = self._model, self._info.precision, (height, width)
         blank = torch.zeros((1, *picture_shape(model, size)), dtype=_dtype(model), device=self.device)

@@ -92,7 +92,7 @@ def _way(decoded: Decoded, engine: Engine, options: RunOptions) -> tuple[list[St
     size = options.model.size or model.size
     geometry = geometry_for(frame, model, size)
     if model.fixed_size is None:
-        refuse_too_large([geometry], size, requests=1, slots=1)
+        refuse_too_large([geometry], size, engine=engine, slots=1)
     session = engine.session(geometry.input_height, geometry.input_width)
     layout = SlotLayout(frame.format, frame.colour, frame.height, frame.width, geometry, session.score_shape)
     with Ring(layout, 1) as ring:

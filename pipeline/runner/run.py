@@ -125,8 +125,8 @@ class Runner:
         there = [info for each in opened if (info := each.source.info).height]
         geometries = [geometry_for(info, model, self.size) for info in there]
         if model.fixed_size is None:
-            requests, slots = self._engine.info.requests, self._slots(any(map(self._is_live, opened)))
-            refuse_too_large(geometries, self.size, requests=requests, slots=slots)
+            slots = self._slots(any(map(self._is_live, opened)))
+            refuse_too_large(geometries, self.size, engine=self._engine, slots=slots)
         on_scores = self._pool is not None or options.propagate.active
         for info, geometry in zip(there, geometries, strict=True):
             # Compiled now and kept, so that a model that does not fit is refused before anything flows.

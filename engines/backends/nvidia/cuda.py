@@ -119,6 +119,15 @@ def open_device() -> Device:
     return Device(name, capability, int(found.totalGlobalMem), f"{version // 1000}.{version % 1000 // 10}")
 
 
+def free_memory() -> int:
+    """Bytes that are left on the GPU.
+
+    Raises:
+        CudaError: it does not say.
+    """
+    return int(check("ask for the GPU's memory", runtime.cudaMemGetInfo()))
+
+
 class DeviceMemory:
     """Bytes on the GPU, freed by `close`."""
 

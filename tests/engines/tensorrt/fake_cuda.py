@@ -80,6 +80,7 @@ class FakeCuda:
         copies: (kind, bytes) of each copy that was given to a stream.
         fail: names of functions that shall fail.
         current: threads that have chosen the device.
+        free: bytes that are left.
         hangs: no work is ever done.
         blocked: functions that were called and would then wait for ever.
     """
@@ -97,6 +98,7 @@ class FakeCuda:
         self.streams: list[Stream] = []
         self.current: set[int] = set()
         self.hangs = False
+        self.free = 20 << 30
         self.blocked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -119,7 +121,9 @@ class FakeCuda:
             status = self._real.cudaError_t.cudaSuccess
             if isinstance(answer, type(status)):
                 return (answer,)
-            return (status,) if answer is None else (status, answer)
+            if answer is None:
+                return (status,)
+            return (status, *answer) if isinstance(answer, tuple) else (status, answer)
 
         return call
 
@@ -186,6 +190,9 @@ class FakeCuda:
         told = {"name": b"Fake GPU\0\0\0", "major": 8, "minor": 9, "totalGlobalMem": 24 << 30}
         assert all(hasattr(self._real.cudaDeviceProp, name) for name in told)
         return SimpleNamespace(**told)
+
+    def _cudaMemGetInfo(self) -> tuple[int, int]:
+        return self.free, 24 << 30
 
     def _cudaMalloc(self, size: int) -> int:
         memory = np.full(size, 0xAA, np.uint8)

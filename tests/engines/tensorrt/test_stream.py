@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -87,6 +88,27 @@ def test_memory_that_may_not_be_locked_is_copied_twice(
     told = capsys.readouterr().err
     assert told.count("copied twice on its way to the GPU: CUDA failed to page-lock") == 1
     assert "ulimit -l" in told
+
+
+def test_a_size_that_would_exhaust_the_gpus_memory(
+    fake: Machine, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The machine's own holds the frames alone; what the message proposes is accepted."""
+    monkeypatch.setattr("pipeline.runner.memory.available_memory", lambda: 16 << 20)
+    fake.gpu.free = 50 << 20
+    given = ["--input", "sample", "--output", "null", "--max-frames", "2", "--model", "street", "--engine", "tensorrt"]
+    largest = []
+    for precision in ("fp32", "fp16"):
+        assert main([*given, "--precision", precision, "--size", "2048"]) == 2
+        said = capsys.readouterr().err
+        told = re.search(r"of the GPU's memory and 0\.0 GiB are left; choose (\d+) or less", said)
+        assert told, said
+        largest.append(int(told[1]))
+    assert largest[0] < largest[1] < 1.5 * largest[0]
+    assert main([*given, "--precision", "fp32", "--size", str(largest[0])]) == 0
+    fake.gpu.free = 0
+    assert main([*given, "--precision", "fp32", "--size", "64"]) == 2
+    assert "0.0 GiB are left; free some" in capsys.readouterr().err
 
 
 def interrupted(machine: Machine, home: Path, step: Callable[[int], None]) -> tuple[int, float]:
