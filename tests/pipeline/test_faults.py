@@ -25,6 +25,7 @@ from pipeline.reports import Report
 from pipeline.runner import Runner
 from pipeline.sources.av import AvSource
 from pipeline.sources.demux import Demuxer
+from pipeline.sources.playing import Playback
 from pipeline.stages.render import Renderer
 from tests.pipeline.clips import Clip
 from tests.pipeline.leftovers import nothing_left
@@ -58,7 +59,7 @@ def at_frame(function: Callable[..., Any], frame: int = AT) -> Callable[..., Any
 
 
 STAGES: dict[str, tuple[object, str, str]] = {
-    "decode": (AvSource, "_frame", "decode"),
+    "decode": (Playback, "_frame", "decode"),
     "prepare": (pipeline.runner.epoch, "prepare", "prepare"),
     "start": (OpenVINOSession, "start", "infer"),
     "wait": (LaneRequest, "wait", "infer"),
@@ -98,7 +99,7 @@ def test_a_reader_that_fails_is_no_end_of_its_stream(
         ended.wait(0.5)
         close(source)
 
-    monkeypatch.setattr(AvSource, "_frame", at_frame(AvSource._frame))
+    monkeypatch.setattr(Playback, "_frame", at_frame(Playback._frame))
     monkeypatch.setattr(AvSource, "close", slowly)
     recorder = Recorder(lambda step, _: ended.set() if step in ("close", "abort") else None)
     given = InputOptions(str(clip("h264").path), outputs=(str(tmp_path / "out.mp4"),))

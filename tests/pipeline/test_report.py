@@ -14,7 +14,7 @@ from engines import zoo
 from pipeline.flow import Buffer, WorkerPool
 from pipeline.options import InputOptions
 from pipeline.reports import Report
-from pipeline.sources.av import AvSource
+from pipeline.sources.playing import Playback
 from pipeline.stages.render import Renderer
 from pipeline.telemetry import awaited_shares
 from tests.pipeline.clips import Clip
@@ -68,7 +68,7 @@ def test_a_slow_sink(tiny: str) -> None:
 
 
 def test_a_slow_source(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow(monkeypatch, AvSource, "_frame", 0.01)
+    slow(monkeypatch, Playback, "_frame", 0.01)
     report = run([InputOptions(FILE)], tiny, extra=[Recorder()])
     assert report.bottleneck == "testsrc2 decode"
 

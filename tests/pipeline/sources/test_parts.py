@@ -128,8 +128,8 @@ def test_a_seek_does_not_read_the_whole_file(clip: MakeClip) -> None:
     source = open_source(str(truth.path), SourceOptions(start=9))
     assert source.info.start == truth.pts[0]
     assert source.info.duration == pytest.approx(1, abs=0.1)
-    inner = source._source  # type: ignore[attr-defined]
-    assert inner._landed.pts >= 8  # the keyframe before, every 2 s
+    landed = source._source._playback.landed  # type: ignore[attr-defined]
+    assert landed.pts >= 8  # the keyframe before, every 2 s
     source.close()
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources import SourceOptions, open_source, open_sources
-from pipeline.sources.av import AvSource
+from pipeline.sources.playing import Playback
 from pipeline.sources.reconnect import DENIED_WAIT_S, LONGEST_DENIED_WAIT_S, LONGEST_WAIT_S, Backoff
 from tests.pipeline.ports import free_port
 from tests.pipeline.running import until
@@ -180,7 +180,7 @@ def resident_mib() -> float:
 @pytest.mark.parametrize("keep_up", [True, False])
 def test_a_stream_that_comes_faster_than_it_can_be_decoded(keep_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of it are left out, counted and marked; else the pictures would be ever older."""
-    slow(monkeypatch, AvSource, "_decode", 0.07)
+    slow(monkeypatch, Playback, "_decode", 0.07)
     with ffmpeg_server("tcp") as peer:
         peer.start()
         source = open_source(peer.uri, SourceOptions(keep_up=keep_up))
