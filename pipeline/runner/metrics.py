@@ -61,7 +61,7 @@ class MetricsServer:
         self._site.runner = runner
 
     def __enter__(self) -> MetricsServer:
-        self._mounted = Mounted(self._server, self._address, self._site)
+        self._mounted = Mounted(self._server, self._address, self._site, "metrics")
         return self
 
     def _server(self, address: Address) -> HttpServer:

@@ -23,6 +23,7 @@ from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks import ServeOptions, open_output
+from pipeline.sinks.serve.address import Address
 from tests.pipeline.conftest import Cli
 from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.ports import free_port
@@ -96,6 +97,24 @@ def _ready(port: int) -> bool:
         return get(port, "readyz")[0] == 200
     except OSError:
         return False
+
+
+def test_what_is_served_is_told_as_clients_type_it(tiny: str) -> None:
+    """The port, too, where any that is free was asked for."""
+    flags = ("--output", "rtsp://@:0/a b", "--output", "http://@127.0.0.1:0/cam", "--masks", "tcp://@[::1]:0")
+    with started(*arguments(LIVE, tiny, *flags, "--metrics-port", "0")) as process:
+        assert process.stderr is not None
+        told: dict[str, str] = {}
+        while len(told) < 4:
+            line = process.stderr.readline().decode()
+            assert line, "it has ended"
+            if match := re.fullmatch(r"INFO: serving (\w+://(\S+):(\d+)/(\S*))\n", line):
+                told[match[4]] = match[1]
+                socket.create_connection((match[2].strip("[]"), int(match[3])), 5).close()
+    assert {re.sub(r":\d+/", ":N/", each) for each in told.values()} == {
+        "rtsp://localhost:N/a%20b", "http://127.0.0.1:N/cam", "tcp://[::1]:N/", "http://localhost:N/metrics",
+    }  # fmt: skip
+    assert Address("rtsp", "::", 8554, "x").reached(8554) == f"rtsp://{socket.gethostname()}:8554/x"
 
 
 def test_what_prometheus_reads(tiny: str) -> None:

@@ -57,10 +57,22 @@ class Address:
             for b in other.hosts
         )
 
+    def reached(self, port: int) -> str:
+        """As clients type it: from another machine where that may connect, else from this one.
+
+        Args:
+            port: the one that is listened at, since 0 means any.
+        """
+        host = self.host or "localhost"
+        return self._at(socket.gethostname() if host in _EVERYWHERE else host, port)
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self._at(f"@{self.host}", self.port)
+
+    def _at(self, host: str, port: int) -> str:
+        host = re.sub(r"^(@?)(.*:.*)$", r"\1[\2]", host)
         path = re.sub(r"[^\w/{}.~!$&'()*+,;=:@-]", lambda match: quote(match[0]), self.path)
-        return f"{self.scheme}://@{host}:{self.port}/{path}"
+        return f"{self.scheme}://{host}:{port}/{path}"
 
 
 def serve_address(uri: str) -> Address | None:

@@ -220,12 +220,13 @@ class Mounted(Generic[M]):
         make: the server, if nobody listens at the address yet.
         address: where; its path is the thing's name.
         thing: what is served.
+        page: what clients ask for below the address.
 
     Raises:
         SinkError: the port or the name is taken.
     """
 
-    def __init__(self, make: Callable[[Address], Server[M]], address: Address, thing: M) -> None:
+    def __init__(self, make: Callable[[Address], Server[M]], address: Address, thing: M, page: str = "") -> None:
         self._address = address
         self.service = Service.join()
         try:
@@ -233,6 +234,7 @@ class Mounted(Generic[M]):
         except BaseException:
             self.service.leave()
             raise
+        log.info("serving %s%s", address.reached(self.server.port), page)
 
     async def _mount(self, make: Callable[[Address], Server[M]], thing: M) -> Server[M]:
         key = (self._address.host, self._address.port)
