@@ -312,7 +312,7 @@ def _dispatch(flags: argparse.Namespace) -> int:
 
         print(explain(options, Path(flags.explain)))
         return EXIT_OK
-    from pipeline.runner.run import refuse_clashes
+    from pipeline.runner.clashes import refuse_clashes
 
     refuse_clashes(options, flags.report)
     if flags.dry_run:

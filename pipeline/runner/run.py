@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from engines import zoo
 from engines.backends import open_engine
 from engines.base import Engine, EngineOptions, FrameSession
 from pipeline.cpu import CpuPlan, available_cpus, divide
-from pipeline.errors import ConfigError, PipelineError, SourceError
+from pipeline.errors import PipelineError
 from pipeline.flow import Crew, WorkerPool
 from pipeline.options import InputOptions, RunOptions
 from pipeline.reports import Report
+from pipeline.runner.clashes import refuse_clashes, written
 from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
 from pipeline.runner.outlet import Outlet
-from pipeline.runner.ports import refuse_shared_ports
 from pipeline.runner.report import make_report
 from pipeline.sinks import check_writable, is_watched, open_masks, open_output, wants_plain
 from pipeline.sinks.base import Sink
 from pipeline.sources import SourceOptions, open_sources
 from pipeline.sources.base import Source
-from pipeline.sources.places import images_of
 from pipeline.stages.keyframes import LONGEST
 from pipeline.stages.prepare import geometry_for
 from pipeline.stages.refine import worker_pool
@@ -98,7 +94,7 @@ class Runner:
         # Outputs are looked at before anything is opened: a typing error there costs no waiting.
         refuse_clashes(options)
         sinks = [_sinks(one, options) for one in options.inputs]
-        for uri, path in _written(options):
+        for uri, path in written(options):
             check_writable(uri, path)
         sinks[0] += extra
         self._sources = open_sources([(one.uri, self._reading(one), one.name) for one in options.inputs])
@@ -346,52 +342,3 @@ def _sinks(one: InputOptions, options: RunOptions) -> tuple[Sink, ...]:
     video = replace(options.video, threads=threads, hwaccel=options.video.hwaccel or options.hwaccel)
     outputs = tuple(open_output(uri, video, options.serve, options.record) for uri in one.outputs)
     return outputs + tuple(open_masks(uri, options.serve, options.record) for uri in one.masks)
-
-
-def refuse_clashes(options: RunOptions, report: str | None = None) -> None:
-    """See that nothing is written over an input, the model, or another output of the same run, or served beside it.
-
-    Args:
-        options: the run.
-        report: one more file that will be written.
-
-    Raises:
-        ConfigError: two of them are one file or directory, however each is spelled, or want one port.
-    """
-    refuse_shared_ports(options)
-    read = {os.path.realpath(path): what for path, what in _read(options)}
-    written: dict[str, str] = {}
-    written_too = [(f"report {report}", report)] if report is not None else []
-    for uri, path in (*_written(options), *written_too):
-        real = path if is_watched(uri) else os.path.realpath(path)
-        # Pictures with running numbers may hit any of those that lie where they go.
-        found = read.get(real) or (read.get(str(Path(real).parent)) if "%" in Path(path).name else None)
-        if found is not None:
-            raise ConfigError(f"{uri} is {found}: choose another")
-        if real in written:
-            raise ConfigError(f"two outputs would write {path} ({written[real]} and {uri}): give each its own name")
-        written[real] = uri
-
-
-def _read(options: RunOptions) -> Iterator[tuple[str, str]]:
-    yield options.model.name, "the model itself"
-    for one in options.inputs:
-        path = one.uri.removeprefix("file:").removeprefix("//") if one.uri.startswith("file:") else one.uri
-        if Path(path).is_file():
-            yield path, "the input itself" if len(options.inputs) == 1 else f"the input {one.uri}"
-        elif "://" not in path:
-            with contextlib.suppress(SourceError, OSError, ValueError):  # complained of when it is opened
-                for image in images_of(path):
-                    yield str(image), f"a picture of the input {one.uri}"
-                    yield str(image.parent), "the directory that the input is read from"
-
-
-def _written(options: RunOptions) -> Iterator[tuple[str, str]]:
-    """What is written, as messages call it, and its path."""
-    for one in options.inputs:
-        for uri in (*one.outputs, *one.masks):
-            if uri not in ("-", "null"):
-                yield uri, uri
-        for uri in one.masks:
-            if uri.lower().endswith(".mkv"):
-                yield uri, f"{uri}.jsonl"
