@@ -131,6 +131,14 @@ class Demuxer:
             return None
         return max(round(duration * rate), 1)
 
+    def cut_off(self) -> int:
+        """Pictures whose bytes begin beyond the file's end, by its index; 0 where that does not tell (Matroska)."""
+        missing, size, entries = 0, self.container.size, self.video.index_entries
+        if not self.live and size > 0:
+            while missing < len(entries) and entries[-1 - missing].pos >= size and entries[-1 - missing].size:
+                missing += 1
+        return missing
+
     @property
     def index_last(self) -> bool:
         """An MP4 of which nothing could be read, since its index comes last and a pipe does not go back to the rest."""

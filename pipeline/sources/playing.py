@@ -222,9 +222,14 @@ class Playback:
             _log.warning("%s: damaged%s; going on with what can be decoded", self._target.shown, where)
 
     def _look_for_cut(self) -> None:
-        """Warn of a file that ends well before the end that it announces."""
+        """Warn of a file that lacks pictures of its index, or ends well before the end that it announces."""
         duration = self._demuxer.length
         if duration is None or self._last is None or self._demuxer.rate or self._demuxer.woken:
+            return
+        missing = self._demuxer.cut_off()
+        if missing:
+            self._damaged += missing
+            _log.warning("%s: the file is cut off; its last pictures (%d) are missing", self._target.shown, missing)
             return
         interval = self._last - self._before if self._before is not None else Fraction(0)
         shown = self._ticks * self._demuxer.tick if self._ticks else interval

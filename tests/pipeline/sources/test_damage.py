@@ -94,6 +94,29 @@ def test_a_cut_file_is_told_of(name: str, clip: MakeClip, caplog: pytest.LogCapt
     assert "cut off" in caplog.text
 
 
+@pytest.mark.parametrize("pictures", [2, 4])
+def test_pictures_that_are_cut_off_are_counted(
+    pictures: int, clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However few: an MP4's index names them all.  Of the first of them half is there, and decoded."""
+    cut, index_first = tmp_path / "cut.mp4", {"movflags": "+faststart"}
+    with av.open(str(clip("h264").path)) as source, av.open(str(cut), "w", container_options=index_first) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    with av.open(str(cut)) as container:
+        first = container.streams.video[0].index_entries[-pictures]
+    cut.write_bytes(cut.read_bytes()[: first.pos + first.size // 2])
+    played = open_source(str(cut))
+    for _ in played.read():
+        pass
+    played.close()
+    assert played.damaged == pictures
+    assert f"cut.mp4: the file is cut off; its last pictures ({pictures - 1}) are missing" in caplog.text
+
+
 def test_frames_after_damage_are_discontinuous(clip: MakeClip) -> None:
     source = open_source(str(clip("spoilt ts").path), SourceOptions(threads=1))
     marks = [item.frame.index for item in source.read() if isinstance(item, Decoded) and item.frame.discontinuity]
