@@ -13,12 +13,10 @@ import numpy as np
 
 from benchmarks.gpu_networks import Exported
 from engines.backends import has_nvidia_driver, open_engine
+from engines.backends.common import IN_FLIGHT
 from engines.base import BatchSession, EngineError, EngineOptions, PageLocking
 from engines.doctor import examine_gpu
 from engines.zoo import compiled_cache, load_model
-
-IN_FLIGHT = 3
-"""As many as our engine takes, and every contender gets."""
 
 WARM_UP = 10
 WAIT_S = 60.0

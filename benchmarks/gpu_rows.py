@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.gpu_contenders import CONTENDERS, IN_FLIGHT, Rates, Timing, time_runner
+from benchmarks.gpu_contenders import CONTENDERS, Rates, Timing, time_runner
 from benchmarks.gpu_networks import NETWORKS, Exported
 from benchmarks.gpu_parts import PartError, findings
+from engines.backends.common import IN_FLIGHT
 
 BATCHES = (1, 8)
 

@@ -113,6 +113,8 @@ class EngineOptions:
             ``"fp16"`` (half precision: bf16 on a CPU that multiplies that and no fp16) or ``"int8"``.
         threads: CPU threads for the whole engine; 0 leaves it to the backend.
         requests: how many requests shall be in flight at once (1: lowest latency).
+        overlap: one more may be where pictures are copied to a processor of its own, so that copies go on beside the
+            computing; no other engine takes more.
         cache: directory of the user's own for compiled models, or None.
         batch: most pictures that will come at once; above 1 only where the model's ``batches`` is true.
         half_scores: whoever reads the scores takes float16, too: a GPU that computes in it need not widen them.
@@ -124,6 +126,7 @@ class EngineOptions:
     cache: Path | None = None
     batch: int = 1
     half_scores: bool = False
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True)

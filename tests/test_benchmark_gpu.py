@@ -19,6 +19,7 @@ from benchmarks.gpu_networks import NETWORKS, Exported
 from benchmarks.gpu_parts import PartError, findings
 from benchmarks.gpu_rows import Row, targets
 from engines.backends import BACKENDS
+from engines.backends.common import IN_FLIGHT
 from engines.backends.providers import PROVIDERS
 from engines.base import EngineError
 from engines.zoo import load_model
@@ -182,11 +183,11 @@ def test_all_are_timed_alone_and_with_as_many_in_flight(at_once: bool) -> None:
     runner = Sleeper(0.01, at_once=at_once)
     timing = time_runner(runner, 8, 0.6)
     assert runner.under_way == 0
-    assert runner.most == gpu_contenders.IN_FLIGHT
+    assert runner.most == IN_FLIGHT
     assert 9.5 < timing.median_ms < 40
     assert timing.p95_ms >= timing.median_ms
     assert 8 / 0.04 < timing.alone_per_second < 8 / 0.0095
-    at_once_of_them = 1 if at_once else gpu_contenders.IN_FLIGHT
+    at_once_of_them = 1 if at_once else IN_FLIGHT
     assert 8 * at_once_of_them / 0.08 < timing.per_second < 8 * at_once_of_them / 0.0095
 
 
@@ -269,7 +270,7 @@ def test_torch_has_a_stream_memory_and_a_recording_for_each_batch_in_flight(
     monkeypatch.setattr(torch, "compile", lambda score, *, mode, dynamic: compiled.append(mode) or score)  # noqa: ARG005
     monkeypatch.setattr(Exported, "network", lambda _: Doubled())
     runner = CONTENDERS[f"torch-{way}"]().prepare(Exported("x", "", 1, []), (8, 8), 2)
-    flying = gpu_contenders.IN_FLIGHT
+    flying = IN_FLIGHT
     assert cuda.streams == flying
     assert {stream for stream, recording, _ in computed if recording} == (
         set() if way == "eager" else set(range(1, flying + 1))

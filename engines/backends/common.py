@@ -16,11 +16,14 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import EngineError, EngineInfo, Model, Session, TensorSpec
+from engines.base import EngineError, EngineInfo, EngineOptions, Model, Session, TensorSpec
 from engines.cancellation import Cancellation
 
 KEPT_SESSIONS = 8
 """Compiled sizes that an engine keeps: a stream that changes its size for ever must not eat the memory."""
+
+IN_FLIGHT = 3
+"""Requests that keep a GPU busy: one comes in, one is computed, one goes out. Each has memory for its largest batch."""
 
 LONGEST = 1000
 """Characters of a library's message that are told: of a longer one both ends, since some say there what is wrong."""
@@ -101,6 +104,11 @@ def reduced_arithmetic(asked: str, model: Model) -> str:
     """
     kind = arithmetic(asked, model)
     return "fp16" if asked == "fp16" or (asked == "auto" and model.half and kind == "fp32") else kind
+
+
+def requests_on_gpu(options: EngineOptions) -> int:
+    """How many of the requests that were asked for an engine with lanes of its own on a GPU takes."""
+    return min(options.requests + options.overlap, IN_FLIGHT)
 
 
 def picture_shape(model: Model, size: tuple[int, int]) -> tuple[int, int, int]:

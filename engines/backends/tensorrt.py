@@ -21,6 +21,7 @@ from engines.backends.common import (
     picture_shape,
     prepare,
     reduced_arithmetic,
+    requests_on_gpu,
 )
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Scores, Session
 from engines.model_file import demand_same_file
@@ -39,9 +40,6 @@ from engines.backends.nvidia.cuda import Array, PageLocked, free_memory, open_de
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane, new_context
 from engines.backends.nvidia.pixels import LAYOUTS, check_frame
-
-IN_FLIGHT = 3
-"""Requests that keep a GPU busy: one comes in, one is computed, one goes out. Each has memory for its largest batch."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +75,7 @@ class TensorRTEngine(EngineBase):
             raise MissingEngineError(f"TensorRT cannot start: {MESSAGES.why()} ({one_line(error)})") from error
         self._runtime.engine_host_code_allowed = True  # of portable plans, which only this user can have written
         self._page_locked = PageLocked()
-        requests = min(options.requests, IN_FLIGHT)
+        requests = requests_on_gpu(options)
         info = EngineInfo(
             "tensorrt", trt.__version__, device.name, precision, 0, requests, options.precision, options.batch,
             half_scores=options.half_scores and precision == "fp16",

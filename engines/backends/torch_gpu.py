@@ -22,6 +22,7 @@ from engines.backends.common import (
     picture_shape,
     prepare,
     reduced_arithmetic,
+    requests_on_gpu,
 )
 from engines.backends.nvidia.typed_graph import typed_graph
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
@@ -76,7 +77,8 @@ class TorchGpuEngine(EngineBase):
             raise MissingEngineError(f"the {self.name} engine computes no int8: use {model.name}'s float model")
         demand_same_file(model)
         device = torch.cuda.get_device_name() if self.device == "cuda" else self.device
-        info = EngineInfo(self.name, torch.__version__, device, precision, 0, options.requests, options.precision)
+        requests = requests_on_gpu(options)
+        info = EngineInfo(self.name, torch.__version__, device, precision, 0, requests, options.precision)
         super().__init__(model, info)
 
     def free_memory(self) -> int | None:

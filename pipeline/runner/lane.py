@@ -25,6 +25,7 @@ from pipeline.runner.failing import failing_as
 from pipeline.runner.labelling import Labelling
 from pipeline.runner.meters import LaneMeters
 from pipeline.runner.outlet import Delivery, Outlet
+from pipeline.runner.places import Places
 from pipeline.runner.propagation import Pace, Propagation
 from pipeline.runner.waiting import Sides, Waiting
 from pipeline.sinks.base import OutputInfo
@@ -118,6 +119,8 @@ class Lane:
         # None is the end: the engine serves all lanes and learns from it that this one is done.
         # As few live frames as can be wait where they grow old; a key frame may not hold up those that follow it.
         self.ready: Buffer[Ticket | None] = Buffer(1 if live and not self.propagates else options.slots + 1)
+        # Key frames are chosen by what the engine is at.
+        self.places = Places(crew, bounded=live and not self.propagates)
         # Where frames take over something: all of them, in their order, whether they pass the engine or not.
         # None: whatever waits for the next key frame shall wait no longer.
         self.looked: Buffer[Ticket | None] = Buffer(options.slots + 1)
@@ -182,6 +185,7 @@ class Lane:
         """Thread: give each picture a slot, and make the network's input in it."""
         try:
             while True:
+                self.places.take()
                 decoded = self.decoded.get()
                 frame = decoded.frame
                 if self._deadlines is not None:
@@ -199,6 +203,7 @@ class Lane:
                 if self._too_old(frame):
                     self.late_unprepared += 1
                     epoch.free.put(number)
+                    self.places.give()
                     continue
                 with failing_as("prepare", frame.source, frame.index), self.meters.prepare:
                     ticket = epoch.load(number, decoded)
@@ -224,6 +229,7 @@ class Lane:
         if self._too_old(ticket.frame):
             self.late_prepared += 1
             ticket.epoch.free.put(ticket.slot)
+            self.places.give()
             return False
         self._mark(ticket)
         return True
@@ -305,6 +311,7 @@ class Lane:
 
     def submit(self, ticket: Ticket) -> None:
         """Take a frame back from the engine; never waits, since there is room for every slot."""
+        self.places.give()
         if ticket.epoch.propagation is None:
             self._label(ticket)
         elif ticket.key is not None:

@@ -180,12 +180,14 @@ def _awaited(lane: Lane, seconds: float, pool: PoolStats | None) -> dict[str, fl
     labelling = lane.scored.stats().waited_s - meters.for_refined.busy_ns / 1e9
     # Followers of a key frame wait behind it for the engine, which may have nothing else to do by then.
     for_scores = meters.propagation.waiting.busy_ns / 1e9
+    # A picture that waits and is not prepared waits for the engine to be done with an earlier one.
+    chosen = lane.decoded.stats().waited_s - meters.prepare.busy_ns / 1e9 if lane.places.bounded else 0.0
     sinks = {outlet.sink.name: outlet.buffer.stats().waited_s for outlet in lane.outlets}
     slowest = max(sinks, key=lambda name: sinks[name], default="")
     line = [
         ("decode", reading),
         ("prepare", lane.decoded.stats().waited_s),
-        ("infer", max(lane.ready.stats().waited_s, for_scores)),
+        ("infer", max(lane.ready.stats().waited_s, for_scores, chosen)),
         ("propagate", lane.looked.stats().waited_s - for_scores),
         ("refine", pool.waited_s if pool is not None else 0.0),
         ("upsample" if meters.upsample.busy_ns > meters.render.busy_ns else "render", labelling),

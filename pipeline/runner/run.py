@@ -113,6 +113,7 @@ class Runner:
             requests=self.plan.engine_requests,
             cache=zoo.compiled_cache(),
             batch=_batch(len(opened)) if model.batches else 1,
+            overlap=True,
             half_scores=options.refine.takes_half_scores and not options.propagate.active,
         )
         self._engine = open_engine(model, options.engine.name, engine_options)

@@ -82,6 +82,18 @@ def test_a_slow_engine_loses_frames_before_it(tiny: str, monkeypatch: pytest.Mon
     assert report.bottleneck == "infer"
 
 
+def test_a_frame_waits_for_one_before_it_at_most(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is chosen as the newest one when the engine begins with that, and would be older if two were before it."""
+    network_s = 0.3
+    slow_network(monkeypatch, network_s)
+    aged = Aged()
+    report = run([InputOptions(PACED)], tiny, extra=[aged], duration=3.0, max_latency=5000)
+    check(aged, report)
+    assert len(aged.ages) > 5
+    assert network_s < sorted(aged.ages)[len(aged.ages) // 2] < 2.5 * network_s
+    assert report.bottleneck == "infer"
+
+
 @pytest.mark.slow
 def test_the_crf_keeps_to_the_pace_of_a_live_input(tiny: str) -> None:
     """Iterations that would take many times an interval are cut down instead of losing most frames."""

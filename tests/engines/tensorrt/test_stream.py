@@ -21,8 +21,9 @@ from pipeline.cli.main import main
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from tests.engines.tensorrt.conftest import Machine
+from tests.engines.tensorrt.fake_cuda import FakeCuda
 from tests.pipeline import clips
-from tests.pipeline.running import options_of, until
+from tests.pipeline.running import Recorder, options_of, run, until
 
 
 def masks(folder: Path, *words: str) -> list[np.ndarray]:
@@ -50,6 +51,35 @@ def test_the_stream_runs_on_it(machine: Machine, home: Path) -> None:
     if machine.cuda:
         assert machine.cuda.calls["cudaHostRegister"] == machine.cuda.calls["cudaHostUnregister"] == 1
         assert machine.cuda.alive == {}
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_a_live_frame_is_copied_while_another_one_is_computed(
+    inputs: int, fake: Machine, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its own input or another one's: the GPU is not done with the first before it is given the second."""
+    overlapped, held_until, most = threading.Event(), time.monotonic() + 40, [0]
+    query = FakeCuda._cudaEventQuery
+
+    def held(gpu: FakeCuda, event: object) -> object:
+        most[0] = max(most[0], sum(bool(stream.waiting) for stream in gpu.streams))
+        if most[0] > 1:
+            overlapped.set()
+        # Not before each has all of its memory: freeing some waits for the whole GPU.
+        if gpu.calls["cudaGraphLaunch"] and not overlapped.is_set() and time.monotonic() < held_until:
+            return gpu.cudaError_t.cudaErrorNotReady
+        return query(gpu, event)
+
+    monkeypatch.setattr(FakeCuda, "_cudaEventQuery", held)
+    recorder = Recorder()
+    given = [InputOptions("sample", f"{number}", outputs=("null",)) for number in range(inputs)]
+    live = {"mode": "live", "realtime": True, "max_latency": 60_000, "duration": 3.0}
+    report = run(given, "street", extra=[recorder], engine="tensorrt", size=96, **live)
+    assert overlapped.is_set()
+    assert report.engine is not None
+    assert report.engine.requests == 2
+    assert most[0] == 2, "more would make frames wait on the GPU that could still be overtaken by newer ones"
+    assert recorder.indices == sorted(set(recorder.indices))
 
 
 @pytest.mark.parametrize("flags", [{}, {"temporal": True}], ids=["labels", "scores"])
