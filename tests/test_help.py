@@ -55,7 +55,21 @@ EXAMPLE = re.compile(r" +(?:[A-Z_]+=\S+ )?((?:python |run_pipeline\.py ).*?)(?: 
 
 def examples(text: str) -> list[list[str]]:
     """Commands in a help text, as words; of a pipe the first."""
-    return [shlex.split(found[1]) for line in text.splitlines() if (found := EXAMPLE.fullmatch(line))]
+    return [
+        shlex.split(found[1], comments=True)
+        for line in text.replace("\\\n", " ").splitlines()
+        if (found := EXAMPLE.fullmatch(line))
+    ]
+
+
+def understand(words: list[str]) -> None:
+    """Give a command to the parser that it is for."""
+    if "run_pipeline.py" in words[:2]:
+        make_parser().parse_args(words[words.index("run_pipeline.py") + 1 :])
+    elif words[2] == "engines":
+        engines_parser(words[3:]).parse_args(words[3:])
+    else:
+        importlib.import_module(words[2]).make_parser().parse_args(words[3:])
 
 
 def test_every_help_has_examples_that_are_understood(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +77,4 @@ def test_every_help_has_examples_that_are_understood(parser: argparse.ArgumentPa
     found = examples(told)
     assert found, told
     for words in found:
-        if "run_pipeline.py" in words[:2]:
-            make_parser().parse_args(words[words.index("run_pipeline.py") + 1 :])
-        elif words[2] == "engines":
-            engines_parser(words[3:]).parse_args(words[3:])
-        else:
-            importlib.import_module(words[2]).make_parser().parse_args(words[3:])
+        understand(words)
