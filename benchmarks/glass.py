@@ -109,13 +109,18 @@ class Figures:
         return self.age_ms.p50 > TARGET_P50_MS or self.age_ms.p99 > TARGET_P99_MS
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0, help="of each way, after a warm-up of 3 s")
     parser.add_argument("--model", default="street")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    flags = make_parser().parse_args()
     figures = []
     print(f"{'way':<40}{'FPS':>5}{'p50 ms':>9}{'p99 ms':>9}{'seen':>7}{'read':>7}{'dropped':>9}{'left out':>10}")
     for way in WAYS:

@@ -168,8 +168,8 @@ class Peer:
         self._process.send_signal(signal.SIGCONT)
 
 
-def main() -> None:
-    """Measure, print the table, write the JSON."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between cuts")
@@ -179,7 +179,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=96, help="short side of the network's input: small, to be quick")
     parser.add_argument("--bare", action="store_true", help="no outputs, no client, short time-outs")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    flags = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print the table, write the JSON."""
+    flags = make_parser().parse_args()
     source = SourceOptions(rtsp_transport=flags.transport)
     if flags.bare:
         source = replace(source, read_timeout=READ_TIMEOUT_S, open_timeout=2.0)
