@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from pipeline.cli.places import parse_time
 from pipeline.config import FLAGS, load_options
-from pipeline.flow import Buffer, Closed
+from pipeline.flow import Buffer
 from pipeline.frame import Result
 from pipeline.options import InputOptions, RunOptions
 from pipeline.runner import Runner
@@ -92,11 +92,7 @@ def _results(options: RunOptions) -> Generator[Result]:
     with Runner(options, extra=(_Handover(results),)) as runner:
         runner.start()
         try:
-            while True:
-                try:
-                    yield results.get()
-                except Closed:
-                    break
+            yield from results
             runner.finish()
         finally:
             results.abort()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, TypeVar
@@ -141,6 +142,12 @@ class Buffer(Generic[T]):
             item = self._items.popleft()
             self._notice()
             return item
+
+    def __iter__(self) -> Iterator[T]:
+        """The items, each waited for, until the buffer is closed and empty, or aborted."""
+        with suppress(Closed):
+            while True:
+                yield self.get()
 
     def close(self) -> None:
         """No more items: writers get `Closed` now, readers when they have taken what is left."""

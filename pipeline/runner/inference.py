@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines.base import BatchSession, EngineInfo, FrameSession, Request
-from pipeline.flow import Buffer, Closed
+from pipeline.flow import Buffer
 from pipeline.runner.batching import Batch, Batcher
 from pipeline.runner.failing import failing_as
 from pipeline.runner.lane import Lane
@@ -73,11 +73,7 @@ class Inference:
 
     def collect(self) -> None:
         """Thread: wait for each request in turn and hand the frames back to their inputs."""
-        while True:
-            try:
-                item = self._started.get()
-            except Closed:
-                return
+        for item in self._started:
             members = item.batch.members
             if item.request is not None:
                 with failing_as("infer", item.batch.name, members[0][1].frame.index):

@@ -1,7 +1,9 @@
 """The way of one input's frames: read → prepare → (engine) → [propagate] → label → render → outlets.
 
 Frames keep their order, every buffer between two threads is bounded, and the slots bound
-what is in flight.  A method that says "Thread" runs in one of its own.
+what is in flight.  A method that says "Thread" runs in one of its own.  It hands the end on
+when what it reads from has ended, and then alone: where it fails, or is sent home because
+another one has, outputs would be finished as if they were whole.
 """
 
 from __future__ import annotations
@@ -9,14 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from engines.base import CancelledError, Engine
 from pipeline.errors import SourceError
-from pipeline.flow import Buffer, Closed, Crew, WorkerPool
+from pipeline.flow import Buffer, Crew, WorkerPool
 from pipeline.frame import Frame, Geometry
 from pipeline.options import PropagateOptions
 from pipeline.runner.deadline import Deadlines
@@ -156,12 +157,10 @@ class Lane:
                         outlet.buffer.put(item)
                 else:
                     self.decoded.put(item)
-        except Closed:
-            pass
         except SourceError as error:
             if not self._stopping():
                 self.lost = error
-        self.decoded.close()  # not after any other failure: outputs would be finished as if they were whole
+        self.decoded.close()
 
     def _worked_s(self) -> float:
         """Processor seconds spent on reading and decoding so far."""
@@ -183,40 +182,45 @@ class Lane:
 
     def prepare(self) -> None:
         """Thread: give each picture a slot, and make the network's input in it."""
-        try:
-            while True:
-                self.places.take()
-                decoded = self.decoded.get()
-                frame = decoded.frame
-                if self._deadlines is not None:
-                    self._deadlines.came(frame)
-                epoch = self._epoch
-                if epoch is None or not epoch.takes(frame):
-                    if epoch is not None:
-                        if epoch.propagation is not None:
-                            self.looked.put(None)
-                        epoch.drain()
-                        self._epoch = None
-                    with failing_as("prepare", frame.source, frame.index):
-                        epoch = self._epoch = self._open_epoch(frame)
-                number = epoch.free.get()
-                if self._too_old(frame):
-                    self.late_unprepared += 1
-                    epoch.free.put(number)
-                    self.places.give()
-                    continue
-                with failing_as("prepare", frame.source, frame.index), self.meters.prepare:
-                    ticket = epoch.load(number, decoded)
-                if epoch.propagation is not None:
-                    self._mark(ticket)
-                    self.looked.put(ticket)
-                if ticket.scored:
-                    self.ready.put(ticket)
-        except Closed:
-            self.looked.close()
-            self.ready.put(None)
-            if self._epoch is not None:
-                self._epoch.drain()
+        for decoded in self._chosen():
+            frame = decoded.frame
+            if self._deadlines is not None:
+                self._deadlines.came(frame)
+            epoch = self._epoch
+            if epoch is None or not epoch.takes(frame):
+                if epoch is not None:
+                    if epoch.propagation is not None:
+                        self.looked.put(None)
+                    epoch.drain()
+                    self._epoch = None
+                with failing_as("prepare", frame.source, frame.index):
+                    epoch = self._epoch = self._open_epoch(frame)
+                if epoch is None:
+                    break
+            number = epoch.free.get()
+            if self._too_old(frame):
+                self.late_unprepared += 1
+                epoch.free.put(number)
+                self.places.give()
+                continue
+            with failing_as("prepare", frame.source, frame.index), self.meters.prepare:
+                ticket = epoch.load(number, decoded)
+            if epoch.propagation is not None:
+                self._mark(ticket)
+                self.looked.put(ticket)
+            if ticket.scored:
+                self.ready.put(ticket)
+        self.looked.close()
+        self.ready.put(None)
+        if self._epoch is not None:
+            self._epoch.drain()
+
+    def _chosen(self) -> Iterator[Decoded]:
+        """Pictures to the end, each once there is a place for it: the newest then."""
+        self.places.take()
+        for decoded in self.decoded:
+            yield decoded
+            self.places.take()
 
     def _too_old(self, frame: Frame) -> bool:
         """Whether the frame has waited too long to be worth the engine's time."""
@@ -246,7 +250,8 @@ class Lane:
             self._epoch.close()
             self._epoch = None  # and with it the network compiled for it
 
-    def _open_epoch(self, frame: Frame) -> Epoch:
+    def _open_epoch(self, frame: Frame) -> Epoch | None:
+        """For frames like this one; None where the engine was called off, and the input ends before it."""
         shown = (frame.height, frame.width)
         if self._renderer is not None:
             shown = self._renderer.output_size(*shown)
@@ -275,7 +280,7 @@ class Lane:
             size = f"{frame.width}×{frame.height}"
             log.warning("%s ends before frame %d, of %s: %s", frame.source, frame.index, size, error)
             self.decoded.abort()  # the reader may be waiting for room
-            raise Closed from error
+            return None
         self._crew.watch(epoch.free)
         return epoch
 
@@ -325,17 +330,13 @@ class Lane:
     def propagate(self) -> None:
         """Thread: give each frame the scores that it is labelled by."""
         waiting: Waiting[Ticket] = Waiting(foresees=self._options.propagate.temporal)
-        with suppress(Closed):
-            with suppress(Closed):
-                while True:
-                    ticket = self.looked.get()
-                    if ticket is None:
-                        self._settle(waiting.end())
-                        continue
-                    frame = ticket.frame
-                    with failing_as("propagate", frame.source, frame.index), self.meters.propagate:
-                        self._settle(self._follow(ticket, waiting))
-            self._settle(waiting.end())
+        for ticket in self.looked:
+            if ticket is None:
+                self._settle(waiting.end())
+                continue
+            with failing_as("propagate", ticket.frame.source, ticket.frame.index), self.meters.propagate:
+                self._settle(self._follow(ticket, waiting))
+        self._settle(waiting.end())
         self.scored.close()
 
     def _follow(self, ticket: Ticket, waiting: Waiting[Ticket]) -> list[Sides[Ticket]]:
@@ -361,13 +362,10 @@ class Lane:
 
     def finish(self) -> None:
         """Thread: turn scores into labels, paint, hand to the outlets, and free the slot."""
-        try:
-            while True:
-                ticket = self.scored.get()
-                delivery = Delivery(self.labelling.result(ticket), ticket.epoch.info)
-                ticket.epoch.free.put(ticket.slot)
-                for outlet in self.outlets:
-                    outlet.buffer.put(delivery)
-        except Closed:
+        for ticket in self.scored:
+            delivery = Delivery(self.labelling.result(ticket), ticket.epoch.info)
+            ticket.epoch.free.put(ticket.slot)
             for outlet in self.outlets:
-                outlet.buffer.close()
+                outlet.buffer.put(delivery)
+        for outlet in self.outlets:
+            outlet.buffer.close()

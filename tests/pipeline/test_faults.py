@@ -19,11 +19,10 @@ from engines.backends.common import LaneRequest
 from engines.backends.openvino import OpenVINOSession
 from engines.base import EngineError
 from pipeline.errors import PipelineError, SinkError, SourceError, StageError
-from pipeline.flow import WorkerPool
+from pipeline.flow import Closed, Crew, WorkerPool
 from pipeline.options import InputOptions
 from pipeline.reports import Report
 from pipeline.runner import Runner
-from pipeline.sources.av import AvSource
 from pipeline.sources.demux import Demuxer
 from pipeline.sources.playing import Playback
 from pipeline.stages.render import Renderer
@@ -89,19 +88,25 @@ def test_a_stage_that_fails(
     assert tree(tmp_path) == []
 
 
+@pytest.fixture
+def known_late(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """What a sink sets that is finished: until then, and for half a second, others do not know of a failure."""
+    finished, fail = threading.Event(), Crew._fail
+
+    def late(crew: Crew, error: BaseException) -> None:
+        finished.wait(0.5)
+        fail(crew, error)
+
+    monkeypatch.setattr(Crew, "_fail", late)
+    return finished
+
+
 def test_a_reader_that_fails_is_no_end_of_its_stream(
-    clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    known_late: threading.Event, clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it takes to leave: nothing is finished meanwhile."""
-    ended, close = threading.Event(), AvSource.close
-
-    def slowly(source: AvSource) -> None:
-        ended.wait(0.5)
-        close(source)
-
-    monkeypatch.setattr(Playback, "_frame", at_frame(Playback._frame))
-    monkeypatch.setattr(AvSource, "close", slowly)
-    recorder = Recorder(lambda step, _: ended.set() if step in ("close", "abort") else None)
+    owner, name, _ = STAGES["decode"]
+    monkeypatch.setattr(owner, name, at_frame(getattr(owner, name)))
+    recorder = Recorder(lambda step, _: known_late.set() if step == "close" else None)
     given = InputOptions(str(clip("h264").path), outputs=(str(tmp_path / "out.mp4"),))
     with nothing_left(), soon(), told(StageError, "on purpose"):
         run([given], tiny, extra=[recorder])
@@ -299,6 +304,35 @@ def test_sigkill_to_the_host_is_told(clip: MakeClip, tiny: str, tmp_path: Path) 
     dead = told(PipelineError, "host of the worker processes died")
     with nothing_left(), soon(20), Runner(options, extra=[Recorder(kill)]) as runner, dead:
         runner.run()
+    assert tree(tmp_path) == []
+
+
+def test_who_is_sent_home_ends_no_stream(
+    known_late: threading.Event, clip: MakeClip, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's death is told to one thread alone, and here that is never the one that labels."""
+    raise_failure = WorkerPool.raise_failure
+
+    def to_another(pool: WorkerPool) -> None:
+        if pool.failed and threading.current_thread().name.endswith(" label"):
+            runner._crew.start("another", raise_failure, pool)
+            raise Closed
+        raise_failure(pool)
+
+    def on(step: str, index: int) -> None:
+        if step == "write" and index == 5:
+            os.kill(runner._pool.pids[0], signal.SIGKILL)  # type: ignore[union-attr]
+        elif step == "close":
+            known_late.set()
+
+    monkeypatch.setattr(WorkerPool, "raise_failure", to_another)
+    recorder = Recorder(on)
+    given = InputOptions(str(clip("long").path), masks=(str(tmp_path / "masks.mkv"),))
+    options = options_of([given], tiny, refine="guided", crf_workers=2)
+    dead = told(PipelineError, "host of the worker processes died")
+    with nothing_left(), soon(20), Runner(options, extra=[recorder]) as runner, dead:
+        runner.run()
+    assert recorder.steps[-1] == "abort"
     assert tree(tmp_path) == []
 
 
