@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from engines.labels import RGB
 from pipeline.frame import Float32, UInt8
+from pipeline.stages.lettering import font_for
 
 WIDTH = 1920
 MAX_CLASSES = 18
@@ -124,8 +125,7 @@ class _Page:
 
     def text(self, x: int, y: int, text: str, size: int, colour: RGB = _INK, *, right: bool = False) -> None:
         """A line, its upper left (or right) corner at a point."""
-        font = ImageFont.load_default(size)
-        self._draw.text((x, y), text, colour, font, anchor="ra" if right else "la")
+        self._draw.text((x, y), text, colour, font_for(text, size), anchor="ra" if right else "la")
 
     def picture(self, picture: Image.Image, x: int, y: int) -> None:
         """A picture with a thin frame."""

@@ -1,6 +1,6 @@
 """The legend: a colour, a name and a share of the picture for each class in sight.
 
-Text is rasterised once a size (Pillow's built-in font), turned into sprites in the stream's own
+Text is rasterised once a size, turned into sprites in the stream's own
 sample values, and laid over the planes row by row.  What changes from frame to frame is
 a few digits, and those are sprites too.
 """
@@ -14,12 +14,13 @@ from math import ceil, exp
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from engines.labels import RGB
 from pipeline import _native
 from pipeline.frame import Colour, Float32, PixelFormat, Plane
 from pipeline.stages.colour import rgb_to_yuv
+from pipeline.stages.lettering import font_for
 
 SMOOTHING_S = 0.5
 """Time constant of the shares shown: digits follow the picture within a second and do not dance."""
@@ -122,7 +123,7 @@ class _Board:
         self.key = (height, width, layout, colour)
         self._layout, self._matrix = layout, rgb_to_yuv(colour, layout.depth)
         size = max(_SMALLEST_FONT, round(min(height, width) * _FONT_SHARE))
-        self._font = ImageFont.load_default(size)
+        self._font = font_for("0123456789<%…" + "".join(name for name, _ in classes.values()), size)
         self._line = _even(size * 1.42)
         self._pad = _even(size * 0.6)
         self._margin = _even(size * 0.75)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from fractions import Fraction
 from itertools import product
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
 from engines.labels import CAMVID, VOC, LabelSet
 from pipeline import _native
 from pipeline.frame import FORMATS, Colour, Frame, PixelFormat
+from pipeline.stages import lettering
 from pipeline.stages.colour import rgb_to_yuv
 from pipeline.stages.legend import Legend
 from pipeline.stages.prepare import to_rgb
@@ -179,6 +182,22 @@ def test_the_renderer_draws_it(mode: str, name: str) -> None:
     # one row only, for the person: the background is no class to be named
     rows = np.flatnonzero((plain.planes[0] != told.planes[0]).any(1))
     assert rows[-1] - rows[0] < 60
+
+
+@pytest.mark.parametrize("has_font", [True, False])
+def test_names_in_other_letters(
+    has_font: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A font of the system's stands in where Pillow's own lacks letters; without one it is told that boxes stand."""
+    font = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    monkeypatch.setattr(lettering, "SYSTEM_FONTS", ("no such font.ttf", str(font)) if has_font else ())
+    lettering._fitting.cache_clear()
+    once, turned = (drawn(Legend({0: (name, (200, 0, 0))}), [1.0], Fraction(0)) for name in ("жя Straße", "яж Straße"))
+    drawn(Legend({0: ("road", (200, 0, 0))}), [1.0], Fraction(0))
+    lettering._fitting.cache_clear()
+    assert np.array_equal(once, turned) is not has_font, "boxes look all the same"
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.partition(":")[0] for line in told] == ([] if has_font else ["no font has ß ж я"])
 
 
 def test_the_kernel_refuses_bad_sprites() -> None:
