@@ -75,7 +75,7 @@ def examine() -> Iterator[Finding]:
             way = f"python -m engines fetch {each.entry.name}" if state == MISSING else each.place
             yield Finding("model", each.entry.name, state, f"{way}: {each.entry.about}")
     for extra, (module, use) in TOOLS.items():
-        there = importlib.util.find_spec(module) is not None
+        there = _is_there(module)
         yield Finding("tool", extra, READY if there else MISSING, use, "" if there else f"deeplab-stream[{extra}]")
 
 
@@ -97,7 +97,8 @@ def _engine(backend: str, model: Model) -> Finding:
     try:
         engine = open_engine(model, backend, EngineOptions(cache=compiled_cache()))
     except MissingEngineError as error:
-        return Finding("engine", backend, MISSING, str(error), PACKAGES.get(backend, ""))
+        there = backend == GPU and _is_there("tensorrt") and _is_there("cuda.bindings")
+        return Finding("engine", backend, MISSING, str(error), "" if there else PACKAGES.get(backend, ""))
     except EngineError as error:
         return Finding("engine", backend, UNFIT, str(error))
     try:
@@ -122,8 +123,7 @@ def examine_gpu() -> Iterator[Finding]:
 
         device = open_device()
     except EngineError as error:
-        there = importlib.util.find_spec("cuda.bindings") is not None if importlib.util.find_spec("cuda") else False
-        yield Finding("gpu", "NVIDIA", MISSING, str(error), "" if there else PACKAGES[GPU])
+        yield Finding("gpu", "NVIDIA", MISSING, str(error), "" if _is_there("cuda.bindings") else PACKAGES[GPU])
         return
     capability = "{}.{}".format(*device.compute_capability)
     told = f"{device.name}, compute capability {capability}, {device.memory / 2**30:.0f} GiB, CUDA {device.driver}"
@@ -137,6 +137,13 @@ def examine_gpu() -> Iterator[Finding]:
         yield Finding("gpu", "kernels", MISSING, str(error), PACKAGES[GPU])
     plans = sorted(compiled_cache().glob("*.plan"))
     yield Finding("gpu", "plans", READY, f"{len(plans)} in {compiled_cache()}; python -m engines build makes them")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # of what it is part of
+        return False
 
 
 def _version(project: str) -> str:

@@ -203,14 +203,26 @@ class PlanCache:
                 f"anew: make it writable, build the plan where it is (python -m engines build), or {ANOTHER}"
             ) from error
         try:
-            if not _took(handle):
+            if not self._took(handle):
                 _log.info("waiting for another plan that is built in %s", self.directory)
-                while not _took(handle):  # a wait for the lock itself cannot be called off
+                while not self._took(handle):  # a wait for the lock itself cannot be called off
                     cancellation.check("waiting for another plan")
                     time.sleep(_POLL_S)
             yield
         finally:
             os.close(handle)
+
+    def _took(self, handle: int) -> bool:
+        """Whether the lock is ours now, or there are none here, as on some network file systems."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            _log.info(
+                "%s knows no locks (%s), so other processes may build the same plan", self.directory, error.strerror
+            )
+        return True
 
     def _write(self, key: PlanKey, plan: bytes) -> None:
         header = json.dumps({"key": asdict(key), "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()})
@@ -295,15 +307,6 @@ def _read(path: Path, wanted: PlanKey) -> bytes:
     except (ValueError, TypeError, KeyError) as error:
         raise _UnusableError("is damaged: its header cannot be read") from error
     return plan
-
-
-def _took(handle: int) -> bool:
-    """Whether the lock is ours now."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _age(path: Path) -> float:

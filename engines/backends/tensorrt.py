@@ -25,7 +25,7 @@ from engines.backends.common import (
 )
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Scores, Session
 from engines.model_file import demand_same_file
-from engines.plans import PORTABLE, PlanCache, PlanKey
+from engines.plans import OLDEST_PORTABLE, PORTABLE, PlanCache, PlanKey
 
 try:
     import tensorrt as trt
@@ -40,6 +40,9 @@ from engines.backends.nvidia.cuda import Array, PageLocked, free_memory, open_de
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.lanes import Border, Lane, new_context
 from engines.backends.nvidia.pixels import LAYOUTS, check_frame
+
+OLDEST = (7, 5)
+"""Compute capability of Turing, the oldest that TensorRT takes (since 10.5)."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +65,17 @@ class TensorRTEngine(EngineBase):
 
     def __init__(self, model: Model, options: EngineOptions, *, portable: bool = False) -> None:
         device = open_device()
+        if device.compute_capability < OLDEST:  # else known only when a plan is built
+            raise MissingEngineError(f"TensorRT takes no GPU as old as {device.name}: use --engine onnxruntime-cuda")
+        if portable and device.compute_capability < OLDEST_PORTABLE:
+            raise EngineError(
+                f"a portable plan is for Ampere (compute capability 8.0) and later, and {device.name} is older: "
+                "leave --portable out"
+            )
         precision = reduced_arithmetic(options.precision, model)
         demand_same_file(model)  # a plan is found by the hash
         self._capability = device.compute_capability
-        self._kernels: PixelKernels | None = None
+        self._kernels: PixelKernels | EngineError | None = None
         self._kernels_lock = threading.Lock()
         self._portable = portable
         self._cache = PlanCache(options.cache) if options.cache is not None else None
@@ -110,10 +120,20 @@ class TensorRTEngine(EngineBase):
         return TensorRTSession(size, border, self._model, self._quota, lane=lane, pixels=self._pixels)
 
     def _pixels(self) -> PixelKernels:
-        """Our kernels, compiled when a session first takes a frame."""
+        """Our kernels, compiled when a session first takes a frame.
+
+        Raises:
+            EngineError: they cannot be; it is told the first time.
+        """
         with self._kernels_lock:
             if self._kernels is None:
-                self._kernels = PixelKernels(self._capability)
+                try:
+                    self._kernels = PixelKernels(self._capability)
+                except EngineError as error:
+                    self._kernels = error
+                    _log.warning("frames are scaled and labelled by the processor: %s", error)
+            if isinstance(self._kernels, EngineError):
+                raise EngineError(str(self._kernels))
             return self._kernels
 
     def _key(self, size: tuple[int, int]) -> PlanKey:
@@ -203,8 +223,7 @@ class TensorRTSession(SessionBase):
             return False
         try:
             self._pixels()
-        except EngineError as error:
-            _log.warning("frames are scaled and labelled by the processor: %s", error)
+        except EngineError:
             return False
         return layout in LAYOUTS
 

@@ -216,9 +216,8 @@ def _cancellable(
             wait([building], timeout=0.1)
     except BaseException:
         progress.cancelled = True
+        leave_behind(thread)  # first: a second Ctrl-C may end the wait
         thread.join(CANCEL_S)
-        if thread.is_alive():
-            leave_behind(thread)
         raise
     try:
         return building.result()

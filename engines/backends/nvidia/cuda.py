@@ -73,11 +73,12 @@ def check(what: str, answer: tuple[Any, ...]) -> Any:
 
 def _told(status: Any) -> str:
     """What a status means."""
+    name = str(status.name)
     if isinstance(status, runtime.cudaError_t):
         _, text = runtime.cudaGetErrorString(status)
         if isinstance(text, bytes):
-            return f"{text.decode()} ({status})"
-    return str(status)
+            return f"{text.decode()} ({name})"
+    return name
 
 
 def _tried(what: str, answer: tuple[Any, ...]) -> None:
@@ -112,11 +113,24 @@ def open_device() -> Device:
         version = check("ask the driver", runtime.cudaDriverGetVersion())
     except Exception as error:  # the bindings raise errors of several kinds where the driver's library is missing
         raise MissingEngineError(
-            f"no NVIDIA GPU can be used here ({one_line(error)}): install NVIDIA's driver, or use --engine auto"
+            f"no NVIDIA GPU can be used here ({one_line(error)}): {_way_out()}, or use --engine auto"
         ) from error
     name = bytes(found.name).split(b"\0")[0].decode()
     capability = (int(found.major), int(found.minor))
     return Device(name, capability, int(found.totalGlobalMem), f"{version // 1000}.{version % 1000 // 10}")
+
+
+def _way_out() -> str:
+    """What helps where no GPU can be used."""
+    with contextlib.suppress(Exception):  # as above
+        known = int(check("ask the driver", runtime.cudaDriverGetVersion()))
+        ours = int(check("ask CUDA", runtime.cudaRuntimeGetVersion()))
+        if known and known // 1000 < ours // 1000:
+            return (
+                f"NVIDIA's driver knows CUDA {known // 1000}, and these libraries are of CUDA {ours // 1000}: install "
+                "a newer driver, or 'deeplab-stream[tensorrt-cu12]' in an environment of its own"
+            )
+    return "install NVIDIA's driver"
 
 
 def free_memory() -> int:

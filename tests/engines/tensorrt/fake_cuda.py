@@ -80,6 +80,8 @@ class FakeCuda:
         copies: (kind, bytes) of each copy that was given to a stream.
         fail: names of functions that shall fail.
         current: threads that have chosen the device.
+        driver: CUDA version that the driver knows.
+        capability: compute capability.
         free: bytes that are left.
         hangs: no work is ever done.
         blocked: functions that were called and would then wait for ever.
@@ -97,6 +99,8 @@ class FakeCuda:
         self.fail: dict[str, str] = {}
         self.streams: list[Stream] = []
         self.current: set[int] = set()
+        self.driver = 13000
+        self.capability = (8, 9)
         self.hangs = False
         self.free = 20 << 30
         self.blocked: list[str] = []
@@ -184,10 +188,14 @@ class FakeCuda:
         self.current.add(threading.get_ident())
 
     def _cudaDriverGetVersion(self) -> int:
-        return 13000
+        return self.driver
+
+    def _cudaRuntimeGetVersion(self) -> int:
+        return 13050
 
     def _cudaGetDeviceProperties(self, device: int) -> Any:
-        told = {"name": b"Fake GPU\0\0\0", "major": 8, "minor": 9, "totalGlobalMem": 24 << 30}
+        major, minor = self.capability
+        told = {"name": b"Fake GPU\0\0\0", "major": major, "minor": minor, "totalGlobalMem": 24 << 30}
         assert all(hasattr(self._real.cudaDeviceProp, name) for name in told)
         return SimpleNamespace(**told)
 

@@ -474,22 +474,6 @@ def test_frames_of_any_size_and_layout_share_a_request(machine: Machine, dynamic
                 assert (each.labels == alone.labels).mean() > 0.999, kind
 
 
-def test_without_kernels_the_processor_does_it(
-    fake: Machine, dynamic: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from cuda.bindings import nvrtc
-
-    def missing(*_: object) -> None:
-        raise RuntimeError("libnvrtc.so was not found")
-
-    monkeypatch.setattr(nvrtc, "nvrtcCreateProgram", missing)
-    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32")) as engine:
-        session = engine.session(*SIZE)
-        assert isinstance(session, FrameSession)
-        assert not session.takes("yuv420p")
-    assert "frames are scaled and labelled by the processor: NVRTC cannot be loaded (libnvrtc.so" in caplog.text
-
-
 def test_a_frame_that_is_none_is_told(fake: Machine, dynamic: Model) -> None:
     planes = [np.zeros((64, 96), np.uint8), np.zeros((32, 48, 2), np.uint8)]
     labels = np.zeros((64, 96), np.uint8)
