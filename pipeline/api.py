@@ -84,7 +84,7 @@ def stream(uri: str | os.PathLike[str], **options: Unpack[StreamOptions]) -> Gen
         if isinstance(given[name], str):
             overrides[FLAGS[name]] = parse_time(given[name], name)
     overrides[("inputs",)] = (InputOptions(os.fspath(uri)),)
-    return _results(load_options(preset, overrides))
+    return _results(load_options(preset, overrides, "stream()"))
 
 
 def _results(options: RunOptions) -> Generator[Result]:

@@ -63,18 +63,35 @@ REFUSALS = (ValueError, ConfigError)
 """What the options raise where a value makes no sense."""
 
 
-def load_options(preset: str | None, overrides: Mapping[tuple[str, ...], Any]) -> RunOptions:
+def load_options(
+    preset: str | None, overrides: Mapping[tuple[str, ...], Any], asker: str = "command line"
+) -> RunOptions:
     """The options of a run.
 
     Args:
         preset: a preset's name, a YAML file, or None.
         overrides: values by path, e.g. ``{("model", "size"): 360}``, that win over the preset.
+        asker: where these come from, for messages.
 
     Raises:
         ConfigError: unknown preset, unknown key, wrong type, value out of range.
     """
+    if preset is None:
+        return _load(None, overrides, asker)
     try:
-        where, tree = ("command line", {}) if preset is None else (preset, read_settings(preset))
+        return _load(preset, overrides, preset)
+    except ConfigError as error:
+        try:  # whether the preset or what wins over it is to blame
+            _load(None, overrides, asker)
+        except ConfigError as own:
+            if str(own).removeprefix(asker) == str(error).removeprefix(preset):
+                raise own from error
+        raise
+
+
+def _load(preset: str | None, overrides: Mapping[tuple[str, ...], Any], where: str) -> RunOptions:
+    try:
+        tree = {} if preset is None else read_settings(preset)
         inputs = tree.pop("inputs", {})
         common = tree.get("source", {})
         for path, value in overrides.items():

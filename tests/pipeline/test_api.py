@@ -76,7 +76,7 @@ def test_errors_are_raised(clip: MakeClip, tiny: str, monkeypatch: pytest.Monkey
             next(pipeline.stream("nowhere.mp4", model=tiny))
         with pytest.raises(EngineError, match="strete"):
             next(pipeline.stream(path, model="strete"))
-        with pytest.raises(ConfigError, match="alpha"):
+        with pytest.raises(ConfigError, match=r"^stream\(\): render: alpha 3.0 is"):
             pipeline.stream(path, model=tiny, alpha=3)
         with pytest.raises(ConfigError, match="purple"):
             next(pipeline.stream(path, model=tiny, classes=["purple"]))

@@ -80,6 +80,21 @@ def test_mistakes_name_the_file_and_the_key(tmp_path: Path, text: str, said: str
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("text", "size", "said"),
+    [
+        ("model: {size: 256}", 3, "command line: model: size 3 is"),
+        ("model: {size: 3}", None, "site.yaml: model: size 3 is"),
+        ("model: {size: 256, nam: x}", 3, "site.yaml: model.nam: unknown key"),
+        ("render: 7", 3, "site.yaml: render: expected a mapping"),
+    ],
+)
+def test_a_flag_s_mistake_is_not_the_preset_s(tmp_path: Path, text: str, size: int | None, said: str) -> None:
+    given = {} if size is None else {("model", "size"): size}
+    with pytest.raises(ConfigError, match=rf"^\S*{re.escape(said)}"):
+        load_options(write(tmp_path, text), given)
+
+
 def test_the_bare_word_off_is_understood(tmp_path: Path) -> None:
     """YAML reads it as false."""
     assert load_options(write(tmp_path, "source: {deinterlace: off}"), {}).source.deinterlace == "off"
