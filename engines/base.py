@@ -256,6 +256,16 @@ class FrameSession(Session, Protocol):
     def takes(self, layout: str) -> bool:
         """Whether frames may be of a layout, by libav's name; asked before the first frame."""
 
+    def warm_up(self, frame: RawFrame | None) -> None:
+        """Have all done that first requests would wait for; to be called before these, and harmless when repeated.
+
+        Args:
+            frame: what will come, whose labels are overwritten; None where pictures will.
+
+        Raises:
+            EngineError: as of a request.
+        """
+
     def start_frames(self, frames: Sequence[RawFrame]) -> Request:
         """Begin to label frames in one request; they must not change until `Request.wait` returns.
 

@@ -25,6 +25,9 @@ KEPT_SESSIONS = 8
 IN_FLIGHT = 3
 """Requests that keep a GPU busy: one comes in, one is computed, one goes out. Each has memory for its largest batch."""
 
+WARM_UP_S = 60.0
+"""For the first requests, which load code and choose kernels."""
+
 LONGEST = 1000
 """Characters of a library's message that are told: of a longer one both ends, since some say there what is wrong."""
 
@@ -184,6 +187,24 @@ class Lanes(Generic[L]):
         self.title = title
         self._quota = quota
         self._idle = deque(make() for _ in range(quota.limit))
+        self._warming = threading.Lock()
+        self._warm = False
+
+    def warm_up(self, work: Sequence[Callable[[L], None]]) -> None:
+        """Let each lane do some work before the first request, beside those of other sessions.
+
+        Whoever asks again waits until it is done.
+
+        Raises:
+            EngineError: as the work, or it does not end.
+        """
+        with self._warming:
+            for lane in () if self._warm else tuple(self._idle):
+                for begin in work:
+                    begin(lane)
+                    if not lane.wait(WARM_UP_S):
+                        raise EngineError(f"{self.title} has not finished its first pictures within {WARM_UP_S:g} s")
+            self._warm = True
 
     def started(self, begin: Callable[[L], None]) -> LaneRequest[L]:
         """A request on an idle lane.

@@ -227,6 +227,21 @@ class TensorRTSession(SessionBase):
             return False
         return layout in LAYOUTS
 
+    def warm_up(self, frame: RawFrame | None) -> None:
+        """Make contexts, load code and record graphs, all that there are; see `engines.base.FrameSession`."""
+        most = self._border.max_batch
+        picture = prepare(np.zeros((*self._size, 3), np.uint8), self._model)
+        out = np.empty(self._scores, self._border.score_dtype)
+
+        def pictures(count: int) -> Callable[[Lane], None]:
+            return lambda lane: lane.start([picture] * count, [out] * count)
+
+        work = [pictures(count) for count in range(most, 0, -1) for _ in ("plainly", "by the recorded graph")]
+        if frame is not None:
+            kernels = self._pixels()
+            work.append(lambda lane: lane.start_frames([frame] * most, self._model, kernels))
+        self._lanes.warm_up(work)
+
     def start_frames(self, frames: Sequence[RawFrame]) -> LaneRequest[Lane]:
         """Begin to label frames as they were decoded: scaling, colours, upsampling and argmax are the GPU's.
 

@@ -19,7 +19,7 @@ from pipeline.frame import Float32, Frame, Geometry, UInt8
 from pipeline.runner.propagation import Key, Propagation
 from pipeline.sinks.base import OutputInfo
 from pipeline.slots import Ring, SlotLayout
-from pipeline.sources.base import Decoded
+from pipeline.sources.base import Decoded, StreamInfo
 from pipeline.stages.colour import yuv_to_rgb
 from pipeline.stages.motion import Motion
 from pipeline.stages.prepare import geometry_for, prepare
@@ -128,6 +128,8 @@ class Epoch:
         """
         geometry = geometry_for(frame, engine.model, size)
         session = engine.session(geometry.input_height, geometry.input_width)
+        following = propagation(geometry, session.score_shape)
+        where = get_ready(frame, geometry, session, on_scores=pool is not None or following is not None)
         layout = SlotLayout(
             format=frame.format,
             colour=frame.colour,
@@ -146,11 +148,7 @@ class Epoch:
         free: Buffer[int] = Buffer(slots)
         for number in range(slots):
             free.put(number)
-        following = propagation(geometry, session.score_shape)
         unlock = _page_locked(ring, engine)
-        # Whatever works on scores needs them here.
-        plain = refining is None and following is None
-        where = _labelled_there(frame, geometry, session) if plain else None
         return cls(geometry, session, ring, free, refining, info, following, where, VideoReformatter(), unlock)
 
     def takes(self, frame: Frame) -> bool:
@@ -191,7 +189,30 @@ class Epoch:
         self.ring.close()
 
 
-def _labelled_there(frame: Frame, geometry: Geometry, session: Session) -> FrameMap | None:
+def get_ready(frame: Frame | StreamInfo, geometry: Geometry, session: Session, *, on_scores: bool) -> FrameMap | None:
+    """Have a session do what the first frames would wait for.
+
+    Args:
+        frame: one that is like all that will come, or what is known of the stream.
+        geometry: where the network's input lies in them.
+        session: the network compiled for that.
+        on_scores: something works on scores, so they are needed here.
+
+    Returns:
+        What frames are to the engine where it labels them by itself, else None.
+
+    Raises:
+        EngineError: the network cannot be run.
+    """
+    where = None if on_scores else _labelled_there(frame, geometry, session)
+    if isinstance(session, FrameSession):
+        shape = (frame.height, frame.width)
+        planes = tuple(np.zeros(plane, frame.format.dtype) for plane in frame.format.plane_shapes(*shape))
+        session.warm_up(None if where is None else RawFrame(planes, where, np.empty(shape, np.uint8)))
+    return where
+
+
+def _labelled_there(frame: Frame | StreamInfo, geometry: Geometry, session: Session) -> FrameMap | None:
     """What frames are, where the engine can label them by itself."""
     if not isinstance(session, FrameSession) or not session.takes(frame.format.name):
         return None

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from engines import zoo
 from engines.backends import open_engine
-from engines.base import Engine, EngineOptions, FrameSession
+from engines.base import Engine, EngineOptions
 from pipeline.cpu import CpuPlan, available_cpus, divide
 from pipeline.errors import PipelineError
 from pipeline.flow import Crew, WorkerPool
 from pipeline.options import InputOptions, RunOptions
 from pipeline.reports import Report
 from pipeline.runner.clashes import refuse_clashes, written
+from pipeline.runner.epoch import get_ready
 from pipeline.runner.inference import Inference
 from pipeline.runner.lane import Lane, LaneOptions
 from pipeline.runner.memory import refuse_too_large
@@ -128,8 +129,7 @@ class Runner:
         for info, geometry in zip(there, geometries, strict=True):
             # Compiled now and kept, so that a model that does not fit is refused before anything flows.
             session = self._engine.session(geometry.input_height, geometry.input_width)
-            if isinstance(session, FrameSession) and not on_scores:
-                session.takes(info.format.name)  # what it needs for frames takes its time, too
+            get_ready(info, geometry, session, on_scores=on_scores)
         alone = any(each.source.info.live for each in opened)
         self.lanes = tuple(self._lane(each, self._is_live(each), alone=alone) for each in opened)
         self._inference = Inference(self.lanes, self._engine.info)
