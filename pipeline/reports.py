@@ -289,7 +289,11 @@ def _input_line(one: InputReport) -> str:
         late = sum(drop.frames for drop in one.drops if drop.cause == "late")
         parts.append(f"{one.dropped} dropped" + (f" ({late} as too old)" if late else ""))
     parts += [f"{sink.dropped} lost by {sink.name}" for sink in one.sinks if sink.dropped]
-    parts += [f"{sink.missed} missed by {sink.name}, which failed" for sink in one.sinks if sink.failures]
+    parts += [
+        f"{sink.missed} missed by {sink.name}, which failed" if sink.missed else f"{sink.name} failed"
+        for sink in one.sinks
+        if sink.failures
+    ]
     parts += [f"{sink.undelivered} not delivered by {sink.name}" for sink in one.sinks if sink.undelivered]
     if one.damaged:
         parts.append(f"{one.damaged} damaged")

@@ -12,12 +12,16 @@ from pipeline.runner import Runner
 from pipeline.runner.metrics import MetricsServer
 from pipeline.sinks.places import check_place
 from pipeline.sources import list_inputs
+from pipeline.sources.devices import is_camera
 
 
 def inputs() -> str:
     """Cameras with their modes, and other inputs that this machine has."""
     rows: list[tuple[str, ...]] = []
-    for each in list_inputs():
+    found = list_inputs()
+    if not any(is_camera(each.uri) for each in found):
+        rows.append(("-", "no camera is here"))
+    for each in found:
         rows += [(each.uri, each.description), *(("", mode) for mode in each.modes)]
     return _table(rows)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
 import time
 from contextlib import suppress
@@ -141,10 +143,12 @@ class PublishSink:
     def _leave(self, reason: str) -> None:
         """The server is away."""
         self._link = None
+        if reason == os.strerror(errno.ECONNREFUSED):
+            reason += "; is the server running on that port?"
         self._reason = f"{self._name} cannot be published: {mask_uri(reason) or 'the connection is lost'}"
         if self._away_since is None:
             self._away_since = time.monotonic()
-            _LOG.warning("%s; trying again", self._reason)
+            _LOG.warning("%s (trying again)", self._reason)
         self._again = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_RETRY_S)
 

@@ -16,7 +16,10 @@ import av.logging
 from pipeline.errors import SourceAbsentError, SourceError
 from pipeline.sources.base import SourceOptions
 from pipeline.sources.sample import sample_path
-from pipeline.sources.target import Target
+from pipeline.sources.target import NOT_ALLOWED, Target
+
+DEVICES = Path("/dev")
+"""Where Linux keeps its cameras."""
 
 BY_ID = Path("/dev/v4l/by-id")
 """Where Linux names cameras by maker, model and serial number, whatever their number is today."""
@@ -63,8 +66,9 @@ class _Camera:
 
 
 def list_inputs() -> list[InputDevice]:
-    """Cameras with their modes, and the sample clip where it is installed."""
+    """Cameras with their modes, those that this user may not use, and the sample clip where it is installed."""
     found = [InputDevice(f"cam{one.number}", ", ".join((*one.names, one.url)), _modes(one.url)) for one in _cameras()]
+    found += [InputDevice(f"cam{path.name.removeprefix('video')}", f"{path}: {NOT_ALLOWED}") for path in _forbidden()]
     with suppress(SourceError):
         found.append(InputDevice("sample", f"street clip ({sample_path()})"))
     return found
@@ -158,6 +162,13 @@ def _cameras() -> list[_Camera]:
         if number
     ]
     return sorted(cameras, key=lambda one: one.number)
+
+
+def _forbidden() -> list[Path]:
+    """Linux's devices that libav leaves out, since it cannot ask whether they are cameras."""
+    effective = os.access in os.supports_effective_ids
+    devices = [path for path in DEVICES.glob("video*") if path.name.removeprefix("video").isdecimal()]
+    return sorted(path for path in devices if not os.access(path, os.R_OK | os.W_OK, effective_ids=effective))
 
 
 def _ids() -> dict[str, list[str]]:

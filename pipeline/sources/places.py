@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pipeline.errors import SourceError
@@ -52,12 +52,13 @@ def images_of(uri: str) -> list[Path]:
 
 
 def expand_inputs(uris: Iterable[str]) -> list[str]:
-    """Each glob of videos, and each directory that holds videos and no images, as its several files.
+    """Each glob of videos, and each directory that holds videos, as its several files.
 
     Everything else comes back as it is: a glob or directory of images is one input.
 
     Raises:
-        SourceError: a glob that matches nothing, or both images and videos; a name that cannot be looked at.
+        SourceError: a glob that matches nothing; one, or a directory, with both images and videos; a name that cannot
+            be looked at.
     """
     return [each for uri in uris for each in _expand(uri)]
 
@@ -76,8 +77,7 @@ def _files(uri: str) -> list[str]:
         return [uri]
     if path.is_dir():
         files = sorted((f for f in path.iterdir() if f.is_file()), key=natural_key)
-        videos = [str(f) for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
-        return [uri] if any(is_image(f) for f in files) or not videos else videos
+        return _one_kind(uri, files, "holds", f"{path}/") or [uri]
     if not glob.has_magic(uri):
         return [uri]
     return _expand_glob(uri)
@@ -87,11 +87,22 @@ def _expand_glob(uri: str) -> list[str]:
     files = [match for match in _matches(uri) if match.is_file()]
     if not files:
         raise SourceError(f"{uri}: matches no file")
-    images = [f for f in files if is_image(f)]
-    videos = [str(f) for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+    return _one_kind(uri, files, "matches", "") or [str(f) for f in files]
+
+
+def _one_kind(uri: str, files: Sequence[Path], holds: str, folder: str) -> list[str]:
+    """The images as one input, or the videos as several; nothing where there is neither.
+
+    Raises:
+        SourceError: there is both.
+    """
+    images = any(is_image(f) and not f.name.startswith(".") for f in files)
+    videos = [str(f) for f in files if f.suffix.lower() in VIDEO_SUFFIXES and not f.name.startswith(".")]
     if images and videos:
-        raise SourceError(f"{uri}: matches images and videos; name one kind, such as *{Path(videos[0]).suffix}")
-    return [uri] if images else videos or [str(f) for f in files]
+        raise SourceError(
+            f"{uri}: {holds} images and videos; name one kind, such as '{folder}*{Path(videos[0]).suffix}'"
+        )
+    return [uri] if images else videos
 
 
 def _matches(pattern: str) -> list[Path]:

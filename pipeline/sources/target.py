@@ -205,7 +205,12 @@ _REASONS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] 
 )
 """The first type that fits tells the message."""
 
+NOT_ALLOWED = (
+    "no permission to use it; on Linux cameras are for the group video: sudo usermod -aG video $USER, and log in again"
+)
+
 _CAMERA_REASONS = {
+    errno.EACCES: NOT_ALLOWED,
     errno.EBUSY: "another program uses it",
     errno.EINVAL: "cannot give what is asked of it; --list-inputs shows its sizes and formats",
 }
@@ -244,13 +249,13 @@ _LISTENING = ("udp:", "rtp:")
 def _why_not(target: Target, error: Exception) -> str:
     if isinstance(error, av.ExitError | av.TimeoutError) and str(target.url).startswith(_LISTENING):
         return f"nothing came within {target.open_timeout or 0:g} s; is it sent to this address and port?"
+    if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
+        return _CAMERA_REASONS[error.errno]
     for types, message in _REASONS:
         if isinstance(error, types):
             return message.format(timeout=target.open_timeout or 0, reason=one_line(error))
     if isinstance(error, av.InvalidDataError | EOFError):
         return _not_a_video(target)
-    if target.format in CAMERAS and isinstance(error, OSError) and error.errno in _CAMERA_REASONS:
-        return _CAMERA_REASONS[error.errno]
     if target.network and isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return _unreachable(target, error)
     return f"cannot be opened ({one_line(error)})"

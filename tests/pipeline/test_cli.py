@@ -187,10 +187,12 @@ def test_a_model_that_is_not_exported_names_the_command(
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_list_inputs(cli: Cli) -> None:
+def test_list_inputs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     done = cli("--list-inputs")
     assert done.returncode == 0, done.stderr
     assert "sample" in done.stdout
+    monkeypatch.setattr("pipeline.cli.listing.list_inputs", list)
+    assert cli("--list-inputs").stdout == "-  no camera is here\n"
 
 
 def test_quiet_says_nothing(cli: Cli, clip: MakeClip, tiny: str, tmp_path: Path) -> None:

@@ -145,6 +145,15 @@ def test_the_text_names_all_that_was_lost() -> None:
     assert all(len(line) < 120 for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("missed", "said"), [(0, ", rtsp://h/x failed, 2 not"), (7, ", 7 missed by rtsp://h/x, which failed, ")]
+)
+def test_the_text_tells_of_outputs_that_failed(missed: int, said: str) -> None:
+    (one,) = report().inputs
+    failed = replace(one, sinks=(SinkReport("rtsp://h/x", 99, 0, 2, failures=1, missed=missed),))
+    assert said in replace(report(), inputs=(failed,)).as_text()
+
+
 def test_batches_are_counted() -> None:
     meter = BatchMeter()
     assert meter.report(2) is None

@@ -129,7 +129,7 @@ def test_a_server_that_was_never_there_is_an_error_in_the_end() -> None:
         while time.monotonic() < deadline:
             sink.write(SHOWN.result(0))
             time.sleep(0.02)
-        with pytest.raises(SinkError, match="cannot be published: Connection refused"):
+        with pytest.raises(SinkError, match="cannot be published: Connection refused; is the server running"):
             sink.close()
         sink.abort()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -17,8 +19,9 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError, SourceError
-from pipeline.sources import Decoded, SourceOptions, list_inputs, open_source
+from pipeline.sources import Decoded, SourceOptions, devices, list_inputs, open_source
 from pipeline.sources import sample as sample_module
+from pipeline.sources.target import Target, open_container
 from tests.pipeline.clips import BROKEN
 from tests.pipeline.painting import read_number
 from tests.pipeline.sources.conftest import MakeClip
@@ -200,6 +203,25 @@ def test_permission_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     (tmp_path / "clip.mp4").touch()
     monkeypatch.setattr("pipeline.sources.target.av.open", forbidden)
     assert "clip.mp4: no permission" in refused(str(tmp_path / "clip.mp4"))
+
+
+def test_a_camera_that_this_user_may_not_use(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise av.PermissionError(13, "Permission denied")
+
+    with tempfile.TemporaryDirectory() as name:  # pytest's own is for its user's eyes alone
+        for device in ("video3", "video"):
+            (Path(name) / device).touch(mode=0)
+        Path(name).chmod(0o755)
+        monkeypatch.setattr(devices, "DEVICES", Path(name))
+        request.getfixturevalue("nobody")
+        (listed,) = (each for each in list_inputs() if each.uri != "sample")
+        os.seteuid(os.getuid())
+    assert listed.uri == "cam3"
+    assert re.search(r"video3: no permission to use it; .* usermod -aG video", listed.description)
+    monkeypatch.setattr("pipeline.sources.target.av.open", forbidden)
+    with pytest.raises(SourceError, match=r"^cam3: no permission to use it; .* usermod"):
+        open_container(Target("/dev/video3", "cam3", format="v4l2"))
 
 
 def test_directories(tmp_path: Path, clip: MakeClip) -> None:

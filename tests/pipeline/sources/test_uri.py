@@ -124,7 +124,7 @@ def test_name(uri: str, name: str) -> None:
 
 @pytest.fixture
 def media(tmp_path: Path) -> Path:
-    names = "v/b10.mp4 v/b9.mkv i/1.jpg i/2.jpg m/1.jpg m/a.mp4 v/notes.txt o/raw [x].mp4"
+    names = "v/b10.mp4 v/b9.mkv i/1.jpg i/2.jpg m/1.jpg m/a.mp4 h/._a.jpg h/a.mp4 v/notes.txt o/raw [x].mp4"
     for name in names.split():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -139,7 +139,7 @@ def media(tmp_path: Path) -> Path:
         ("v/*.mp4", ["v/b10.mp4"]),
         ("i", ["i"]),
         ("i/*.jpg", ["i/*.jpg"]),
-        ("m", ["m"]),
+        ("h", ["h/a.mp4"]),
         ("o/*", ["o/raw"]),
         ("[x].mp4", ["[x].mp4"]),
         ("i/%d.jpg", ["i/%d.jpg"]),
@@ -154,7 +154,10 @@ def test_expand(given: str, expanded: list[str], media: Path, monkeypatch: pytes
     assert expand_inputs([given]) == expanded
 
 
-@pytest.mark.parametrize(("given", "message"), [("x/*", "matches no file"), ("m/*", "images and videos")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [("x/*", "matches no file"), ("m/*", "images and videos"), ("m", r"images and videos; .* '(m/|.*/m/)\*\.mp4'")],
+)
 def test_expand_refuses(given: str, message: str, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(media)
     with pytest.raises(SourceError, match=message):
