@@ -11,12 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.base import Model
 from tests.conftest import absent
 from tests.engines.conftest import absent_gpu
-from tests.engines.support import foreign
+from tests.engines.support import expected_scores, foreign
 from tests.engines.tensorrt.bindings import TENSORRT, tensorrt_stubs
 from tests.engines.tensorrt.fake_cuda import FakeCuda, FakeDriver
 from tests.engines.tensorrt.fake_tensorrt import fake_tensorrt
@@ -136,3 +137,11 @@ def batched(monkeypatch: pytest.MonkeyPatch) -> None:
             return getattr(helper, name)
 
     monkeypatch.setattr(support, "helper", Batched())
+
+
+def expected(model: Model, image: np.ndarray) -> np.ndarray:
+    """The scores of H×W×3 bytes by a network of `small` or `dynamic`, in numpy."""
+    values = image.transpose(2, 0, 1).astype(np.float64)
+    if model.mean is not None and model.std is not None:
+        values = (values - np.array(model.mean)[:, None, None]) / np.array(model.std)[:, None, None]
+    return expected_scores(model.path, values)
