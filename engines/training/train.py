@@ -87,14 +87,7 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: 
     Raises:
         EngineError: with a message of one line, for any input that cannot be used.
     """
-    checkpoint = args.output / CHECKPOINT
-    if checkpoint.exists() and not args.resume:
-        raise OptionError(f"{checkpoint} exists: go on with --resume, or choose another --output")
-    resumed = Checkpoint.load(checkpoint) if args.resume else None
-    if resumed is not None and (difference := first_difference(options, resumed.options, but=LENGTH)):
-        raise OptionError(
-            f"--resume: {difference} as in {checkpoint}: give the options of that run, or choose another --output"
-        )
+    resumed = _resumed(args, options)
     if args.threads:
         torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)  # the augmentation's one thread beside torch's own
@@ -128,6 +121,21 @@ def make_trainer(args: argparse.Namespace, options: TrainingOptions, processes: 
     if args.tensorboard:
         trainer.note_on_board()
     return trainer
+
+
+def _resumed(args: argparse.Namespace, options: TrainingOptions) -> Checkpoint | None:
+    """The run that is taken up again, or None where one begins in a place that is free."""
+    path = args.output / CHECKPOINT
+    if not args.resume:
+        if path.exists():
+            raise OptionError(f"{path} exists: go on with --resume, or choose another --output")
+        return None
+    resumed = Checkpoint.load(path)
+    if difference := first_difference(options, resumed.options, but=LENGTH):
+        raise OptionError(
+            f"--resume: {difference} as in {path}: give the options of that run, or choose another --output"
+        )
+    return resumed
 
 
 def model_spec(options: ModelOptions) -> NetworkSpec:

@@ -186,17 +186,9 @@ class Lane:
             frame = decoded.frame
             if self._deadlines is not None:
                 self._deadlines.came(frame)
-            epoch = self._epoch
-            if epoch is None or not epoch.takes(frame):
-                if epoch is not None:
-                    if epoch.propagation is not None:
-                        self.looked.put(None)
-                    epoch.drain()
-                    self._epoch = None
-                with failing_as("prepare", frame.source, frame.index):
-                    epoch = self._epoch = self._open_epoch(frame)
-                if epoch is None:
-                    break
+            epoch = self._epoch_of(frame)
+            if epoch is None:
+                break
             number = epoch.free.get()
             if self._too_old(frame):
                 self.late_unprepared += 1
@@ -221,6 +213,20 @@ class Lane:
         for decoded in self.decoded:
             yield decoded
             self.places.take()
+
+    def _epoch_of(self, frame: Frame) -> Epoch | None:
+        """Where the frame belongs: a new one once that before it has drained; None where the input ends before it."""
+        epoch = self._epoch
+        if epoch is not None and epoch.takes(frame):
+            return epoch
+        if epoch is not None:
+            if epoch.propagation is not None:
+                self.looked.put(None)
+            epoch.drain()
+            self._epoch = None
+        with failing_as("prepare", frame.source, frame.index):
+            epoch = self._epoch = self._open_epoch(frame)
+        return epoch
 
     def _too_old(self, frame: Frame) -> bool:
         """Whether the frame has waited too long to be worth the engine's time."""
