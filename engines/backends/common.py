@@ -1,4 +1,4 @@
-"""What every backend does the same way: checks, bookkeeping, one-line errors."""
+"""What every backend does the same way: sessions, requests in flight, one-line errors."""
 
 from __future__ import annotations
 
