@@ -98,8 +98,9 @@ class EncoderChoice:
             if encoder is self.software or self._options.hwaccel == CUDA:
                 raise
             _LOG.warning("%s; it is encoded in software", error)
-        self._chosen[pictures] = self.software
-        return start(self.software)
+        begun = start(self.software)
+        self._chosen[pictures] = self.software  # it was NVENC that failed, and not a full disk
+        return begun
 
 
 def refusal(hardware: Encoder, width: int, height: int, layout: PixelFormat) -> str:

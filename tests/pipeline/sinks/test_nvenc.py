@@ -23,7 +23,7 @@ from pipeline.frame import FORMATS
 from pipeline.hwaccel import missing
 from pipeline.sinks import OutputInfo, RecordOptions, VideoOptions, open_output
 from pipeline.sinks.encoders import CONTAINERS, ENCODERS, KEYFRAMES_ASKED_FOR, Encoder, encoder_for, encoder_named
-from pipeline.sinks.nvenc import choose, nvenc_encoders, refusal
+from pipeline.sinks.nvenc import EncoderChoice, choose, nvenc_encoders, refusal
 from pipeline.sinks.rtsp.h264 import H264Stream
 from pipeline.sinks.video import VideoSink
 from tests.pipeline.nvidia import build_driver, nvdec_pictures
@@ -152,6 +152,21 @@ def test_nvenc_is_tried_once_for_all_segments(refuses: str, tmp_path: Path, monk
     segments = len(list(tmp_path.glob("*.mkv")))
     assert segments > 2
     assert asked == ["h264_nvenc"] * (1 if refuses else 2) + ["libx264"] * segments
+
+
+def test_a_full_disk_is_not_put_down_to_nvenc(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not nvenc_encoders():
+        pytest.skip("this PyAV has no NVENC")
+    monkeypatch.setattr("pipeline.sinks.nvenc.missing", lambda _: "")
+    monkeypatch.setattr("pipeline.sinks.nvenc.refusal", lambda *_: "")
+    encoders = EncoderChoice(encoder_named("h264"), VideoOptions())
+
+    def full(_: Encoder) -> None:
+        raise SinkError("a.mkv cannot be written: the disk is full")
+
+    with pytest.raises(SinkError, match="the disk is full"):
+        encoders.begin(320, 240, YUV, full)
+    assert encoders.begin(320, 240, YUV, lambda encoder: encoder.name) == "h264_nvenc"
 
 
 def test_demands_that_contradict_each_other() -> None:
