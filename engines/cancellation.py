@@ -22,18 +22,14 @@ class Cancellation:
             self._since = time.monotonic()
 
     @property
+    def since(self) -> float | None:
+        """When the engine was told to, by the monotonic clock."""
+        return self._since
+
+    @property
     def is_set(self) -> bool:
         """The engine was told to."""
         return self._since is not None
-
-    def check_answer(self, asked: float) -> None:
-        """See that a GPU does not hang, which is waited for since ``asked`` (by the monotonic clock).
-
-        Raises:
-            EngineError: the engine was told to give up, and nothing has come for `GIVE_UP_S`.
-        """
-        if self._since is not None and time.monotonic() - max(asked, self._since) >= GIVE_UP_S:
-            raise EngineError(f"the GPU has not answered for {GIVE_UP_S:g} s: the driver may say why (dmesg)")
 
     def check(self, what: str) -> None:
         """Go on only where nobody has said to give up.
@@ -43,3 +39,36 @@ class Cancellation:
         """
         if self.is_set:
             raise CancelledError(f"{what} was called off")
+
+
+class Patience:
+    """How long whoever waits for requests to a GPU does so once the engine was told to give up.
+
+    That is `GIVE_UP_S`, or twice the longest request so far where that is more.
+
+    Args:
+        cancellation: the engine's.
+    """
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
+        self._began = 0.0
+        self._longest = 0.0
+
+    def begin(self) -> None:
+        """A request begins."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """It is done."""
+        self._longest = max(self._longest, time.monotonic() - self._began)
+
+    def check(self, asked: float) -> None:
+        """See that a GPU does not hang, which is waited for since ``asked`` (by the monotonic clock).
+
+        Raises:
+            EngineError: it does.
+        """
+        limit, since = max(GIVE_UP_S, 2 * self._longest), self._cancellation.since
+        if since is not None and time.monotonic() - max(asked, since) >= limit:
+            raise EngineError(f"the GPU has not answered for {limit:.1f} s: the driver may say why (dmesg)")

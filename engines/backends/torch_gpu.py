@@ -26,7 +26,7 @@ from engines.backends.common import (
 )
 from engines.backends.nvidia.typed_graph import typed_graph
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
-from engines.cancellation import Cancellation
+from engines.cancellation import Cancellation, Patience
 from engines.model_file import demand_same_file
 from engines.stragglers import forsake
 
@@ -162,7 +162,7 @@ class CudaLane:
 
     def __init__(self, run: Run, blank: torch.Tensor, exact: Settings, cancellation: Cancellation) -> None:
         self._run = run
-        self._cancellation = cancellation
+        self._patience = Patience(cancellation)
         self._exact = exact
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -190,6 +190,7 @@ class CudaLane:
         """See `Lane`."""
         np.copyto(self._host_picture.numpy(), picture)
         self._out = out
+        self._patience.begin()
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 self._picture.copy_(self._host_picture, non_blocking=True)
@@ -208,7 +209,7 @@ class CudaLane:
         began = time.monotonic()
         try:
             while not self._done.query():  # type: ignore[no-untyped-call]
-                self._cancellation.check_answer(began)
+                self._patience.check(began)
                 if time.monotonic() - began >= timeout:
                     return False
                 time.sleep(_POLL_S)
@@ -217,6 +218,7 @@ class CudaLane:
             raise
         except RuntimeError as error:
             raise EngineError(f"torch failed: {one_line(error)}") from error
+        self._patience.end()
         if self._out is not None:
             np.copyto(self._out, self._host_scores.numpy()[0])
             self._out = None

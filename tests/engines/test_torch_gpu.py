@@ -105,8 +105,9 @@ def test_a_gpu_that_hangs_is_not_waited_for_after_a_stop(monkeypatch: pytest.Mon
     monkeypatch.setattr(cancellation, "GIVE_UP_S", 0.1)
     lane = CudaLane.__new__(CudaLane)
     lane._done = SimpleNamespace(query=lambda: False)
-    lane._cancellation = cancellation.Cancellation()
+    told = cancellation.Cancellation()
+    lane._patience = cancellation.Patience(told)
     assert not lane.wait(0.2)
-    lane._cancellation.set()
+    told.set()
     with pytest.raises(EngineError, match=r"the GPU has not answered for 0\.1 s"):
         lane.wait(WAIT_S)

@@ -130,6 +130,8 @@ def _way_out() -> str:
                 f"NVIDIA's driver knows CUDA {known // 1000}, and these libraries are of CUDA {ours // 1000}: install "
                 "a newer driver, or 'deeplab-stream[tensorrt-cu12]' in an environment of its own"
             )
+        if known:
+            return "see what nvidia-smi says"
     return "install NVIDIA's driver"
 
 
@@ -223,7 +225,9 @@ class Stream:
 
     def __init__(self) -> None:
         flags = runtime.cudaStreamNonBlocking
-        self._lock = threading.Lock()  # while it is recorded: whoever asked a stream then would spoil the recording
+        # While it is recorded: whoever asked a stream then would spoil the recording. One may wait inside one's own
+        # wait, since the garbage collector frees lanes wherever it comes.
+        self._lock = threading.RLock()
         self._reached = Event()
         try:
             self._handle = check("make a stream", runtime.cudaStreamCreateWithFlags(flags))
@@ -280,6 +284,7 @@ class Stream:
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         with self._lock:
             check("begin to record", runtime.cudaStreamBeginCapture(self._handle, mode))
+            _recording.here = True
             try:
                 yield graph
             except BaseException:
@@ -287,6 +292,8 @@ class Stream:
                 if recorded is not None and int(recorded):
                     runtime.cudaGraphDestroy(recorded)
                 raise
+            finally:
+                _recording.here = False
             recorded = check("end the recording", runtime.cudaStreamEndCapture(self._handle))
         graph.take(recorded)
 
@@ -357,8 +364,10 @@ class Event:
 
 
 _streams: WeakSet[Stream] = WeakSet()
-_streams_lock = threading.Lock()
+_streams_lock = threading.RLock()  # the garbage collector may come while it is held
 _hangs = threading.Event()
+_recording = threading.local()
+"""Whether this thread records: it may free nothing then."""
 
 
 def give_up() -> None:
@@ -367,10 +376,13 @@ def give_up() -> None:
 
 
 def all_done() -> bool:
-    """Wait for all that was given to the GPU, before something is freed that it may use; False where that hangs.
+    """Wait for all that was given to the GPU, before something is freed that it may use; False where it must not be.
 
-    The whole GPU is not waited for: that would spoil what another thread records.
+    So it is where the GPU hangs, and in the middle of a recording of this thread's, where the garbage collector may
+    come. The whole GPU is not waited for: that would spoil what another thread records.
     """
+    if getattr(_recording, "here", False):
+        return False
     with _streams_lock:
         streams = list(_streams)
     deadline = time.monotonic() + GIVE_UP_S

@@ -28,7 +28,7 @@ from engines.backends.nvidia.cuda import (
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.pixels import Frame
 from engines.base import EngineError, Model, RawFrame, Scores
-from engines.cancellation import GIVE_UP_S, Cancellation
+from engines.cancellation import GIVE_UP_S, Cancellation, Patience
 from engines.stragglers import forsake
 
 ALIGNMENT = 256
@@ -140,7 +140,7 @@ class Lane:
         self._engine = engine
         self._border = border
         self._page_locked = page_locked
-        self._cancellation = cancellation
+        self._patience = Patience(cancellation)
         self._contexts: dict[int, trt.IExecutionContext] = {}
         self._graphs: dict[int, Graph | None] = {}
         self._closed = True
@@ -217,6 +217,7 @@ class Lane:
     def _beginning(self, held: object) -> Iterator[None]:
         """Nobody frees what copies need; where a step fails, nothing is under way when the lane is used again."""
         self._held, self._waiting = held, []
+        self._patience.begin()
         try:
             yield
         except BaseException:
@@ -255,12 +256,13 @@ class Lane:
         began = time.monotonic()
         while not self._done.wait(min(_LOOK_S, max(0.0, began + timeout - time.monotonic()))):
             try:
-                self._cancellation.check_answer(began)
+                self._patience.check(began)
             except EngineError:
                 give_up()
                 raise
             if time.monotonic() - began >= timeout:
                 return False
+        self._patience.end()
         for out, staged in self._waiting:
             np.copyto(out, staged)
         self._waiting, self._held = [], None

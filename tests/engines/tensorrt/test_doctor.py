@@ -38,6 +38,7 @@ def test_a_machine_that_lacks_tensorrt(fake: Machine, driver: None, monkeypatch:
 
 
 def test_a_gpu_that_does_not_answer(fake: Machine, driver: None) -> None:
+    fake.gpu.driver = 0
     fake.gpu.fail["cudaGetDeviceCount"] = "cudaErrorInsufficientDriver"
     (found,) = examine_gpu()
     assert (found.state, found.package) == (MISSING, "")

@@ -23,11 +23,15 @@ from engines.base import (
     Model,
     PageLocking,
     RawFrame,
+    Request,
 )
 from tests.engines.support import WAIT_S, open_engine_for, picture, score
 from tests.engines.tensorrt.conftest import Machine
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),  # of what is freed
+]
 
 SIZE = (32, 48)
 
@@ -190,18 +194,28 @@ def test_a_gpu_that_hangs_is_left_behind(
     assert caplog.text.count("what it works on is left behind") == (not told)
 
 
-def test_a_slow_gpu_is_waited_for_after_a_stop(fake: Machine, small: Model, impatient: float) -> None:
-    """Each request gets its time, however many there are."""
-    with open_engine_for(small, "tensorrt", EngineOptions("fp32", requests=3)) as engine:
-        session = engine.session(*SIZE)
-        requests = [session.start(picture(SIZE), np.empty(session.score_shape, np.float32)) for _ in range(3)]
-        engine.cancel()
+@pytest.mark.parametrize(("usual_s", "takes_s"), [(0.0, 0.2), (0.5, 0.7)])
+def test_a_slow_gpu_is_waited_for_after_a_stop(
+    usual_s: float, takes_s: float, fake: Machine, small: Model, impatient: float
+) -> None:
+    """Each request gets its time, however many there are, and longer where requests take long."""
+
+    def answer_after(seconds: float, *requests: Request) -> None:
         for request in requests:
             fake.gpu.hangs = True
-            timer = threading.Timer(0.2, lambda: setattr(fake.gpu, "hangs", False))
+            timer = threading.Timer(seconds, lambda: setattr(fake.gpu, "hangs", False))
             timer.start()
             request.wait(WAIT_S)
             timer.join()
+
+    with open_engine_for(small, "tensorrt", EngineOptions("fp32", requests=3)) as engine:
+        session = engine.session(*SIZE)
+        out = np.empty(session.score_shape, np.float32)
+        for _ in range(3):  # on each lane
+            answer_after(usual_s, session.start(picture(SIZE), out))
+        requests = [session.start(picture(SIZE), out) for _ in range(3)]
+        engine.cancel()
+        answer_after(takes_s, *requests)
 
 
 def test_memory_is_unlocked_while_another_thread_records(fake: Machine, small: Model) -> None:
@@ -250,3 +264,26 @@ def test_what_was_lost_on_the_gpu_is_told_once(
     gc.collect()
     assert "IllegalAddress" not in caplog.text
     assert not list(recwarn), "of exceptions that nobody could catch"
+
+
+def test_the_garbage_collector_may_come_anywhere(fake: Machine, dynamic: Model) -> None:
+    """It frees lanes while its thread holds a stream's lock, and while it records."""
+    from engines.backends.nvidia import cuda
+
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=1)) as engine:
+        lost = []
+        for _ in range(2):
+            with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=1)) as other:
+                lost.append(other.session(48, 32))
+                score(lost[-1], picture((48, 32)))
+        session = engine.session(*SIZE)
+        before, began = fake.gpu.calls["cudaGraphLaunch"], time.monotonic()
+        (stream,) = (stream for stream in cuda._streams if stream is session._lanes._idle[0]._stream)  # type: ignore[attr-defined]
+        with stream._lock, cuda._streams_lock:
+            lost.pop()
+        fake.trt.faults["recording"] = lost.clear
+        for _ in range(3):
+            assert np.isfinite(score(session, picture(SIZE))).all()
+        assert time.monotonic() - began < 2
+        assert fake.gpu.calls["cudaGraphLaunch"] - before == 2, "the recording is good"
+    assert cuda.all_done(), "it does not hang"

@@ -26,6 +26,7 @@ SIZE = (32, 48)
     ("driver", "told"),
     [
         (0, r"\(cudaErrorInsufficientDriver\)\): install NVIDIA's driver, or use --engine auto"),
+        (13000, r": see what nvidia-smi says, or use --engine auto"),
         (12040, r"driver knows CUDA 12, and these libraries are of CUDA 13: .*'deeplab-stream\[tensorrt-cu12\]'"),
     ],
 )
