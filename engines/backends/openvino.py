@@ -195,11 +195,49 @@ def _read(openvino: Any, core: Any, model: Model) -> Any:
             if model.input_dtype == "float16":
                 work.convert_element_type(kind.f16)
         steps.output(0).tensor().set_element_type(openvino.Type.f32)
-        return steps.build()
+        built = steps.build()
+        if model.quantised:
+            _leave_picture_in_float(built)
+        return built
     except StopIteration as error:
         raise EngineError(f"{model.path} has no output {model.output_name!r}") from error
     except RuntimeError as error:
         raise EngineError(f"OpenVINO cannot read {model.path}: {one_line(error)}") from error
+
+
+def _leave_picture_in_float(network: Any) -> None:
+    """Take out the quantisation of the network's input, so that the first convolution sees floats.
+
+    With it OpenVINO (2025.4 to 2026.4) computes other scores than the file says on a processor with AVX-512 VNNI, but
+    without AMX: `street-int8` had 62.7 mIoU there where ONNX Runtime has 87.8.  All that is computed from the first
+    convolution's scores on stays in eight bits.
+    """
+    port = network.input(0)
+    while (node := _only_reader(port)) is not None and node.get_type_name() in _ON_PICTURES:
+        port = node.output(0)
+    if node is None or node.get_type_name() != "FakeQuantize":
+        return
+    restored = node.output(0)
+    while (after := _only_reader(restored)) is not None and after.get_type_name() in {
+        "Convert",
+        "Subtract",
+        "Multiply",
+    }:
+        restored = after.output(0)
+        if after.get_type_name() == "Multiply":
+            restored.replace(port)
+            return
+
+
+_ON_PICTURES = {"Convert", "Subtract", "Add", "Divide", "Multiply", "Transpose", "Concat"}
+"""What may stand between a picture and its quantisation."""
+
+
+def _only_reader(port: Any) -> Any | None:
+    """The node that reads an output, but for its shape; None where there are several."""
+    readers = [each.get_node() for each in port.get_target_inputs()]
+    readers = [node for node in readers if node.get_type_name() != "ShapeOf"]
+    return readers[0] if len(readers) == 1 else None
 
 
 def _is_plain(model: Model) -> bool:

@@ -123,3 +123,18 @@ def test_the_embedded_int8_network_is_that_of_street(backend: str) -> None:
     sure = first - second > 1
     assert sure.mean() > 0.3
     assert (found.argmax(0) == expected.argmax(0))[sure].mean() > 0.95
+
+
+def test_openvino_computes_an_int8_network_as_its_file_says() -> None:
+    """ONNX Runtime does on any processor."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model, (height, width) = load_model("street-int8"), (192, 256)
+    blocks = np.random.default_rng(1).integers(0, 256, (height // 32, width // 32, 3), np.uint8)
+    image = np.ascontiguousarray(blocks.repeat(32, 0).repeat(32, 1))
+    found = []
+    for backend in ("onnxruntime", "openvino"):
+        with open_engine_for(model, backend, EngineOptions("int8", threads=1)) as engine:
+            found.append(score(engine.session(height, width), image))
+    expected, computed = found
+    assert np.abs(computed - expected).mean() < 0.1 * np.abs(expected).mean()
+    assert (computed.argmax(0) == expected.argmax(0)).mean() > 0.95
