@@ -54,6 +54,17 @@ def overlay(
     ``paint`` is 256×4 in units of 1/256 (8-bit samples) or 1/16384 (10-bit in uint16).
     """
 
+def unfold(
+    luma: NDArray[np.uint16],
+    chroma: NDArray[np.uint16],
+    shift_x: int,
+    shift_y: int,
+    out_y: NDArray[np.uint16],
+    out_u: NDArray[np.uint16],
+    out_v: NDArray[np.uint16],
+) -> None:
+    """Fill planes from luma and from U and V in turn (rows × 2·columns), whose ten bits are the upper ones."""
+
 def composite(plane: NDArray[np.uint8] | NDArray[np.uint16], keep: NDArray[np.uint16], add: NDArray[np.uint32]) -> None:
     """Lay a sprite over a plane, in place: ``sample · keep + add`` in units as `overlay`'s."""
 

@@ -73,6 +73,16 @@ void overlay(const In &y, const In &u, const In &v, int shift_x, int shift_y, co
     is_wide(y) ? run(uint16_t{}) : run(uint8_t{});
 }
 
+void unfold(const In &luma, const In &chroma, int shift_x, int shift_y, const Out &y, const Out &u, const Out &v) {
+    const auto to = take_picture<uint16_t>(y, u, v, shift_x, shift_y);
+    const auto from = arrays::plane<const uint16_t>(luma, "luma");
+    const auto pairs = arrays::plane<const uint16_t>(chroma, "chroma");
+    arrays::need_shape(luma, "luma", {size_t(to.height), size_t(to.width)});
+    arrays::need_shape(chroma, "chroma", {size_t(to.chroma_height()), 2 * size_t(to.chroma_width())});
+    nb::gil_scoped_release unlocked;
+    planes::unfold({from.data, pairs.data, from.stride, pairs.stride}, to);
+}
+
 void composite(const Out &plane, const In &keep, const In &add) {
     const auto run = [&](auto sample) {
         using T = decltype(sample);
@@ -96,5 +106,7 @@ void bind_planes(nb::module_ &m) {
     m.def("overlay", &overlay, "y"_a.noconvert(), "u"_a.noconvert(), "v"_a.noconvert(), "shift_x"_a, "shift_y"_a,
           "labels"_a.noconvert(), "paint"_a.noconvert(), "out_y"_a.noconvert(), "out_u"_a.noconvert(),
           "out_v"_a.noconvert());
+    m.def("unfold", &unfold, "luma"_a.noconvert(), "chroma"_a.noconvert(), "shift_x"_a, "shift_y"_a,
+          "out_y"_a.noconvert(), "out_u"_a.noconvert(), "out_v"_a.noconvert());
     m.def("composite", &composite, "plane"_a.noconvert(), "keep"_a.noconvert(), "add"_a.noconvert());
 }

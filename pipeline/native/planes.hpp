@@ -19,6 +19,14 @@ struct Picture {
     T *row(int p, int y) const { return plane[p] + y * stride[p]; }
 };
 
+// Luma, and U and V in turn, samples of ten bits in the upper bits; strides in samples.
+struct Folded {
+    const uint16_t *luma, *chroma;
+    ptrdiff_t luma_stride, chroma_stride;
+};
+
+void unfold(const Folded &from, const Picture<uint16_t> &to);
+
 struct ToRgb {  // levels 0–255 from samples: R = luma·Y + rv·V + offset[0], and so on
     float luma, rv, gu, gv, bu;
     float offset[3];

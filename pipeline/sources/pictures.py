@@ -11,8 +11,11 @@ from typing import Generic, TypeVar, cast
 import av
 import numpy as np
 from av.filter import Graph
+from av.video.plane import VideoPlane
 from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
 
+from pipeline import _native
 from pipeline.frame import FORMATS, Colour, PixelFormat, Plane
 
 T = TypeVar("T")
@@ -59,6 +62,30 @@ def plane_views(picture: av.VideoFrame, pixel_format: PixelFormat) -> tuple[Plan
         view.flags.writeable = False  # decoders predict from the same memory
         views.append(view)
     return views[0], views[1], views[2]
+
+
+FOLDED = ("p010le", "p210le", "p410le")
+"""Layouts of 10 bits with U and V in turn, as GPUs give them: libswscale takes four times as long for them."""
+
+
+def unfolded(frame: av.VideoFrame, target: PixelFormat) -> av.VideoFrame:
+    """A picture of `FOLDED` in the layout ``target``, sample for sample; of its tags it keeps the colour's."""
+    made = av.VideoFrame(frame.width, frame.height, target.name)
+    made.colorspace, made.color_range = frame.colorspace, frame.color_range
+    luma, u, v = target.plane_shapes(frame.height, frame.width)
+    _native.unfold(
+        _samples(frame.planes[0], luma),
+        _samples(frame.planes[1], (u[0], 2 * u[1])),
+        target.log2_chroma_w,
+        target.log2_chroma_h,
+        *(_samples(plane, shape) for plane, shape in zip(made.planes, (luma, u, v), strict=True)),
+    )
+    return made
+
+
+def _samples(plane: VideoPlane, shape: tuple[int, int]) -> NDArray[np.uint16]:
+    """A plane's own memory, without what lies beside its rows."""
+    return np.frombuffer(cast(memoryview, plane), np.uint16).reshape(shape[0], -1)[:, : shape[1]]
 
 
 def pixel_aspect(ratio: Fraction | None) -> Fraction:
@@ -208,7 +235,9 @@ class Upright(Generic[T]):
         target, _ = nearest_format(frame.format.name)
         if turned and target.log2_chroma_w != target.log2_chroma_h:
             target = FORMATS[target.name.replace("422", "444")]  # else the chroma would be halved the wrong way
-        picture = self._converter.planar(frame, target)
+        # Not for filters, which look at tags that a new picture does not have, nor bottom up.
+        folded = not steps and frame.format.name in FOLDED and frame.planes[0].line_size > 0
+        picture = unfolded(frame, target) if folded else self._converter.planar(frame, target)
         key = (steps, picture.format.name, picture.width, picture.height, colour)
         ready = self.flush() if key != self._key else []
         self._key = key

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import _native
 from pipeline.frame import FORMATS, Colour
 from pipeline.sources import Decoded, SourceOptions, open_source
 from pipeline.sources.images import natural_key
-from pipeline.sources.pictures import Upright, nearest_format, pixel_aspect, plane_views, turn_filters
+from pipeline.sources.pictures import FOLDED, Upright, nearest_format, pixel_aspect, plane_views, turn_filters
 from tests.pipeline.painting import Array, paint, read_number
 from tests.pipeline.sources.conftest import MakeClip
 
@@ -117,6 +118,37 @@ def test_what_a_gpu_gives_is_unfolded_sample_for_sample(given: str, shift: int, 
     for view, wanted in zip(planes, (samples[0], samples[1][:, ::2], samples[1][:, 1::2]), strict=True):
         np.testing.assert_array_equal(view, wanted[: view.shape[0], : view.shape[1]])
     assert picture.colour.full_range is full
+
+
+@pytest.mark.parametrize("given", FOLDED)
+@pytest.mark.parametrize("turn", [(), ("hflip", "vflip"), ("transpose=clock",)])
+def test_what_a_gpu_gives_of_ten_bits_is_turned_as_any(given: str, turn: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(2)
+    target, _ = nearest_format(given)
+    folded, plain = av.VideoFrame(64, 32, given), av.VideoFrame(64, 32, target.name)
+    y, u, v = (rng.integers(0, 1024, shape).astype(np.uint16) for shape in target.plane_shapes(32, 64))
+    pairs = np.stack((u, v), -1).reshape(len(u), -1)
+    for frame, planes in ((folded, (y << 6, pairs << 6)), (plain, (y, u, v))):
+        for plane, samples in zip(frame.planes, planes, strict=True):
+            rows = np.frombuffer(plane, np.uint16).reshape(len(samples), -1)
+            rows[:, : samples.shape[1]] = samples
+    pictures = [Upright[None]().push(frame, None, turn)[0][0] for frame in (folded, plain)]
+    shown = [plane_views(picture.picture, picture.format) for picture in pictures]
+    for found, expected in zip(*shown, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert pictures[0].colour == pictures[1].colour
+
+
+def test_the_kernel_refuses_planes_that_do_not_fit() -> None:
+    luma, chroma = np.zeros((4, 6), np.uint16), np.zeros((2, 6), np.uint16)
+    out = (np.ones((4, 6), np.uint16), np.ones((2, 3), np.uint16), np.ones((2, 3), np.uint16))
+    _native.unfold(luma, chroma, 1, 1, *out)
+    assert not any(plane.any() for plane in out)
+    for bad in ((luma[:3], chroma, 1, 1, *out), (luma, chroma[:, :5], 1, 1, *out), (luma, chroma[:1], 1, 1, *out),
+                (luma, chroma, 0, 1, *out), (luma, chroma, 1, 2, *out), (luma, chroma, 1, 1, *out[:2], luma),
+                (luma.astype(np.uint8), chroma, 1, 1, *out), (luma[:, ::2], chroma, 1, 1, *out)):  # fmt: skip
+        with pytest.raises(ValueError):
+            _native.unfold(*bad)  # type: ignore[arg-type]
 
 
 def test_a_bottom_up_picture_is_read_top_down(clip: MakeClip) -> None:
