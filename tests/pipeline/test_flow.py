@@ -256,7 +256,7 @@ def test_a_thread_that_does_not_end_is_named() -> None:
     with pytest.raises(PipelineError, match=r"did not end within 0\.05 s: stubborn"):
         crew.join(0.05)
     crew.start("failing", lambda: 1 // 0)
-    until(lambda: crew.failed)
+    until(lambda: crew.alive == ("stubborn",))
     with pytest.raises(ZeroDivisionError) as caught:
         crew.join(0.05)
     assert caught.value.__notes__ == ["did not end within 0.05 s: stubborn"]
