@@ -98,8 +98,8 @@ def test_while_waiting_for_standard_input(clip: MakeClip, tiny: str, tmp_path: P
         assert process.stdin is not None
         process.stdin.write(data[: len(data) // 2])
         process.stdin.flush()  # and then the writer says nothing more
-        until(_unchanging(lambda: (lines_written(tmp_path),)), 40, "silence")
-        assert _waiting_bytes(process.stdin) == 0
+        silent = _unchanging(lambda: (lines_written(tmp_path),))
+        until(lambda: silent() and _waiting_bytes(process.stdin) == 0, 40, "silence")
         process.send_signal(signal.SIGINT)
         status, said = ended(process, set(), 6)  # the writer may be silent for ten seconds
     assert status == 130, said
