@@ -171,6 +171,8 @@ class Demuxer:
                         packet = _copied(packet)
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
                         yield packet, arrived  # type: ignore[misc]
+                    if self._silent(arrived - asked):
+                        raise self._lost(av.TimeoutError(errno.ETIMEDOUT, "silent"))
                     asked = time.monotonic_ns()
                 break
             except av.FFmpegError as error:
@@ -200,6 +202,11 @@ class Demuxer:
             message = f"{self.target.shown}: lost, the camera gave no picture for {timeout or 0:g} s"
             raise SourceLostError(message, cause="silent")
         return not self.woken
+
+    def _silent(self, waited_ns: int) -> bool:
+        """Whether a packet came that libav's parser had held back when time was up: it hides the error."""
+        timeout = self.target.read_timeout
+        return self.target.network and self.live and timeout is not None and waited_ns >= timeout * 1e9
 
     def wake(self) -> None:
         """End `packets` soon, and a wait for a pipe or camera now; for any thread."""

@@ -179,6 +179,17 @@ def test_an_rtsp_camera(ending: str, clip: MakeClip) -> None:
     assert time.monotonic() - began < 6
 
 
+def test_silence_is_told_of_when_its_time_is_up(clip: MakeClip) -> None:
+    """Not after twice that: libav's parser gives what it held back at first, in place of the error."""
+    with talker(rtsp_camera(clip("late ts").path, silent)) as port:
+        source = open_source(f"rtsp://127.0.0.1:{port}/cam", replace(SHORT, read_timeout=2))
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="lost, nothing came for 2 s"):
+            list(source.read())
+        assert 1.5 < time.monotonic() - began < 3.5
+        source.close()
+
+
 def test_a_camera_that_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """No camera here: the descriptor that is waited on is a pipe's."""
     source = open_source("lavfi:testsrc2=size=64x48", SourceOptions(max_frames=3))
