@@ -20,6 +20,9 @@ CALL_TIMEOUT_S = 10.0
 
 LEAVE_TIMEOUT_S = 5.0
 
+_SLICES = 10
+"""In which a time-out is waited for: a process that stands still (Ctrl-Z, a machine asleep) loses one, not all."""
+
 
 class Service:
     """An event loop in a thread of its own, shared by all who `join` it and ended when the last one leaves.
@@ -86,13 +89,14 @@ class Service:
 
     @staticmethod
     def _wait(done: concurrent.futures.Future[T], timeout: float) -> T:
-        try:
-            return done.result(timeout)
-        except concurrent.futures.TimeoutError:
-            if done.done():  # the work's own
-                raise
-            done.cancel()
-            raise PipelineError(f"the service thread did not answer within {timeout:g} s") from None
+        for _ in range(_SLICES):
+            try:
+                return done.result(timeout / _SLICES)
+            except concurrent.futures.TimeoutError:
+                if done.done():  # the work's own
+                    raise
+        done.cancel()
+        raise PipelineError(f"the service thread did not answer within {timeout:g} s")
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)

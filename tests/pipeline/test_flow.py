@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -262,3 +265,31 @@ def test_a_thread_that_does_not_end_is_named() -> None:
     assert caught.value.__notes__ == ["did not end within 0.05 s: stubborn"]
     release.set()
     crew.join(5)
+
+
+# ---------------------------------------------------------------- Service
+
+
+def test_a_process_that_stood_still_does_not_give_its_service_up() -> None:
+    """After Ctrl-Z and fg, or a machine that slept, all deadlines are over, and nobody was late."""
+    program = """
+import os, signal, time
+from pipeline.flow.service import Service
+
+async def busy():
+    print("stop me", flush=True)
+    for _ in range(20):
+        time.sleep(0.02)
+
+service = Service.join()
+service.call(busy(), timeout=1.5)
+service.leave()
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stop me\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(10) == 0, process.communicate()[1].decode()
