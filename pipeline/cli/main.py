@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,6 +45,7 @@ examples:
 
 def entry() -> None:
     """Console script: run and exit with its status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_OK))  # until a run has begun, which knows better
     status = main()
     from engines.stragglers import leave
 

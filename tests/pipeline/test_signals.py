@@ -193,3 +193,9 @@ def test_while_modules_are_imported(tmp_path: Path) -> None:
         status, said = ended(process, set())
     assert status == 130
     assert said == ""
+
+
+def test_sigterm_while_libraries_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "av.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(20)\n")
+    with started("--input", "sample", "--output", "null", env={**os.environ, "PYTHONPATH": str(tmp_path)}) as process:
+        assert ended(process, set()) == (0, "")
