@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from engines.base import EngineError, Model
+from engines.facts import SIZES
 from engines.training.datasets import CHOICES, DATASET_HELP, Sample, find_samples
+from engines.training.files import demand_directory_of
 from engines.zoo import exported_place, fetch_model, fetch_published, find_entry, load_model
 
 if TYPE_CHECKING:
@@ -104,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
         return _publish(args)
     if args.output is None:
         raise EngineError("say which file to write: give --output FILE.onnx")
+    demand_directory_of(args.output)
+    if args.size is not None and not SIZES[0] <= args.size <= SIZES[1]:
+        raise EngineError(f"--size {args.size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
     if args.precision == "int8" and args.root is None:
         raise EngineError("--precision int8 needs labelled pictures to calibrate and to measure on: give --root")
     changed = args.average or args.size is not None or args.output_stride is not None
@@ -133,6 +138,7 @@ def _publish(args: argparse.Namespace) -> int:
     with _needs_training_libraries(f"the export of {entry.name}"):
         from engines.export import export
         from engines.published import read_published
+    demand_directory_of(args.output)
     output = args.output or exported_place(entry)
     source = fetch_published(entry, weights_dir=args.weights_dir)
     if args.output is None:

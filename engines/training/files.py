@@ -41,11 +41,13 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def demand_directory_of(path: Path | None) -> None:
-    """Refuse a file to be written, where one is named, whose directory does not exist.
+    """Refuse a file to be written, where one is named, whose directory does not exist, or that is one.
 
     Raises:
-        EngineError: it does not.
+        EngineError: it does not, or is.
     """
+    if path is not None and path.is_dir():
+        raise EngineError(f"{path}: cannot be written: it is a directory")
     if path is not None and not path.absolute().parent.is_dir():
         raise EngineError(f"{path}: cannot be written: its directory does not exist")
 

@@ -289,6 +289,7 @@ def test_evaluating_needs_no_torch() -> None:
         (["--config", "nonsense"], "'nonsense' is neither a file nor a preset; presets: "),
         (["--ignore", "300"], "--ignore takes labels from 0 to 255"),
         (["--json", "/no/such/folder/x.json"], "its directory does not exist"),
+        (["--html", "/"], "/: cannot be written: it is a directory"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_work(flags: list[str], said: str) -> None:

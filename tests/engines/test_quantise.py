@@ -81,11 +81,15 @@ def test_a_quantised_network_is_measured_written_and_run(tmp_path: Path, capfd: 
         (["--model", "street", "--precision", "int8"], "give --root"),
         (["--model", "street", "--precision", "int8", "--root", ".", "--pictures", "0"], "--pictures 0"),
         (["--model", "street", "--precision", "int8", "--root", "nowhere"], "nowhere: no such directory"),
+        (["--model", "street", "--size", "5"], "--size 5 is out of range: 16 to 8192 pixels"),
+        (["--model", "street", "--output", "/"], "/: cannot be written: it is a directory"),
+        (["--model", "street", "--output", "/no/such/folder/x.onnx"], "its directory does not exist"),
+        (["deeplabv3-resnet50-voc", "--output", "/"], "/: cannot be written: it is a directory"),
     ],
 )
 def test_what_cannot_be_quantised_is_refused_at_once(words: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=message):
-        export_command.run(as_told(*words, "--output", str(tmp_path / "x.onnx")))
+        export_command.run(as_told("--output", str(tmp_path / "x.onnx"), *words))
     assert list(tmp_path.iterdir()) == []
 
 
