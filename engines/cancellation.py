@@ -6,8 +6,11 @@ import time
 
 from engines.base import CancelledError, EngineError
 
+LONGEST_S = 60.0
+"""A GPU that gives no answer for so long hangs."""
+
 GIVE_UP_S = 3.0
-"""How long a GPU may take for what is waited for by somebody who ends; then it hangs."""
+"""The same for whoever was told to give up."""
 
 
 class Cancellation:
@@ -42,9 +45,10 @@ class Cancellation:
 
 
 class Patience:
-    """How long whoever waits for requests to a GPU does so once the engine was told to give up.
+    """How long a GPU is waited for before it is taken to hang.
 
-    That is `GIVE_UP_S`, or twice the longest request so far where that is more.
+    That is `LONGEST_S`, but once the engine was told to give up no more than `GIVE_UP_S`, or twice the longest request
+    so far where that is more.
 
     Args:
         cancellation: the engine's.
@@ -52,23 +56,20 @@ class Patience:
 
     def __init__(self, cancellation: Cancellation) -> None:
         self._cancellation = cancellation
-        self._began = 0.0
         self._longest = 0.0
 
-    def begin(self) -> None:
-        """A request begins."""
-        self._began = time.monotonic()
+    def took(self, seconds: float) -> None:
+        """A request is done, so long after it was given to the GPU, or was waited for only then."""
+        self._longest = max(self._longest, min(seconds, LONGEST_S / 2))
 
-    def end(self) -> None:
-        """It is done."""
-        self._longest = max(self._longest, time.monotonic() - self._began)
+    def is_over(self, asked: float) -> bool:
+        """Whether the GPU hangs, which is waited for since ``asked`` (by the monotonic clock)."""
+        now, since = time.monotonic(), self._cancellation.since
+        if since is not None and now - max(asked, since) >= max(GIVE_UP_S, 2 * self._longest):
+            return True
+        return now - asked >= LONGEST_S
 
-    def check(self, asked: float) -> None:
-        """See that a GPU does not hang, which is waited for since ``asked`` (by the monotonic clock).
 
-        Raises:
-            EngineError: it does.
-        """
-        limit, since = max(GIVE_UP_S, 2 * self._longest), self._cancellation.since
-        if since is not None and time.monotonic() - max(asked, since) >= limit:
-            raise EngineError(f"the GPU has not answered for {limit:.1f} s: the driver may say why (dmesg)")
+def unanswered(asked: float) -> EngineError:
+    """What is told of a GPU that hangs, which was waited for since ``asked`` (by the monotonic clock)."""
+    return EngineError(f"the GPU has not answered for {time.monotonic() - asked:.1f} s: the driver may say why (dmesg)")

@@ -24,6 +24,7 @@ from engines.backends.common import (
     requests_on_gpu,
 )
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, RawFrame, Scores, Session
+from engines.cancellation import Patience
 from engines.model_file import demand_same_file
 from engines.plans import OLDEST_PORTABLE, PORTABLE, PlanCache, PlanKey
 
@@ -84,13 +85,14 @@ class TensorRTEngine(EngineBase):
         except Exception as error:  # pybind11's own
             raise MissingEngineError(f"TensorRT cannot start: {MESSAGES.why()} ({one_line(error)})") from error
         self._runtime.engine_host_code_allowed = True  # of portable plans, which only this user can have written
-        self._page_locked = PageLocked()
         requests = requests_on_gpu(options)
         info = EngineInfo(
             "tensorrt", trt.__version__, device.name, precision, 0, requests, options.precision, options.batch,
             half_scores=options.half_scores and precision == "fp16",
         )  # fmt: skip
         super().__init__(model, info)
+        self._patience = Patience(self._cancellation)
+        self._page_locked = PageLocked(self._patience)
 
     def page_lock(self, memory: Array) -> None:
         """Let copies go straight from and to an array's memory; see `engines.base.PageLocking`."""
@@ -115,7 +117,7 @@ class TensorRTEngine(EngineBase):
         border = _border(engine, self._model, size, self._info)
 
         def lane() -> Lane:
-            return Lane(engine, border, self._page_locked, self._cancellation)
+            return Lane(engine, border, self._page_locked, self._patience)
 
         return TensorRTSession(size, border, self._model, self._quota, lane=lane, pixels=self._pixels)
 
@@ -128,7 +130,7 @@ class TensorRTEngine(EngineBase):
         with self._kernels_lock:
             if self._kernels is None:
                 try:
-                    self._kernels = PixelKernels(self._capability)
+                    self._kernels = PixelKernels(self._capability, self._patience)
                 except EngineError as error:
                     self._kernels = error
                     _log.warning("frames are scaled and labelled by the processor: %s", error)

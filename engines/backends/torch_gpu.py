@@ -26,7 +26,7 @@ from engines.backends.common import (
 )
 from engines.backends.nvidia.typed_graph import typed_graph
 from engines.base import EngineError, EngineInfo, EngineOptions, MissingEngineError, Model, Scores, Session
-from engines.cancellation import Cancellation, Patience
+from engines.cancellation import Patience, unanswered
 from engines.model_file import demand_same_file
 from engines.stragglers import forsake
 
@@ -105,7 +105,7 @@ class TorchGpuEngine(EngineBase):
             raise EngineError(f"torch cannot run {model.name} at {width}×{height}: {one_line(error)}") from error
 
     def _lane(self, run: Run, blank: torch.Tensor, exact: Settings) -> Lane:
-        return CudaLane(run, blank, exact, self._cancellation)
+        return CudaLane(run, blank, exact, Patience(self._cancellation))
 
     def _free(self) -> None:
         """Nothing is outside the sessions."""
@@ -157,12 +157,13 @@ class CudaLane:
         run: the network.
         blank: a picture as it takes them, on the GPU.
         exact: settings of cuDNN's to compute with.
-        cancellation: the engine's.
+        patience: with the GPU.
     """
 
-    def __init__(self, run: Run, blank: torch.Tensor, exact: Settings, cancellation: Cancellation) -> None:
+    def __init__(self, run: Run, blank: torch.Tensor, exact: Settings, patience: Patience) -> None:
         self._run = run
-        self._patience = Patience(cancellation)
+        self._patience = patience
+        self._began = 0.0
         self._exact = exact
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -190,7 +191,6 @@ class CudaLane:
         """See `Lane`."""
         np.copyto(self._host_picture.numpy(), picture)
         self._out = out
-        self._patience.begin()
         try:
             with torch.inference_mode(), torch.cuda.stream(self._stream):
                 self._picture.copy_(self._host_picture, non_blocking=True)
@@ -201,6 +201,7 @@ class CudaLane:
                         self._scores = self._run(self._picture)
                 self._host_scores.copy_(self._scores, non_blocking=True)
                 self._done.record(self._stream)
+            self._began = time.monotonic()
         except RuntimeError as error:
             raise EngineError(f"torch failed: {one_line(error)}") from error
 
@@ -209,16 +210,15 @@ class CudaLane:
         began = time.monotonic()
         try:
             while not self._done.query():  # type: ignore[no-untyped-call]
-                self._patience.check(began)
+                if self._patience.is_over(began):
+                    forsake(self)  # what frees its memory would wait for the GPU
+                    raise unanswered(began)
                 if time.monotonic() - began >= timeout:
                     return False
                 time.sleep(_POLL_S)
-        except EngineError:
-            forsake(self)  # what frees its memory would wait for the GPU
-            raise
         except RuntimeError as error:
             raise EngineError(f"torch failed: {one_line(error)}") from error
-        self._patience.end()
+        self._patience.took(time.monotonic() - self._began)
         if self._out is not None:
             np.copyto(self._out, self._host_scores.numpy()[0])
             self._out = None

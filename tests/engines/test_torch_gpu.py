@@ -109,5 +109,5 @@ def test_a_gpu_that_hangs_is_not_waited_for_after_a_stop(monkeypatch: pytest.Mon
     lane._patience = cancellation.Patience(told)
     assert not lane.wait(0.2)
     told.set()
-    with pytest.raises(EngineError, match=r"the GPU has not answered for 0\.1 s"):
+    with pytest.raises(EngineError, match="the GPU has not answered for "):
         lane.wait(WAIT_S)

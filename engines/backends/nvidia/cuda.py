@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engines.backends.common import one_line
 from engines.base import EngineError, MissingEngineError
-from engines.cancellation import GIVE_UP_S
+from engines.cancellation import Patience
 
 try:
     from cuda.bindings import runtime
@@ -32,6 +32,9 @@ except Exception as error:  # a broken library can raise anything
 
 _POLL_S = 100e-6
 """Between two looks at an event: cudaEventSynchronize knows no time limit, and a tight loop would burn a core."""
+
+_LOOK_S = 0.1
+"""Between two looks at whether it is still worth to wait."""
 
 Array = NDArray[Any]
 
@@ -177,9 +180,14 @@ class HostMemory:
 
 
 class PageLocked:
-    """Memory of others that is page-locked for copies while it is here; every method from any thread."""
+    """Memory of others that is page-locked for copies while it is here; every method from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        patience: with the GPU, before memory is given back.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
         self._ranges: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -215,7 +223,7 @@ class PageLocked:
         self._unlock(list(ranges))
 
     def _unlock(self, starts: list[int]) -> None:
-        if starts and all_done():  # after a failure a copy may be left
+        if starts and all_done(self._patience):  # after a failure a copy may be left
             for start in starts:
                 _tried("give page-locked memory back", runtime.cudaHostUnregister(start))
 
@@ -254,23 +262,30 @@ class Stream:
         answer = runtime.cudaMemcpyAsync(target.ctypes.data, source, target.nbytes, kind, self._handle)
         check("copy from the GPU", answer)
 
-    def finish(self, timeout: float) -> bool:
-        """Block until all is done that was given to it before; False where ``timeout`` seconds have passed.
+    def finish(self, patience: Patience, asked: float) -> bool:
+        """Block until all is done that was given to it before; False where the GPU hangs.
 
         What failed was told by whoever waited for it, and is done. From any thread.
+
+        Args:
+            patience: with the GPU.
+            asked: since when it is waited for, by the monotonic clock.
         """
-        deadline = time.monotonic() + timeout
-        if not self._lock.acquire(timeout=timeout):
-            return False
+        while not self._lock.acquire(timeout=_LOOK_S):
+            if patience.is_over(asked):
+                return False
         try:
             if self._handle is None:
                 return True
             self.record(self._reached)
-            return self._reached.wait(deadline - time.monotonic())
+            while not self._reached.wait(_LOOK_S):
+                if patience.is_over(asked):
+                    return False
         except CudaError:
-            return True
+            pass
         finally:
             self._lock.release()
+        return True
 
     @contextlib.contextmanager
     def capture(self) -> Iterator[Graph]:
@@ -375,7 +390,7 @@ def give_up() -> None:
     _hangs.set()
 
 
-def all_done() -> bool:
+def all_done(patience: Patience) -> bool:
     """Wait for all that was given to the GPU, before something is freed that it may use; False where it must not be.
 
     So it is where the GPU hangs, and in the middle of a recording of this thread's, where the garbage collector may
@@ -385,8 +400,8 @@ def all_done() -> bool:
         return False
     with _streams_lock:
         streams = list(_streams)
-    deadline = time.monotonic() + GIVE_UP_S
-    if not _hangs.is_set() and not all(stream.finish(max(0.0, deadline - time.monotonic())) for stream in streams):
-        _log.error("the GPU has not answered for %g s: what it works on is left behind", GIVE_UP_S)
+    asked = time.monotonic()
+    if not _hangs.is_set() and not all(stream.finish(patience, asked) for stream in streams):
+        _log.error("the GPU has not answered for %.1f s: what it works on is left behind", time.monotonic() - asked)
         give_up()
     return not _hangs.is_set()

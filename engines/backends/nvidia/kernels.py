@@ -15,6 +15,7 @@ from engines.backends.common import one_line
 from engines.backends.nvidia.cuda import Stream, all_done, check, use_device
 from engines.backends.nvidia.pixels import LAYOUTS, Frame, labels_at, planes_at, target_at
 from engines.base import EngineError, MissingEngineError
+from engines.cancellation import Patience
 
 try:
     from cuda.bindings import driver, nvrtc
@@ -70,8 +71,8 @@ def _compiled(what: str, answer: tuple[Any, ...]) -> Any:
     return values[0] if values else None
 
 
-def _unload(module: Any) -> None:
-    if all_done():
+def _unload(module: Any, patience: Patience) -> None:
+    if all_done(patience):
         driver.cuModuleUnload(module)
 
 
@@ -80,15 +81,16 @@ class PixelKernels:
 
     Args:
         capability: compute capability of it.
+        patience: with it, before they are unloaded.
 
     Raises:
         EngineError: they cannot be compiled or loaded.
     """
 
-    def __init__(self, capability: tuple[int, int]) -> None:
+    def __init__(self, capability: tuple[int, int], patience: Patience) -> None:
         use_device()  # a thread that has called nothing of the runtime's yet has no context to load them into
         self._module = check("load the kernels", driver.cuModuleLoadData(compile_kernels(capability)))
-        weakref.finalize(self, _unload, self._module).atexit = False  # the process's end frees all
+        weakref.finalize(self, _unload, self._module, patience).atexit = False  # the process's end frees all
         self._functions = {
             name: check("find a kernel", driver.cuModuleGetFunction(self._module, name.encode())) for name in KERNELS
         }

@@ -28,7 +28,7 @@ from engines.backends.nvidia.cuda import (
 from engines.backends.nvidia.kernels import PixelKernels
 from engines.backends.nvidia.pixels import Frame
 from engines.base import EngineError, Model, RawFrame, Scores
-from engines.cancellation import GIVE_UP_S, Cancellation, Patience
+from engines.cancellation import Patience, unanswered
 from engines.stragglers import forsake
 
 ALIGNMENT = 256
@@ -131,16 +131,15 @@ class Lane:
         engine: the plan.
         border: what it takes and gives.
         page_locked: what of the callers' memory needs no staging.
-        cancellation: the engine's.
+        patience: with the GPU.
     """
 
-    def __init__(
-        self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked, cancellation: Cancellation
-    ) -> None:
+    def __init__(self, engine: trt.ICudaEngine, border: Border, page_locked: PageLocked, patience: Patience) -> None:
         self._engine = engine
         self._border = border
         self._page_locked = page_locked
-        self._patience = Patience(cancellation)
+        self._patience = patience
+        self._began = 0.0
         self._contexts: dict[int, trt.IExecutionContext] = {}
         self._graphs: dict[int, Graph | None] = {}
         self._closed = True
@@ -217,13 +216,13 @@ class Lane:
     def _beginning(self, held: object) -> Iterator[None]:
         """Nobody frees what copies need; where a step fails, nothing is under way when the lane is used again."""
         self._held, self._waiting = held, []
-        self._patience.begin()
         try:
             yield
         except BaseException:
-            if self._stream.finish(GIVE_UP_S):
+            if self._stream.finish(self._patience, time.monotonic()):
                 self._waiting, self._held = [], None
             raise
+        self._began = time.monotonic()
 
     def _send(self, source: Array, room: Room, offset: int) -> None:
         if not self._page_locked.covers(source):
@@ -255,14 +254,12 @@ class Lane:
         """
         began = time.monotonic()
         while not self._done.wait(min(_LOOK_S, max(0.0, began + timeout - time.monotonic()))):
-            try:
-                self._patience.check(began)
-            except EngineError:
+            if self._patience.is_over(began):
                 give_up()
-                raise
+                raise unanswered(began)
             if time.monotonic() - began >= timeout:
                 return False
-        self._patience.end()
+        self._patience.took(time.monotonic() - self._began)
         for out, staged in self._waiting:
             np.copyto(out, staged)
         self._waiting, self._held = [], None
@@ -317,7 +314,7 @@ class Lane:
         if self._closed:
             return
         self._closed = True
-        if not all_done():
+        if not all_done(self._patience):
             forsake([self._engine, self._contexts, self._graphs, self._held, self._waiting, self._resources])
             return
         self._contexts.clear()
