@@ -96,6 +96,11 @@ def load_model(
             entry = ZOO[entry.int8]
         return _load(entry, _weights(weights_dir), None, progress=progress)
     path = Path(name_or_path).expanduser()
+    if path.suffix.lower() != ".onnx" and path.is_file():
+        raise ModelError(
+            f"{path} is no ONNX file: of a checkpoint of `train` 'python -m engines export --checkpoint {path} "
+            f"--output {path.stem}.onnx' makes one"
+        )
     if path.suffix.lower() != ".onnx":
         raise ModelError(
             f"there is no model {name_or_path!r}: choose from auto, {', '.join(ZOO)}, or give an .onnx file"

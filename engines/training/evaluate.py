@@ -119,21 +119,28 @@ def run(args: argparse.Namespace) -> int:
             views=views,
             work=args.resume,
         )
-        report = _report(args, engine, samples, result) if args.html is not None else None
+        facts = _facts(args, engine, result.method)
+        report = _report(args, engine, samples, result, facts) if args.html is not None else None
     finally:
         engine.close()
     print(result.table())
     if report is not None:
         write_text(args.html, report)
     if args.json is not None:
-        write_json(args.json, result.to_json())
+        write_json(args.json, result.to_json() | {"measured": dict(facts)})
     return 0
 
 
-def _report(args: argparse.Namespace, engine: Engine, samples: Sequence[Sample], result: Evaluation) -> str:
+def _report(
+    args: argparse.Namespace,
+    engine: Engine,
+    samples: Sequence[Sample],
+    result: Evaluation,
+    facts: list[tuple[str, str]],
+) -> str:
     """The report for people, as HTML."""
     title = f"{engine.model.name} on {args.split} of {args.root.resolve().name}"
-    return html_report(result, title, _facts(args, engine, result.method), worst_frames(engine, samples, result))
+    return html_report(result, title, facts, worst_frames(engine, samples, result))
 
 
 def _facts(args: argparse.Namespace, engine: Engine, method: Method) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -99,6 +100,8 @@ def test_a_report_needs_nothing_but_itself(given: list[str], tmp_path: Path) -> 
         assert name in page.texts
         assert ("–" if iou is None else f"{100 * iou:.2f}") in page.texts
     assert f"{100 * figures['trimap']['4']:.2f}" in page.texts
+    assert figures["measured"]["SHA-256"] == hashlib.sha256((tmp_path / "net.onnx").read_bytes()).hexdigest()
+    assert {*figures["measured"], *figures["measured"].values()} <= set(page.texts)
     assert "<b>&amp;green" not in text
     assert "&lt;b&gt;&amp;green" in text
 

@@ -84,7 +84,7 @@ def test_offline_is_one_line_with_the_ways_out() -> None:
         assert word in str(caught.value)
 
 
-def test_unknown_names_are_told_the_known_ones() -> None:
+def test_unknown_names_are_told_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"no model 'vox': choose from auto, street, street-int8, voc, .*, or give an \.onnx file"
     ):
@@ -93,6 +93,10 @@ def test_unknown_names_are_told_the_known_ones() -> None:
         fetch_model("auto")
     with pytest.raises(ModelError, match=r"there is no model file nowhere\.onnx"):
         load_model("nowhere.onnx")
+    checkpoint = tmp_path / "last.pt"
+    checkpoint.write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"no ONNX file: .* --checkpoint .*last\.pt --output last\.onnx' makes one"):
+        load_model(str(checkpoint))
 
 
 def test_a_cache_that_cannot_be_written_says_the_way_out(
