@@ -9,6 +9,7 @@ from importlib import metadata
 
 import numpy as np
 
+from engines import gpu_driver
 from engines.backends import BACKENDS, GPU, ON_GPU, has_nvidia_driver, open_engine
 from engines.backends.common import one_line
 from engines.base import EngineError, EngineOptions, MissingEngineError, Model
@@ -30,6 +31,11 @@ PACKAGES = {
     GPU: "deeplab-stream[tensorrt]",
 }
 """What installs an engine; those that take the place of TensorRT's tell it themselves."""
+
+CUDA_12 = "deeplab-stream[tensorrt-cu12]"
+"""In the place of TensorRT's package, for drivers that know no newer CUDA."""
+
+BINDINGS = "cuda.bindings"
 
 COMPILING = (GPU, "onnxruntime-tensorrt", "torch-compile")
 """Engines that take minutes for a network at a new size, so they are opened and score nothing."""
@@ -54,6 +60,7 @@ class Finding:
         state: `READY`, `MISSING` or `UNFIT`.
         told: what was found, on one line.
         package: that installs it, ``"NAME"`` or ``"NAME[EXTRA]"``; empty if none does.
+        command: that does, where it is no package for pip.
     """
 
     area: str
@@ -61,6 +68,7 @@ class Finding:
     state: str
     told: str
     package: str = ""
+    command: str = ""
 
 
 def examine() -> Iterator[Finding]:
@@ -80,25 +88,30 @@ def examine() -> Iterator[Finding]:
 
 
 def advice(findings: list[Finding]) -> str:
-    """The one command that installs all that is missing here; empty where nothing is."""
+    """The one command that installs all that is missing here; empty where nothing is.
+
+    ONNX Runtime's providers, which take the place of what is there, are told in their own lines.
+    """
     extras: dict[str, set[str]] = {}
     for finding in findings:
         if finding.state == MISSING and finding.package:
             name, _, extra = finding.package.rstrip("]").partition("[")
             extras.setdefault(name, set()).update({extra} - {""})
     words = [f"'{name}[{','.join(sorted(some))}]'" if some else name for name, some in sorted(extras.items())]
-    return f"pip install {' '.join(words)}" if words else ""
+    commands = [finding.command for finding in findings if finding.state == MISSING and finding.command]
+    return " && ".join([*commands, *([f"pip install {' '.join(words)}"] if words else [])])
 
 
 def _engine(backend: str, model: Model) -> Finding:
     """An engine, by a picture that it scores, or by opening it where that would take minutes."""
     if backend in ON_GPU and not has_nvidia_driver():
-        return Finding("engine", backend, UNFIT, "needs an NVIDIA GPU")
+        return _engine_without_driver(backend)
     try:
         engine = open_engine(model, backend, EngineOptions(cache=compiled_cache()))
     except MissingEngineError as error:
-        there = backend == GPU and _is_there("tensorrt") and _is_there("cuda.bindings")
-        return Finding("engine", backend, MISSING, str(error), "" if there else PACKAGES.get(backend, ""))
+        if backend != GPU:
+            return Finding("engine", backend, MISSING, str(error), PACKAGES.get(backend, ""))
+        return _missing_for_gpu("engine", backend, error, needed=not (_is_there("tensorrt") and _is_there(BINDINGS)))
     except EngineError as error:
         return Finding("engine", backend, UNFIT, str(error))
     try:
@@ -113,17 +126,29 @@ def _engine(backend: str, model: Model) -> Finding:
         engine.close()
 
 
+def _engine_without_driver(backend: str) -> Finding:
+    if not gpu_driver.gpus():
+        return Finding("engine", backend, UNFIT, "needs an NVIDIA GPU")
+    if backend == GPU and not _is_there("tensorrt"):
+        return Finding("engine", backend, MISSING, "not installed, and needs the GPU's driver", PACKAGES[GPU])
+    return Finding("engine", backend, UNFIT, "needs the GPU's driver")
+
+
 def examine_gpu() -> Iterator[Finding]:
     """The GPU, what speaks to it, and the plans that are kept for it."""
     if not has_nvidia_driver():
-        yield Finding("gpu", "NVIDIA", UNFIT, "no driver is loaded, so there is no GPU to use")
+        lack = gpu_driver.lack()
+        if lack is None:
+            yield Finding("gpu", "NVIDIA", UNFIT, "no driver is loaded, and no GPU is on the PCI bus")
+        else:
+            yield Finding("gpu", "NVIDIA", MISSING, lack.told, command=lack.command)
         return
     try:
         from engines.backends.nvidia.cuda import open_device
 
         device = open_device()
     except EngineError as error:
-        yield Finding("gpu", "NVIDIA", MISSING, str(error), "" if _is_there("cuda.bindings") else PACKAGES[GPU])
+        yield _missing_for_gpu("gpu", "NVIDIA", error, needed=not _is_there(BINDINGS))
         return
     capability = "{}.{}".format(*device.compute_capability)
     told = f"{device.name}, compute capability {capability}, {device.memory / 2**30:.0f} GiB, CUDA {device.driver}"
@@ -134,9 +159,16 @@ def examine_gpu() -> Iterator[Finding]:
         size = len(compile_kernels(device.compute_capability))
         yield Finding("gpu", "kernels", READY, f"NVRTC {_version('nvidia-cuda-nvrtc')}, {size / 1024:.0f} KiB of code")
     except EngineError as error:
-        yield Finding("gpu", "kernels", MISSING, str(error), PACKAGES[GPU])
+        yield _missing_for_gpu("gpu", "kernels", error, needed=True)
     plans = sorted(compiled_cache().glob("*.plan"))
     yield Finding("gpu", "plans", READY, f"{len(plans)} in {compiled_cache()}; python -m engines build makes them")
+
+
+def _missing_for_gpu(area: str, name: str, error: EngineError, *, needed: bool) -> Finding:
+    """What lacks on a GPU; ``needed``: the package that installs it is not there. It is chosen by the driver."""
+    cuda = gpu_driver.newest_cuda()
+    package = CUDA_12 if cuda is not None and cuda < 13 else PACKAGES[GPU]
+    return Finding(area, name, MISSING, str(error).replace(PACKAGES[GPU], package), package if needed else "")
 
 
 def _is_there(module: str) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,6 +57,8 @@ def dies(**_: Any) -> Iterator[dict[str, int]]:
     yield {"so far": 1}
     print("no way on", file=sys.stderr, flush=True)
     if os.fork():
+        while len(list(Path(os.environ[PIDS]).iterdir())) < 3:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     hang()
 

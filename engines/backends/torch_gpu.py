@@ -69,9 +69,7 @@ class TorchGpuEngine(EngineBase):
 
     def __init__(self, model: Model, options: EngineOptions) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise MissingEngineError(
-                f"torch {torch.__version__} has no CUDA here: install the build for it that the driver knows"
-            )
+            raise MissingEngineError(_no_cuda())
         precision = reduced_arithmetic(options.precision, model)
         if precision == "int8":
             raise MissingEngineError(f"the {self.name} engine computes no int8: use {model.name}'s float model")
@@ -230,6 +228,15 @@ def _compiled(graph: TorchGraph, blank: torch.Tensor) -> Run:
         traced = make_fx(graph)(blank)
     run: Run = torch.compile(traced, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
     return run
+
+
+def _no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA: pip uninstall -y torch, then pip install torch"
+    return (
+        f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, finds no GPU: where the driver is older (it "
+        "knows the CUDA that nvidia-smi shows), update it, or choose torch's build for that: https://pytorch.org/get-started"
+    )
 
 
 def _dtype(model: Model) -> torch.dtype:

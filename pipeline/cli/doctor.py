@@ -26,6 +26,9 @@ ENCODERS = {
 """What outputs are written by."""
 
 
+_NO_COMMAND = "nothing is missing that one command could install"
+
+
 def report() -> tuple[str, int]:
     """The findings as a table, and the exit status: 0 where an engine runs here, else 1."""
     logging.getLogger("engines").setLevel(logging.WARNING)  # what an engine says of itself is in the table
@@ -34,7 +37,7 @@ def report() -> tuple[str, int]:
     widths = [*(max(len(row[i]) for row in rows) for i in range(3)), 0]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     command = advice(findings)
-    lines += ["", f"to install what is missing: {command}" if command else "nothing is missing that could be installed"]
+    lines += ["", f"to install what is missing: {command}" if command else _NO_COMMAND]
     runs = any(each.area == "engine" and each.state == READY for each in findings)
     if not runs:
         lines.append("no engine runs here: the stream cannot start")

@@ -69,7 +69,9 @@ def test_a_torch_without_cuda_is_one_line(models: dict[str, Model]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this one has it")
     for name in ("torch-cuda", "torch-compile"):
-        with pytest.raises(MissingEngineError, match="has no CUDA here: install the build") as told:
+        with pytest.raises(
+            MissingEngineError, match="is built without CUDA: pip uninstall -y torch, then pip install torch"
+        ) as told:
             open_engine(models["street"], name)
         assert "\n" not in str(told.value)
 

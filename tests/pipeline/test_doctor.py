@@ -87,5 +87,5 @@ def test_every_extra_is_one_of_the_package() -> None:
     import tomllib
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {package.partition("[")[2].rstrip("]") for package in doctor.PACKAGES.values()} - {""}
+    named = {package.partition("[")[2].rstrip("]") for package in (*doctor.PACKAGES.values(), doctor.CUDA_12)} - {""}
     assert named | set(doctor.TOOLS) <= set(extras)
