@@ -306,3 +306,18 @@ def test_the_encoder_alone_takes_other_classes(largefov: tuple[Case, dict[str, T
     image = torch.randn(1, 3, 65, 65)
     with torch.inference_mode():
         torch.testing.assert_close(network.encoder(image).high, whole.encoder(image).high)
+
+
+def test_a_training_of_version_2_begins_with_imagenets_vgg(tmp_path: Path) -> None:
+    """In Caffe's first generation of layers, with ImageNet's own fc6 to fc8, which fit nothing here."""
+    weights = Weights()
+    with torch.inference_mode():
+        published.caffe_vgg(weights, torch.zeros(1, 3, 65, 65), rates=(12,))
+    state = {name: each for name, each in weights.state.items() if name.startswith("conv")}
+    assert len(state) == 26
+    ours = {f"fc{number}.{part}": torch.rand(10, 7) for number in (6, 7, 8) for part in ("weight", "bias")}
+    write_caffemodel(tmp_path / "imagenet.caffemodel", state | ours, {}, old=True)
+    network = build("deeplabv2-vgg16-largefov", CLASSES, **VGG)
+    loaded = load_weights(network, tmp_path / "imagenet.caffemodel", part="encoder")
+    assert {name.rpartition(".")[0] for name in loaded.ignored} == {"fc6", "fc7", "fc8"}
+    assert torch.equal(network.encoder.get_submodule("stem").weight.flip(1), state["conv1_1.weight"])
