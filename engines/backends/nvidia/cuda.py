@@ -76,12 +76,12 @@ def check(what: str, answer: tuple[Any, ...]) -> Any:
 
 def _told(status: Any) -> str:
     """What a status means."""
-    name = str(status.name)
     if isinstance(status, runtime.cudaError_t):
         _, text = runtime.cudaGetErrorString(status)
-        if isinstance(text, bytes):
-            return f"{text.decode()} ({name})"
-    return name
+        _, name = runtime.cudaGetErrorName(status)
+        if isinstance(text, bytes) and isinstance(name, bytes):
+            return f"{text.decode()} ({name.decode()})"
+    return str(status)
 
 
 def _tried(what: str, answer: tuple[Any, ...]) -> None:

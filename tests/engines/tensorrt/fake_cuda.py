@@ -175,6 +175,9 @@ class FakeCuda:
     def _cudaGetErrorString(self, error: Any) -> bytes:
         return str(error).encode()
 
+    def _cudaGetErrorName(self, error: Any) -> bytes:
+        return str(error.name).encode()
+
     def _cudaGetDeviceCount(self) -> int:
         return 1
 

@@ -180,7 +180,7 @@ def test_a_gpu_that_hangs_is_left_behind(
         request.wait(0.2)
     if told:
         engine.cancel()
-        with pytest.raises(EngineError, match=r"the GPU has not answered for 0\.[3-9] s"):
+        with pytest.raises(EngineError, match=r"the GPU has not answered for \d"):
             request.wait(WAIT_S)
         engine.page_unlock(ring)
     engine.close()
