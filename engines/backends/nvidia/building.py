@@ -23,6 +23,8 @@ from engines.whole_file import whole_file
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+ANOTHER = "another engine may run it: --engine onnxruntime-cuda, or openvino on the processor"
+
 CANCEL_S = 5.0
 """How long a build may take to end that is called off: it does so between two steps, and some take a minute."""
 
@@ -140,7 +142,8 @@ def build_plan(graph: bytes, options: BuildOptions, cancellation: Cancellation) 
         for index in range(parser.num_errors):
             complaint: trt.ParserError = parser.get_error(index)
             errors.append(complaint.desc())
-        raise EngineError(f"TensorRT cannot read the network: {one_line(RuntimeError('; '.join(errors)))}")
+        why = one_line(RuntimeError("; ".join(errors)))
+        raise EngineError(f"TensorRT cannot read the network: {why}; {ANOTHER}")
     config = builder.create_builder_config()
     progress = Progress(show=options.progress)
     config.progress_monitor = progress
@@ -152,7 +155,7 @@ def build_plan(graph: bytes, options: BuildOptions, cancellation: Cancellation) 
     cache = _timing_cache(config, options.timing_cache)
     plan = _cancellable(builder, network, config, progress, cancellation)
     if plan is None:
-        raise EngineError(f"TensorRT cannot build the plan: {MESSAGES.why()}")
+        raise EngineError(f"TensorRT cannot build the plan: {MESSAGES.why()}; {ANOTHER}")
     if options.timing_cache is not None:
         _keep(cache, options.timing_cache)
     return _bytes(plan)

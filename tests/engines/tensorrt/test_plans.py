@@ -92,7 +92,10 @@ def test_a_network_for_one_picture_takes_no_batch(fake: Machine, small: Model) -
 def test_what_tensorrt_cannot_build_is_told_in_its_words(fake: Machine, small: Model) -> None:
     with open_engine_for(small, "tensorrt", EngineOptions("fp32")) as engine:
         fake.trt.faults["build"] = "Could not find any implementation for node Conv_3"
-        with pytest.raises(EngineError, match="cannot build the plan: Could not find any implementation for node"):
+        with pytest.raises(
+            EngineError,
+            match=r"cannot build the plan: Could not find any implementation .*; another engine may run it",
+        ):
             engine.session(*SIZE)
         fake.trt.faults["build"] = None
         fake.trt.faults["builder"] = "CUDA initialization failure with error: 35"
