@@ -61,9 +61,11 @@ class Flicker:
     def __init__(self) -> None:
         self._past: deque[tuple[UInt8, UInt8]] = deque(maxlen=2 * SETTLED + 2)
         self._changed = self._pixels = self._changed_settled = self._settled = 0
+        self._seen: set[int] = set()
 
     def add(self, truth: UInt8, predicted: UInt8, valid: Bool) -> None:
         """As `Consistency.add`."""
+        self._seen.update(np.unique(predicted).tolist())
         true = np.where(valid, truth, 255).astype(np.uint8)
         if self._past:
             before, said = self._past[-1]
@@ -82,13 +84,13 @@ class Flicker:
 
     @property
     def value(self) -> float:
-        """In 0–1; NaN if nothing was counted."""
-        return self._changed / self._pixels if self._pixels else float("nan")
+        """In 0–1; NaN if nothing was counted, or all labels were of one class: that these are steady says nothing."""
+        return self._changed / self._pixels if self._pixels and len(self._seen) > 1 else float("nan")
 
     @property
     def settled(self) -> float:
-        """The same where outlines are far in time."""
-        return self._changed_settled / self._settled if self._settled else float("nan")
+        """The same where outlines are far in time; NaN as ``value``."""
+        return self._changed_settled / self._settled if self._settled and len(self._seen) > 1 else float("nan")
 
 
 class FlowConsistency:

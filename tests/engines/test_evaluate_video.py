@@ -51,7 +51,9 @@ def test_the_truth_itself_is_perfectly_steady() -> None:
 
 def test_a_constant_prediction_does_not_score() -> None:
     constant = np.zeros_like(truth(0))
-    vc8, vc16, _, _ = judged([constant] * FRAMES)
+    vc8, vc16, flicker, settled = judged([constant] * FRAMES)
+    assert math.isnan(flicker)
+    assert math.isnan(settled)
     assert vc8 == pytest.approx(np.mean([np.mean(np.arange(64) >= 27 + t) / (1 - 7 / 64) for t in range(17)]))
     assert vc16 < 0.6
     flow = FlowConsistency(3)
