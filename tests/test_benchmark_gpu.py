@@ -18,11 +18,12 @@ from benchmarks.gpu_contenders import CONTENDERS, Contender, Own, Provided, Timi
 from benchmarks.gpu_networks import NETWORKS, Exported
 from benchmarks.gpu_parts import PartError, findings
 from benchmarks.gpu_rows import Row, targets
-from engines.backends import BACKENDS
+from engines.backends import BACKENDS, has_nvidia_driver
 from engines.backends.common import IN_FLIGHT
 from engines.backends.providers import PROVIDERS
 from engines.base import EngineError
 from engines.zoo import load_model
+from tests.engines.conftest import absent_gpu
 from tests.engines.gpu_on_cpu import ON_CPU
 from tests.engines.support import AS_ON_GPU, foreign
 
@@ -290,6 +291,35 @@ def test_torch_has_a_stream_memory_and_a_recording_for_each_batch_in_flight(
     for wait in waits:
         wait()
     runner.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", ["graph", "compile"])
+def test_torchs_recordings_give_what_eager_does(way: str) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        absent_gpu("torch has no CUDA here")
+    small = Exported(NETWORKS[-1].name, "", 1, [])
+    outs = []
+    for name in ("torch-eager", f"torch-{way}"):
+        runner = CONTENDERS[name]().prepare(small, (65, 65), 2)
+        for wait in [runner.start() for _ in range(IN_FLIGHT)]:
+            wait()
+        outs += [lane._out.clone() for lane in runner._lanes]  # type: ignore[attr-defined]
+        runner.close()
+    for out in outs[1:]:
+        assert (out.argmax(1) == outs[0].argmax(1)).float().mean() > 0.98
+
+
+@pytest.mark.gpu
+def test_the_card_tells_what_it_is_and_what_it_reaches() -> None:
+    if not has_nvidia_driver():
+        absent_gpu(gpu.NO_DRIVER)
+    *_, found = findings(gpu.PARTS["card"], {}, 120)
+    assert found["gpu"][0]["state"] == "ready"
+    if found["rates"] is not None:
+        assert found["rates"]["flops"] > found["rates"]["bytes_a_second"] > 1e9
 
 
 def row(contender: str, per_second: float, alone: float, of_flops: float | None = None) -> Row:

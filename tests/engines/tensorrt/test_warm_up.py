@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from engines.base import BatchSession, EngineError, EngineOptions, FrameSession,
 from pipeline.options import InputOptions
 from pipeline.runner import Runner
 from tests.engines.support import WAIT_S, open_engine_for, picture, score
-from tests.engines.tensorrt.conftest import Machine
+from tests.engines.tensorrt.conftest import Machine, real_tensorrt
 from tests.engines.tensorrt.test_lanes import SIZE, frame
 from tests.pipeline import clips
 from tests.pipeline.running import options_of
@@ -69,7 +70,7 @@ def test_each_lane_has_run_each_size_of_batch(raw: bool, fake: Machine, dynamic:
             assert all((each.labels < 255).all() for each in taken)
 
 
-def test_requests_of_other_sizes_keep_their_places(fake: Machine, dynamic: Model) -> None:
+def test_requests_of_other_sizes_keep_their_places(machine: Machine, dynamic: Model) -> None:
     with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=2)) as engine:
         session, other = engine.session(*SIZE), engine.session(48, 32)
         assert isinstance(other, FrameSession)
@@ -82,6 +83,22 @@ def test_requests_of_other_sizes_keep_their_places(fake: Machine, dynamic: Model
             request.wait(WAIT_S)
             assert np.isfinite(out).all()
         assert np.isfinite(score(other, picture((48, 32)))).all()
+
+
+@pytest.mark.gpu
+def test_the_first_requests_take_no_longer_than_others(dynamic: Model) -> None:
+    real_tensorrt()
+    with open_engine_for(dynamic, "tensorrt", EngineOptions("fp32", requests=2, batch=2)) as engine:
+        session = engine.session(*SIZE)
+        assert isinstance(session, FrameSession)
+        session.warm_up(frame(64, 96))
+        took = []
+        for _ in range(40):
+            began = time.perf_counter()
+            session.start_frames([frame(64, 96)]).wait(WAIT_S)
+            took.append(time.perf_counter() - began)
+    first, others = max(took[:2]), sorted(took[2:])[len(took) // 2]
+    assert first < 5 * others + 0.003
 
 
 def test_what_cannot_be_run_is_told_before_the_first_frame(fake: Machine, small: Model) -> None:
