@@ -48,7 +48,8 @@ def conformance(tests: Sequence[str] = TESTS) -> Iterator[dict[str, object]]:
     why = Own(ENGINE).why_not()
     if why:
         raise EngineError(why)
-    command = [sys.executable, "-u", "-m", "pytest", "-v", "--tb=short", "-m", "gpu", *tests]
+    # Once less would be what the project's own options take back.
+    command = [sys.executable, "-u", "-m", "pytest", "-vv", "--tb=short", "-m", "gpu", *tests]
     with subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {"REQUIRE_GPU": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,

@@ -158,6 +158,21 @@ def test_without_a_gpu_every_row_says_why(tmp_path: Path, capsys: pytest.Capture
     assert told.count("not measured: ") == len(rows) + 4
 
 
+def test_conformance_tells_of_each_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU all fail, since it must be there."""
+    monkeypatch.setattr(Own, "why_not", lambda _: "")
+    found = list(gpu_stream.conformance(("tests/engines/tensorrt/test_warm_up.py",)))
+    assert len(found) == 1 + found[-1]["tests passed"] + len(found[-1]["failed"]) > 2  # type: ignore[arg-type,operator]
+    assert found[-1]["passed"] == (found[-1]["failed"] == [])
+    if not has_nvidia_driver():
+        assert (
+            "tests/engines/tensorrt/test_warm_up.py::test_the_first_requests_take_no_longer_than_others"
+            in (
+                found[-1]["failed"]  # type: ignore[operator]
+            )
+        )
+
+
 class Sleeper:
     """Takes a while for a batch, and has several under way at once; or computes in `start`."""
 
