@@ -195,7 +195,9 @@ class Buffer(Generic[T]):
 
 
 class FairReader(Generic[T]):
-    """Reads several buffers in turn: none with items waits longer than one item of each other.
+    """Reads several buffers in turn, that which gave something longest ago first.
+
+    None with items waits longer than one item of each other.
 
     For one reading thread; the buffers may have other readers too.
     """
@@ -204,7 +206,8 @@ class FairReader(Generic[T]):
         if not buffers:
             raise ValueError("nothing to read from")
         self._buffers = tuple(buffers)
-        self._next = 0
+        self._turns = list(range(len(self._buffers)))
+        self._place = 0  # in them, of the buffer that something came from last
         self._news = threading.Condition()
         self._count = 0
         for buffer in self._buffers:
@@ -232,10 +235,14 @@ class FairReader(Generic[T]):
                 if not self._news.wait_for(lambda seen=seen: self._count != seen, left):  # type: ignore[misc]
                     raise TimeoutError(f"no item in any of {len(self._buffers)} buffers within {timeout} s")
 
+    def again(self, index: int) -> None:
+        """What came last, and from that buffer, was not its turn: it keeps its place until something else comes."""
+        self._turns.remove(index)
+        self._turns.insert(self._place, index)
+
     def _look(self, wanted: Callable[[int, T], bool]) -> tuple[int, T] | None:
         ended = 0
-        for step in range(len(self._buffers)):
-            index = (self._next + step) % len(self._buffers)
+        for place, index in enumerate(self._turns):
             try:
                 item = self._buffers[index].get(timeout=0, wanted=partial(wanted, index))
             except TimeoutError:
@@ -243,7 +250,8 @@ class FairReader(Generic[T]):
             except Closed:
                 ended += 1
                 continue
-            self._next = (index + 1) % len(self._buffers)
+            self._place = place
+            self._turns.append(self._turns.pop(place))
             return index, item
         if ended == len(self._buffers):
             raise Closed

@@ -129,6 +129,9 @@ class Batcher:
         if self._lanes[index].admit(ticket):
             gathered.members[index] = ticket
             gathered.size = size
+        else:
+            # Its next frame is a fresh one; behind all the others again it would grow too old like this one, for ever.
+            self._reader.again(index)
 
     def _awaits(self, gathered: _Gathered, began: float, longest: float) -> bool:
         """Whether an input that is not in it is about to bring a frame; one that is overdue may be stuck."""

@@ -193,6 +193,7 @@ class Lane:
             if self._too_old(frame):
                 self.late_unprepared += 1
                 epoch.free.put(number)
+                self.places.admitted()
                 self.places.give()
                 continue
             with failing_as("prepare", frame.source, frame.index), self.meters.prepare:
@@ -236,6 +237,7 @@ class Lane:
         """Whether the engine, which is free now, should take a frame; one that is too old gives its slot back."""
         if ticket.key is not None:
             return True  # frames that follow wait for it
+        self.places.admitted()
         if self._too_old(ticket.frame):
             self.late_prepared += 1
             ticket.epoch.free.put(ticket.slot)

@@ -14,6 +14,8 @@ A third one would only grow old there.
 class Places:
     """Places between decoder and the engine's answer: who gets one then takes the newest picture.
 
+    One frame at most waits for the engine: while that is with other inputs, a second one would grow old behind it.
+
     Args:
         crew: is told of what is waited on.
         bounded: whether there are only `CHOSEN`; else nobody ever waits for one.
@@ -24,16 +26,24 @@ class Places:
         self._free: Buffer[None] = Buffer(CHOSEN)
         for _ in range(CHOSEN):
             self._free.put(None)
-        crew.watch(self._free)
+        self._ahead: Buffer[None] = Buffer(1)
+        self._ahead.put(None)
+        crew.watch(self._free, self._ahead)
 
     def take(self) -> None:
-        """Wait for a place.
+        """Wait for a place, from which the engine comes next.
 
         Raises:
             Closed: the run is given up.
         """
         if self.bounded:
+            self._ahead.get()
             self._free.get()
+
+    def admitted(self) -> None:
+        """The engine has come to the frame that waited, or nobody will: another one may wait."""
+        if self.bounded:
+            self._ahead.put(None)
 
     def give(self) -> None:
         """Give a place back."""

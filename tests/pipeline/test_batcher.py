@@ -74,7 +74,7 @@ def test_sizes_are_not_mixed_and_take_turns() -> None:
     for turn in range(2):
         for index, size in enumerate([small, large, small, large]):
             inputs.bring(index, f"{'abcd'[index]}{turn}", size)
-    assert [inputs.next()[0] for _ in range(4)] == ["a0 + c0", "d0 + b0", "c1 + a1", "b1 + d1"]
+    assert [inputs.next()[0] for _ in range(4)] == ["a0 + c0", "b0 + d0", "a1 + c1", "b1 + d1"]
 
 
 def test_an_end_comes_after_the_inputs_last_frame() -> None:
@@ -99,7 +99,7 @@ def test_what_is_too_old_takes_no_place() -> None:
     inputs.bring(1, "b0")
     inputs.bring(0, "a2")
     inputs.bring(1, "b1")
-    assert inputs.next()[0] == "b0 + a2"
+    assert inputs.next()[0] == "a2 + b0", "whose frame was too old keeps its turn"
     assert inputs.next()[1].members == ()
 
 

@@ -150,6 +150,21 @@ def test_buffers_are_served_in_turn() -> None:
     assert reader.get(timeout=0) == (1, 200)
 
 
+def test_a_turn_that_was_none_is_kept() -> None:
+    """Until there is something, whatever comes from others meanwhile."""
+    buffers: list[Buffer[int]] = [Buffer(8) for _ in range(3)]
+    reader = FairReader(buffers)
+    for buffer in buffers:
+        buffer.put(0)
+    assert [reader.get() for _ in range(2)] == [(0, 0), (1, 0)]
+    reader.again(1)
+    buffers[0].put(1)
+    buffers[2].put(1)
+    assert reader.get() == (2, 0)
+    buffers[1].put(1)
+    assert [reader.get() for _ in range(3)] == [(1, 1), (0, 1), (2, 1)]
+
+
 def test_the_reader_waits_times_out_and_ends() -> None:
     buffers: list[Buffer[int]] = [Buffer(1), Buffer(1)]
     reader = FairReader(buffers)
