@@ -9,13 +9,14 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import NoReturn
 
 _left_behind: set[threading.Thread] = set()
 _forsaken: list[object] = []
 
 _TIMEOUT_S = 60.0
-"""Longer than any deadline of what a thread may be waiting for."""
+"""For all of them: longer than any deadline of what a thread may be waiting for."""
 
 
 def leave_behind(thread: threading.Thread) -> None:
@@ -52,5 +53,6 @@ def leave(status: int) -> NoReturn:
 
 @atexit.register
 def _wait() -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
     for thread in stragglers():
-        thread.join(_TIMEOUT_S)
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -44,3 +44,21 @@ def test_it_leaves_at_once(left: tuple[str, ...]) -> None:
 
 def test_what_was_forsaken_is_not_freed_by_the_interpreters_end() -> None:
     assert run("thing", "stays") == (0, "the end\n")
+
+
+WAITING = """
+import atexit, threading, time
+atexit.register(lambda: print(time.monotonic() - began))  # after all others
+from engines import stragglers
+stragglers._TIMEOUT_S = 1.0
+for _ in range(4):
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    stragglers.leave_behind(thread)
+began = time.monotonic()
+"""
+
+
+def test_a_program_that_ends_otherwise_waits_once_for_all_of_them() -> None:
+    done = subprocess.run([sys.executable, "-c", WAITING], capture_output=True, text=True, timeout=30, check=True)
+    assert 1 <= float(done.stdout) < 3
