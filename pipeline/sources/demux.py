@@ -160,7 +160,7 @@ class Demuxer:
             reader = self.container.demux(*streams)
             try:
                 asked = time.monotonic_ns()
-                while self._ready() and (packet := next(reader, None)) is not None:
+                while (packet := self._next(reader)) is not None:
                     arrived = time.monotonic_ns()
                     if arrived - asked > _WAITED_NS:
                         self.drained_ns = arrived
@@ -170,7 +170,7 @@ class Demuxer:
                     if self._camera is not None and packet.size:
                         packet = _copied(packet)
                     if packet.size or packet.dts is not None:  # else libav's signal to flush
-                        yield packet, arrived  # type: ignore[misc]
+                        yield packet, arrived
                     if self._silent(arrived - asked):
                         raise self._lost(av.TimeoutError(errno.ETIMEDOUT, "silent"))
                     asked = time.monotonic_ns()
@@ -188,6 +188,15 @@ class Demuxer:
             _log.warning("%s: %d reads failed one after the other; taken as the end", self.target.shown, failures)
         if self.live and self.target.endless and not self.woken:
             raise SourceLostError(f"{self.target.shown}: lost, the stream ended", cause="ended")
+
+    def _next(self, reader: Iterator[av.Packet[Any]]) -> av.Packet[Any] | None:
+        """A packet as soon as there is one; None at the end, and after `wake`."""
+        if not self._ready():
+            return None
+        try:
+            return next(reader, None)
+        except IndexError:  # at the end PyAV flushes streams that began in mid-file, too, which it does not know
+            return None
 
     def _ready(self) -> bool:
         """Wait until a camera has a picture: libav would wait for it without end; False after `wake`.

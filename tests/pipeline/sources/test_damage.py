@@ -120,6 +120,24 @@ def test_pictures_that_are_cut_off_are_counted(
     assert f"cut.mp4: the file is cut off; its last pictures ({pictures - 1}) are missing" in caplog.text
 
 
+def test_a_stream_that_begins_in_mid_file(tmp_path: Path) -> None:
+    """As the sound of an FLV or of RTMP does that its header does not tell of."""
+    path = tmp_path / "late.flv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("flv1", rate=10)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(200):
+            container.mux(video.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(video.encode(None))
+    for sounds in (1, 9):  # what PyAV takes for a stream lies beyond its array, where there may be anything
+        # bytes of payload, milliseconds, stream 0; MP3 at 44.1 kHz; the length of it all
+        tag = b"\x08\0\0\x05\0\x4e\x20\0\0\0\0" + b"\x2f\xff\xfb\x90\x64" + (16).to_bytes(4)
+        path.write_bytes(path.read_bytes() + sounds * tag)
+        source = open_source(str(path))
+        assert sum(isinstance(item, Decoded) for item in source.read()) == 200
+        source.close()
+
+
 def test_frames_after_damage_are_discontinuous(clip: MakeClip) -> None:
     source = open_source(str(clip("spoilt ts").path), SourceOptions(threads=1))
     marks = [item.frame.index for item in source.read() if isinstance(item, Decoded) and item.frame.discontinuity]
