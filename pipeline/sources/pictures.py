@@ -88,6 +88,12 @@ def _samples(plane: VideoPlane, shape: tuple[int, int]) -> NDArray[np.uint16]:
     return np.frombuffer(cast(memoryview, plane), np.uint16).reshape(shape[0], -1)[:, : shape[1]]
 
 
+_SPACES, _PRIMARIES, _TRANSFERS = range(18), range(23), range(19)
+"""Codes of ITU-T H.273 that libav takes."""
+
+_UNTAGGED = 2
+
+
 def pixel_aspect(ratio: Fraction | None) -> Fraction:
     """Width : height of a pixel as tagged; 1 where nothing, or nothing that can be meant, is tagged."""
     return ratio if ratio and Fraction(1, 10) < ratio < 10 else Fraction(1)
@@ -132,6 +138,16 @@ def colour_of(frame: av.VideoFrame) -> Colour:
         space = 2 if frame.colorspace == 0 else frame.colorspace
         return Colour(space, frame.color_range != _MPEG, frame.color_primaries, frame.color_trc)
     return colour
+
+
+def _forget_unknown_colours(frame: av.VideoFrame) -> None:
+    """Codes that mean nothing, of damaged headers, become those of what is not tagged: filters refuse them."""
+    if frame.colorspace not in _SPACES:
+        frame.colorspace = _UNTAGGED
+    if frame.color_primaries not in _PRIMARIES:
+        frame.color_primaries = _UNTAGGED
+    if frame.color_trc not in _TRANSFERS:
+        frame.color_trc = _UNTAGGED
 
 
 class Converter:
@@ -227,6 +243,7 @@ class Upright(Generic[T]):
             belonging: comes back with the picture.
             turn: filters that stand it upright, None to ask its display matrix.
         """
+        _forget_unknown_colours(frame)
         turn = self._turn_of(frame) if turn is None else turn
         turned = any(step.startswith("transpose") for step in turn)
         self._interlaced |= self._deinterlace and frame.interlaced_frame

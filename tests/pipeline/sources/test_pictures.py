@@ -267,3 +267,11 @@ def test_pictures_go_without_the_collector_of_garbage(kind: str, clip: MakeClip)
         gc.enable()
         source.close()
     assert left < 12  # what the decoder's threads and the order of times hold back
+
+
+def test_colours_that_mean_nothing_count_as_untagged() -> None:
+    """A damaged header may tell of any; a filter, such as one that turns, refuses those that there are not."""
+    frame = av.VideoFrame(34, 18, "yuv420p")
+    frame.colorspace, frame.color_primaries, frame.color_trc = 48, 60, 156
+    [(picture, _)] = Upright[None]().push(frame, None, ("transpose=clock",))
+    assert picture.colour == Colour()
