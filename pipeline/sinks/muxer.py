@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 from av.filter import Graph
+from av.format import Flags
 
 from pipeline.errors import SinkError
 from pipeline.scheduling import scheduling_kept
@@ -153,17 +155,26 @@ class Muxer:
         """
         if self._audio is None or packet.dts is None:
             return
-        if packet.dts <= self._last_audio:
+        copy = _copied(packet)
+        shift_times(copy, -self._zero)
+        dts = self._audio_tick(copy)
+        if dts <= self._last_audio:
             if not self._warned_of_audio:
                 _LOG.warning("%s: audio whose time does not rise is left out", self._target.name)
                 self._warned_of_audio = True
             return
-        self._last_audio = packet.dts
-        copy = _copied(packet)
-        shift_times(copy, -self._zero)
+        self._last_audio = dts
         copy.stream = self._audio
         with self._translated("the audio copy"):
             self._container.mux(copy)
+
+    def _audio_tick(self, packet: av.Packet[Any]) -> int:
+        """A packet's decoding time in ticks that have to rise: the container's, which may be coarser, or its own."""
+        assert self._audio is not None and packet.dts is not None and packet.time_base is not None
+        if self._container.format.flags & cast(int, Flags.ts_nonstrict.value):
+            return packet.dts
+        exact = packet.dts * packet.time_base / (self._audio.time_base or packet.time_base)
+        return floor(abs(exact) + Fraction(1, 2)) * (1 if exact >= 0 else -1)  # as libav rounds
 
     def finish(self) -> None:
         """Write what the encoder still holds, and the container's index.

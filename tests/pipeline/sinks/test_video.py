@@ -275,6 +275,26 @@ def test_audio_times_that_go_back_are_left_out(
     assert caplog.text.count("does not rise") == 1
 
 
+def test_audio_times_that_rise_by_less_than_the_container_can_tell(
+    sounding: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A transport stream counts 90,000 ticks a second, its sound in MP4 as many as it has samples."""
+    with av.open(str(sounding / "aac.mp4")) as container:
+        stream = container.streams.audio[0]
+        audio = [packet for packet in container.demux(stream) if packet.dts is not None]
+        sink = open_output(str(tmp_path / "o.mp4"))
+        sink.open(TAKES[0].info(stream))
+        for number, packet in enumerate(audio):
+            packet.time_base = Fraction(1, 90000)
+            packet.pts = packet.dts = 2000 * number if number % 4 else max(0, 2000 * (number - 1) + 1)
+            sink.write_audio(AudioPacket(packet))
+        sink.write(TAKES[0].result(0))
+        sink.close()
+    late = len(range(4, len(audio), 4))
+    assert len(packets(tmp_path / "o.mp4")[1]) == len(audio) - late
+    assert caplog.text.count("does not rise") == 1
+
+
 # ---- refusals
 
 
