@@ -195,7 +195,8 @@ class Outlet:
 
     def _write(self, delivery: Delivery) -> None:
         result = delivery.result
-        if self._index is not None and result.index != self._index + 1 and not result.frame.discontinuity:
+        follows = self._index is not None and result.index == self._index + 1
+        if not follows and not result.frame.discontinuity:
             result = replace(result, frame=replace(result.frame, discontinuity=True))
         self._index = result.index
         with self.meter:

@@ -25,6 +25,7 @@ from pipeline.sources import AudioPacket, open_source
 from tests.pipeline.clips import Clip
 from tests.pipeline.leftovers import nothing_left
 from tests.pipeline.running import Recorder, masks_of, options_of, run, until
+from tests.pipeline.sinks.made import TAKES
 from tests.pipeline.slowing import slow_network
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_error_logged")]
@@ -63,10 +64,23 @@ def test_a_slow_sink_loses_its_own_frames(tiny: str) -> None:
         report = run([InputOptions(PACED)], tiny, extra=[slow], duration=2.0)
     check(slow, report)
     (one,) = report.inputs
-    assert one.sinks[0].dropped > 30
+    assert one.sinks[0].dropped > one.sinks[0].written
     assert one.read > 80, "the source must go on at its own pace"
     assert max(slow.ages[5:]) < 1.0
     assert 1.5 < report.seconds < 6
+
+
+def test_a_frame_is_marked_where_those_before_it_never_reached_the_sink() -> None:
+    recorder, take = Recorder(), TAKES[0]
+    outlet = Outlet(recorder, source=take.name, live=True, failed=lambda: False)
+    info = take.info()
+    for index in (0, 1, 2, 3, 4, 5, 7):
+        outlet.buffer.put(Delivery(take.result(index), info))
+    outlet.buffer.close()
+    outlet.run()
+    assert [(each.index, each.frame.discontinuity) for each in recorder.results] == [
+        (3, True), (4, False), (5, False), (7, True),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -105,8 +119,9 @@ def test_the_crf_keeps_to_the_pace_of_a_live_input(tiny: str) -> None:
     (one,) = report.inputs
     assert one.crf is not None
     assert one.crf.iterations.max == 1000, "the first one, when nothing is known yet"
-    assert 2 <= one.crf.iterations.min <= one.crf.iterations.mean < 700
-    assert one.written > 25, "at all of its iterations there would be far fewer"
+    assert one.crf.iterations.min >= 2
+    assert one.crf.iterations.mean < 333, "at all of its iterations there would be less than a third of the frames"
+    assert one.written > 5
     assert one.crf.classes.max <= 3
 
 
