@@ -15,8 +15,14 @@ from engines.backends.common import IN_FLIGHT
 
 BATCHES = (1, 8)
 
-FIRST = ("tensorrt", "torch-eager", "torch-graph", "torch-compile")
-"""Contenders that the targets speak of; those that stand in for TensorRT get the time that is left."""
+FIRST = {"torch-eager": 1, "torch-graph": 1, "tensorrt": 3, "torch-compile": 2}
+"""Contenders that the targets speak of, in their order, with their parts of the time: two compile for long.
+
+Those that stand in for TensorRT get the time that is left.
+"""
+
+LONGEST = 0.75
+"""Share of a contender's time that a row may take, so that one that hangs leaves some for the next."""
 
 BASE = "torch-eager"
 """What ratios are told against."""
@@ -112,8 +118,7 @@ def measured(
             "seconds": seconds,
         }
         try:
-            # None takes more than half of what is left, so that one that hangs leaves some for the next.
-            for found in findings(MEASURE, given, remaining, lambda left: left / 2):
+            for found in findings(MEASURE, given, remaining, lambda left: left * LONGEST):
                 place, row = waiting.popleft()
                 timing = Timing(**found["timing"]) if "timing" in found else None
                 yield place, replace(row, timing=timing, why=found.get("why", ""))
