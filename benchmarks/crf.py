@@ -48,7 +48,7 @@ class Row:
         equal: share of all pixels labelled as by pydensecrf.
         equal_changed: the same of the pixels whose label pydensecrf changes.
         live_classes, vertices: classes that took part; vertices of the lattice of places and colours.
-        moved_mb: megabytes that the iterations read and write if nothing stays in the caches.
+        moved_mb: megabytes that the iterations read and write if nothing stays in the caches and no pixel is frozen.
         floor_ms: how long that takes at the speed of a copy in memory.
     """
 

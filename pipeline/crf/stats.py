@@ -12,7 +12,8 @@ class CRFStats:
     Attributes:
         classes: classes that took part in the inference.
         vertices: of the lattice of places and colours; 0 where none was needed.
-        bytes_per_iteration: memory that an iteration reads and writes if nothing stays in the caches.
+        bytes_per_iteration: memory that an iteration in which every pixel takes part reads and writes if nothing
+            stays in the caches.
     """
 
     classes: int

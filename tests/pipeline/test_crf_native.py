@@ -198,6 +198,30 @@ def test_threads_change_nothing(mode: str, threads: int) -> None:
             assert lost(alone, together) < TIE
 
 
+def sure_picture(height: int, width: int, classes: int, times: float = 4.0) -> Picture:
+    """One whose labels are mostly settled after an iteration, so that most pixels are frozen."""
+    picture = synthetic((height, width), classes, min(classes, 9))
+    return replace(picture, logits=picture.logits * np.float32(times))
+
+
+@pytest.mark.parametrize("mode", ["exact", "pruned", "live"])
+def test_threads_freeze_the_same_pixels(mode: str) -> None:
+    for parameters in (WIDE, NARROW, replace(WIDE, normalization="after")):
+        picture = sure_picture(99, 141, 11)
+        alone, together = (marginals(picture, parameters, 8, mode=mode, threads=threads) for threads in (1, 3))
+        np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+@PARAMETERS
+def test_frozen_pixels_change_none_of_pydensecrfs_labels(parameters: CRFParameters) -> None:
+    need_pydensecrf()
+    for classes in (4, 11, 21):
+        for iterations in (4, 10, 20):
+            picture = sure_picture(93, 141, classes)
+            truth = marginals(picture, parameters, iterations, backend="pydensecrf")
+            assert parity(picture, parameters, iterations, truth) < TIE, (classes, iterations)
+
+
 def test_more_threads_than_columns() -> None:
     image, scores = scene(40, 20, 3)
     for parameters in (PUBLISHED, CRFParameters(3, 30, 4, 20, 20)):

@@ -1,6 +1,8 @@
 #include "field.hpp"
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 
 namespace crf {
 namespace {
@@ -11,6 +13,18 @@ constexpr float kBounded = 20.0f;
 // Live has a point in every pixel where two classes are closer than this share of all weights; messages that are
 // normalised afterwards reach further.  Found on camera pictures: docs/crf.md tells how far the labels agree.
 constexpr float kMargin = 0.25f, kMarginAfter = 0.35f;
+
+// A group of points is frozen once the best class of each leaves no more than this to the others.  Where one leaves more
+// than kThawed in the end, all begins anew with none frozen.  Heavier kernels could turn what looks as sure as that.
+constexpr float kFrozen = 1e-5f, kThawed = 1e-3f, kHeaviest = 15.0f;
+
+// What a point leaves before the first messages, which will mostly be for its best class, and sum up to nearly their weights.
+float before_messages(const Energy &energy) {
+    return std::min(kFrozen * std::exp(0.8f * (energy.pos_w + energy.bi_w)), 0.3f);
+}
+
+constexpr double kWorth = 0.25;  // points a vertex, to be worth freezing
+constexpr int kDecides = 3;      // sweeps in which freezing begins, or never
 
 constexpr int kCalm = 100;  // pictures in a row that need less than half of the memory before it is given back
 
@@ -47,12 +61,42 @@ void Field::infer(const uint8_t *image, const upsample::Scores &scores, upsample
     if (marginals && alive_.size() < size_t(scores.classes))
         std::fill_n(marginals, size_t(scores.classes) * order_.pixels(), 0.0f);
     if (iterates_) build(image);
-    sweep(true, !iterates_, labels, stride, marginals);
-    for (int i = 0; iterates_ && i < iterations; ++i) {
+    if (!iterates_) iterations = 0;
+    const bool may_freeze = energy_.pos_w + energy_.bi_w <= kHeaviest;
+    const bool right = iterate(iterations, may_freeze, labels, stride, marginals);
+    if (!right && !sampled_) iterate(iterations, false, labels, stride, marginals);
+}
+
+// False if groups of points that were frozen should not have been.
+bool Field::iterate(int iterations, bool may_freeze, uint8_t *labels, ptrdiff_t stride, float *marginals) {
+    Freezing freezing = Freezing::none;
+    for (int i = 0;; ++i) {
+        const bool last = i == iterations;
+        float doubt = 0;
+        if (last)
+            doubt = freezing == Freezing::none ? 0.0f : kThawed;
+        else if (may_freeze && i + 2 < iterations && (i < kDecides || freezing != Freezing::none))
+            doubt = i == 0 ? before_messages(energy_) : kFrozen;
+        const size_t found = sweep(i == 0, last, freezing, doubt, labels, stride, marginals);
+        if (last) return found == 0 || freezing == Freezing::none;
+        if (freezing != Freezing::none)
+            freezing = Freezing::goes_on;
+        else if (doubt > 0 && i + 3 < iterations && worth_freezing(found))
+            freezing = Freezing::begins;
+        if (freezing == Freezing::begins) {
+            frozen_.assign(group(order_.tiles()), 0);
+            if (bilateral_) frozen_values_.need(bilateral_->size() * lanes());
+            if (spatial_) spatial_->prepare_frozen();
+        }
         if (spatial_) spatial_->finish();
         if (bilateral_) bilateral_->blur(values_[0].data(), lanes(), kernels_, team_);
-        sweep(false, i + 1 == iterations, labels, stride, marginals);
     }
+}
+
+// Beginning with what frozen groups have splatted takes time for each vertex, going through a group for each point.
+bool Field::worth_freezing(size_t groups) const {
+    const size_t vertices = (bilateral_ ? bilateral_->size() : 0) + (spatial_ ? spatial_->size() : 0);
+    return double(groups * kSweep) >= kWorth * double(vertices);
 }
 
 // The lattices, and memory for their values.
@@ -77,12 +121,13 @@ void Field::give_back() {
     } else if (++calm_ == kCalm) {
         make_bilateral();
         for (Buffer<float> &values : values_) values = Buffer<float>();
+        frozen_values_ = Buffer<float>();
         most_ = 0;
         calm_ = 0;
     }
 }
 
-// Of each point its vertices and its unary, of each vertex its values (the place lattice's once each way; the other's
+// In an iteration without frozen points: of each point its vertices and its unary, of each vertex its values (the place lattice's once each way; the other's
 // again for each axis).
 size_t Field::bytes() const {
     const size_t record = sizeof(float) * size_t(lanes());
@@ -94,8 +139,11 @@ size_t Field::bytes() const {
     return sum;
 }
 
-void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals) {
-    float *const to = values_[first ? 0 : 1].data();
+size_t Field::sweep(bool first, bool last, Freezing freezing, float doubt, uint8_t *labels, ptrdiff_t stride,
+                    float *marginals) {
+    const bool freezes = freezing != Freezing::none, before = freezing == Freezing::goes_on;
+    float *const to = values_[first ? 0 : 1].data(), *const frozen = freezes ? frozen_values_.data() : nullptr;
+    std::atomic<size_t> found{0};
     team_.run([&](int thread) {
         Buffer<float> q;
         if (last) q.need(size_t(kTile) * kTile * lanes());
@@ -118,23 +166,28 @@ void Field::sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, floa
             pass.spatial_from = spatial_->blurred();
             pass.spatial_scale = spatial_->after();
         }
+        pass.doubt = doubt;
+        pass.bilateral_frozen = frozen;
+        pass.spatial_frozen = freezes && spatial_ ? spatial_->frozen() : nullptr;
         pass.q = last ? q.data() : nullptr;
         for (size_t t = order_.part[thread]; t < order_.part[thread + 1]; ++t) {
             pass.begin = order_.tile[t];
             pass.end = order_.tile[t + 1];
-            if (!last && bilateral_) bilateral_->open_tile(t, to, lanes());
+            pass.frozen = freezes ? frozen_.data() + group(t) : nullptr;
+            if (!last && bilateral_) bilateral_->open_tile(t, to, frozen, before, lanes());
             if (!last && spatial_) {
-                spatial_->open_tile(thread, t);
+                spatial_->open_tile(thread, t, freezes, before);
                 pass.spatial_to = spatial_->splatted(thread);
                 pass.spatial_offset = spatial_->offset(thread);
             }
-            kernels_.pass(pass);
+            found += size_t(kernels_.pass(pass));
             if (!last && spatial_) spatial_->close_tile(thread, t);
             if (last) write(pass.begin, pass.end, q.data(), labels, stride, marginals);
         }
     });
     if (!first && !last)
         std::swap(values_[0], values_[1]);
+    return found;
 }
 
 void Field::write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const {

@@ -37,17 +37,24 @@ class Field {
                const std::vector<uint8_t> &alive, double gap, int iterations, uint8_t *labels, ptrdiff_t stride,
                float *marginals);
 
-    // Of the last picture: the vertices of its lattice of places and colours; what an iteration reads and writes if
-    // nothing stays in the caches.
+    // Of the last picture: the vertices of its lattice of places and colours; what an iteration in which all
+    // points take part reads and writes if nothing stays in the caches.
     size_t vertices() const { return iterates_ && bilateral_ ? bilateral_->distinct() : 0; }
     size_t bytes() const;
 
    private:
+    enum class Freezing { none, begins, goes_on };  // in a sweep
+
     int lanes() const { return unary_.lanes(); }
+    // The first group of points of a tile; none has a part in two tiles.
+    size_t group(size_t tile) const { return order_.tile[tile] / kSweep + tile; }
     void make_bilateral();
     void build(const uint8_t *image);
     void give_back();
-    void sweep(bool first, bool last, uint8_t *labels, ptrdiff_t stride, float *marginals);
+    bool iterate(int iterations, bool may_freeze, uint8_t *labels, ptrdiff_t stride, float *marginals);
+    bool worth_freezing(size_t groups) const;
+    size_t sweep(bool first, bool last, Freezing freezing, float doubt, uint8_t *labels, ptrdiff_t stride,
+                 float *marginals);
     void write(size_t begin, size_t end, const float *q, uint8_t *labels, ptrdiff_t stride, float *marginals) const;
 
     const Energy energy_;
@@ -66,6 +73,9 @@ class Field {
     Unary unary_;
     std::vector<uint8_t> alive_;
     Buffer<float> values_[2];  // of the bilateral lattice: blurred, and splatted into
+    // Groups of points whose marginals change no more: which they are, and their part of the bilateral lattice.
+    std::vector<uint8_t> frozen_;
+    Buffer<float> frozen_values_;
 };
 
 }  // namespace crf

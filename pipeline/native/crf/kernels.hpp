@@ -63,6 +63,11 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
     int32_t spatial_offset;                      // the vertex that spatial_to begins with
     const float *bilateral_scale, *spatial_scale;  // of the messages of each pixel; null where it is in the weights
     const float *count;  // pixels that each point stands for; may be null
+    float doubt;  // a group of kSweep pixels is sure if no best class leaves more than this to the others; 0: none is
+    // Of each group from begin on, whether it is frozen: a sweep that splats leaves it out, and freezes those that are
+    // sure.  Null where none is to be.
+    uint8_t *frozen;
+    float *bilateral_frozen, *spatial_frozen;  // lattices with what frozen groups splat, once and for all
     float *q;  // begin's marginals first, a pixel of lanes each; or null
 };
 
@@ -73,7 +78,8 @@ struct Kernels {
     void (*blur)(const int32_t *chain, size_t length, float *values, int lanes);
     // out ← middle + (left + right) / 2.
     void (*blur_run)(const float *left, const float *middle, const float *right, float *out, size_t floats);
-    void (*pass)(const Pass &);
+    // How many groups are sure; in a sweep that does not splat, how many frozen ones are not.
+    int (*pass)(const Pass &);
     // The best lane of each of `count` records, the first where several are equal.
     void (*best)(const float *records, int count, int lanes, uint8_t *best);
     // Binary logarithms of probabilities, at least of kLeastProbability, of the pixels at `count` rows from interpolated scores.

@@ -75,7 +75,7 @@ void blur_scalar(const int32_t *chain, size_t length, float *values) {
 
 // Calls `act` with the number of quads, as a constant where there are few.
 template <typename Act>
-CRF_INLINE void with_quads(int lanes, const Act &act) {
+CRF_INLINE auto with_quads(int lanes, const Act &act) {
     switch (lanes / 4) {
         case 1: return act(Count<1>{});
         case 2: return act(Count<2>{});
@@ -129,16 +129,38 @@ CRF_INLINE void splat_into(const Vertices<D> &point, const float *q, float *to, 
     });
 }
 
+// Whether the best class of every pixel of a group leaves no more than `doubt` to the others together.
+template <int Q>
+__attribute__((noinline)) bool surely(const float *records, const float *scale, float doubt, int count, int quads) {
+    constexpr int kStride = 4 * (Q ? Q : kMostQuads);
+    f8 most[kSweep];
+    alignas(32) float top[kSweep];
+    for (int i = 0; i < kSweep; ++i) {
+        most[i] = splat8(0);
+        if (i < count)
+            pieces<Q>(quads, [&](auto as, int g) {
+                most[i] = max8(most[i], largest(load(as, records + i * kStride + g), 0));
+            });
+    }
+    for (int i = 0; i < kSweep; i += 8) store(Eight{}, top + i, maxima_of(most + i));
+    bool sure = true;
+    for (int i = 0; i < count; ++i) sure &= 1.0f - top[i] * scale[i] <= doubt;
+    return sure;
+}
+
 // Step by step over a few pixels, not pixel by pixel: the processor then finds independent work while
 // it waits for a pixel's chain of sums, exponentials and quotient.
 template <int Q, bool Scaled, bool Bilateral, bool Spatial>
-CRF_INLINE void sweep(const Pass &s) {
+CRF_INLINE int sweep(const Pass &s) {
     constexpr int kStride = 4 * (Q ? Q : kMostQuads);
     const int quads = Q ? Q : s.lanes / 4;
     alignas(64) float a[kSweep * kStride];
     f8 total[kSweep], inverse[kSweep / 8];
     const float *scale = (const float *)inverse;
+    int found = 0;
     for (size_t first = s.begin; first < s.end; first += kSweep) {
+        uint8_t *const frozen = s.frozen ? s.frozen + (first - s.begin) / kSweep : nullptr;
+        if (frozen && *frozen && s.splat) continue;
         const int count = s.end - first < kSweep ? int(s.end - first) : kSweep;
         for (int i = 0; i < 4 * kSweep * quads; i += 16)
             __builtin_prefetch(s.unary + (first + kSweep) * 4 * quads + i);
@@ -215,6 +237,8 @@ CRF_INLINE void sweep(const Pass &s) {
             if (s.rest) sum = sum + *(const any8 *)(s.rest + first + i);
             inverse[i / 8] = splat8(1.0f) / sum;
         }
+        const bool sure = s.doubt > 0 && surely<Q>(a, scale, s.doubt, count, quads);
+        found += s.splat ? sure : frozen && *frozen && !sure;
         for (int i = 0; i < count; ++i) {
             float *q = a + i * kStride;
             const float by = s.splat && s.count ? scale[i] * s.count[first + i] : scale[i];
@@ -226,18 +250,26 @@ CRF_INLINE void sweep(const Pass &s) {
             float *const out = s.q + (first + i - s.begin) * 4 * quads;
             if (s.q) pieces<Q>(quads, [&](auto as, int g) { store(as, out + g, load(as, q + g)); });
         }
+        if (!frozen || !s.splat || !sure) continue;
+        *frozen = 1;
+        for (int i = 0; i < count; ++i) {
+            const float *q = a + i * kStride;
+            if constexpr (Bilateral) splat_into<Q>(s.bilateral[first + i], q, s.bilateral_frozen, 0, quads);
+            if constexpr (Spatial) splat_into<Q>(s.spatial[first + i], q, s.spatial_frozen, 0, quads);
+        }
     }
+    return found;
 }
 
 template <int Q, bool Scaled>
-CRF_INLINE void sweep_kernels(const Pass &s) {
+CRF_INLINE int sweep_kernels(const Pass &s) {
     if (!s.spatial) return sweep<Q, Scaled, true, false>(s);
     if (!s.bilateral) return sweep<Q, Scaled, false, true>(s);
     return sweep<Q, Scaled, true, true>(s);
 }
 
-void pass(const Pass &s) {
-    with_quads(s.lanes, [&](auto q) {
+int pass(const Pass &s) {
+    return with_quads(s.lanes, [&](auto q) {
         constexpr int kQuads = decltype(q)::value;
         return s.bilateral_scale || s.spatial_scale ? sweep_kernels<kQuads, true>(s) : sweep_kernels<kQuads, false>(s);
     });

@@ -261,12 +261,18 @@ void Lattice::blur(float *values, int lanes, const Kernels &kernels, Team &team)
         if (!part.twins.empty()) share(part, true);
 }
 
-void Lattice::open_tile(size_t t, float *values, int lanes) const {
+void Lattice::open_tile(size_t t, float *values, float *frozen, bool before, int lanes) const {
     size_t part = 0;
     while (t >= order_.part[part + 1]) ++part;
     const size_t base = parts_[part].base;
     const size_t begin = base + (t == order_.part[part] ? 0 : opened_[t - 1]), end = base + opened_[t];
-    std::memset(values + begin * lanes, 0, (end - begin) * lanes * sizeof(float));
+    const size_t first = begin * lanes, bytes = (end - begin) * lanes * sizeof(float);
+    if (before) {
+        std::memcpy(values + first, frozen + first, bytes);
+        return;
+    }
+    std::memset(values + first, 0, bytes);
+    if (frozen) std::memset(frozen + first, 0, bytes);
 }
 
 size_t Lattice::links() const {

@@ -31,8 +31,9 @@ class Lattice {
     // `values` (size × lanes) blurred in place along all axes.
     void blur(float *values, int lanes, const Kernels &kernels, Team &team) const;
 
-    // Clear what tile `t` splats into for the first time.
-    void open_tile(size_t t, float *values, int lanes) const;
+    // Prepare what tile `t` splats into for the first time: clear it, and `frozen` unless that is null; or, if
+    // frozen points have splatted there before, begin with what they have.
+    void open_tile(size_t t, float *values, float *frozen, bool before, int lanes) const;
 
     size_t size() const { return size_; }          // vertices, shared ones counted for each part that has them
     size_t distinct() const { return distinct_; }  // vertices

@@ -19,7 +19,7 @@ const Kernels *kernels_named(const char *name);
 struct Stats {       // of a picture
     int classes;     // that took part
     size_t vertices; // of the lattice of place and colour
-    size_t bytes;    // moved by one iteration at least
+    size_t bytes;    // moved by one iteration in which every point takes part, at least
 };
 
 class Model {

@@ -215,11 +215,17 @@ int32_t Spatial::offset(int part) const {
     return int32_t((share.place + size_t(share.base - share.first)) * column() / 2);
 }
 
-void Spatial::open_tile(int part, size_t tile) {
+void Spatial::open_tile(int part, size_t tile, bool freezes, bool before) {
     Share &share = shares_[part];
     if (reach_[tile] <= share.opened) return;
-    std::memset(share.window.data() + size_t(share.opened - share.base) * column(), 0,
-                sizeof(float) * size_t(reach_[tile] - share.opened) * column());
+    float *const to = share.window.data() + size_t(share.opened - share.base) * column();
+    const size_t place = share.place + size_t(share.opened - share.first);
+    const size_t bytes = sizeof(float) * size_t(reach_[tile] - share.opened) * column();
+    if (before)
+        std::memcpy(to, frozen_.data() + place * column(), bytes);
+    else
+        std::memset(to, 0, bytes);
+    if (freezes && !before) std::memset(frozen_.data() + place * column(), 0, bytes);
     share.opened = reach_[tile];
 }
 

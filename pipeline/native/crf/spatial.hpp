@@ -27,6 +27,7 @@ class Spatial {
 
     // Room for values of so many lanes; vertices are given as places among these.
     void prepare(int lanes);
+    void prepare_frozen() { frozen_.need(places_ * column()); }
 
     const Vertices<2> *points() const { return points_.data(); }
     const float *after() const { return strength_.symmetric ? nullptr : after_.data(); }  // see Pass
@@ -35,7 +36,10 @@ class Spatial {
     // A sweep over the pixels: open a tile before splatting from it, close it afterwards (it blurs what is
     // complete), and finish when all threads are done.  Only the columns at work have memory to splat into:
     // vertex v of an open tile is at splatted(part)[v - offset(part)], in pairs of floats.
-    void open_tile(int part, size_t tile);
+    // With `freezes` there is memory beside it for what points splat once and for all, at frozen() and without an
+    // offset; `before` where they have done so in an earlier sweep, which an open tile then begins with.
+    void open_tile(int part, size_t tile, bool freezes = false, bool before = false);
+    float *frozen() { return frozen_.data(); }
     float *splatted(int part) { return shares_[part].window.data(); }
     int32_t offset(int part) const;
     void close_tile(int part, size_t tile);
@@ -88,7 +92,7 @@ class Spatial {
     std::vector<Share> shares_;
     Buffer<Vertices<2>> points_;
     std::vector<Vertices<2>> plain_;  // of all pixels, without normalisation
-    Buffer<float> after_, blurred_, nothing_, seam_;
+    Buffer<float> after_, blurred_, frozen_, nothing_, seam_;
 };
 
 }  // namespace crf
