@@ -52,7 +52,7 @@ void Field::infer(const uint8_t *image, const upsample::Scores &scores, upsample
                   ptrdiff_t stride, float *marginals) {
     iterates_ = iterations > 0 && (spatial_ || bilateral_);
     alive_ = alive;
-    unary_.load(scores, y, x, alive, gap, order_.height, order_.width);
+    unary_.load(scores, y, x, alive, gap, kernels_.lanes(int(alive.size())), order_.height, order_.width);
     if (sampled_) {
         const float share = energy_.symmetric ? kMargin : kMarginAfter;
         sampling_.choose(unary_, share * (energy_.pos_w + energy_.bi_w), all_, order_);

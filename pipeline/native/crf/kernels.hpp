@@ -72,6 +72,7 @@ struct Pass {  // one sweep over pixels [begin, end) in their order
 };
 
 struct Kernels {
+    int (*lanes)(int classes);  // floats in a record of so many classes: whole fours
     void (*simplices5)(const Packing<5> &, Simplices<5> &);
     void (*simplices2)(const Packing<2> &, Simplices<2> &);
     // In place along chains of neighbours: v ← v + (before + after) / 2.  A negative entry begins a chain.

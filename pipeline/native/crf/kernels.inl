@@ -87,6 +87,14 @@ CRF_INLINE auto with_quads(int lanes, const Act &act) {
     }
 }
 
+int lanes(int classes) {
+    const int floats = (classes + 3) / 4 * 4;
+#if defined(__AVX512F__)
+    if (floats == 12) return 16;  // a register and a cache line, of which most records of twelve would touch two
+#endif
+    return floats;
+}
+
 void blur(const int32_t *chain, size_t length, float *values, int lanes) {
     if (lanes == 1) return blur_scalar(chain, length, values);
     with_quads(lanes, [&](auto q) { blur_chains<decltype(q)::value>(chain, length, values, lanes / 4); });

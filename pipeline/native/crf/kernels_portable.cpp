@@ -3,7 +3,7 @@
 namespace crf {
 
 const Kernels &portable_kernels() {
-    static const Kernels kernels{portable_simplices5, portable_simplices2, blur,
+    static const Kernels kernels{lanes, portable_simplices5, portable_simplices2, blur,
                                  blur_run, pass, best_lanes, unary};
     return kernels;
 }

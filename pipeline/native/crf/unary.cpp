@@ -12,8 +12,8 @@ constexpr float kFloor = -1e6f;    // any class that far behind is as unlikely a
 }  // namespace
 
 void Unary::load(const upsample::Scores &scores, upsample::Map my, upsample::Map mx, const std::vector<uint8_t> &alive,
-                 double gap, int height, int width) {
-    lanes_ = (int(alive.size()) + 3) / 4 * 4;
+                 double gap, int lanes, int height, int width) {
+    lanes_ = lanes;
     lumped_ = int(alive.size()) < scores.classes;
     const int others = scores.classes - int(alive.size());
     least_rest_ = kLeastProbability * float(others);

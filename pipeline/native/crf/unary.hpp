@@ -17,7 +17,7 @@ class Unary {
     // Take the scores of the classes of `alive`, and those of the others, each of which is behind one of them by
     // more than `gap` everywhere, as one.
     void load(const upsample::Scores &scores, upsample::Map y, upsample::Map x, const std::vector<uint8_t> &alive,
-              double gap, int height, int width);
+              double gap, int lanes, int height, int width);
 
     // Interpolate at all points.
     void spread(const Order &order, const Kernels &kernels, Team &team);
