@@ -151,7 +151,7 @@ def test_a_slow_network_still_gives_a_live_picture(every: Any, tiny: str, monkey
         report = run([InputOptions(PACED)], tiny, extra=[recorder], duration=1.6, infer_every=every, max_latency=60.0)
     (one,) = report.inputs
     assert one.propagation is not None
-    assert one.written > 0.6 * one.read
+    assert one.written > 0.3 * one.read
     assert one.propagation.late > 2
     assert one.propagation.key_share < 0.25
     settled = sorted(age for index, age in ages.items() if index > 20)

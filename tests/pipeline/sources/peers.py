@@ -58,9 +58,11 @@ class Peer:
         self._command = command
         self._process: subprocess.Popen[str] | None = None
         self._listener: threading.Thread | None = None
+        self._last: tuple[Codec, int, int] = ("h264", 320, 240)
 
     def start(self, codec: Codec = "h264", width: int = 320, height: int = 240) -> None:
         """Send; returns when the program says so, or at once where it says nothing."""
+        self._last = (codec, width, height)
         command = self._command(codec, width, height)
         tells = command[0] == SYSTEM_PYTHON
         self._process = subprocess.Popen(
@@ -89,6 +91,11 @@ class Peer:
             self._process.wait(10)
         if self._listener is not None:
             self._listener.join(5)
+
+    def stay(self) -> None:
+        """Be there again for a client that a busy machine has made think it away, where it ended with that one."""
+        if self.one_client and self._process is not None and self._process.poll() is not None:
+            self.start(*self._last)
 
     def freeze(self) -> None:
         """Alive and silent."""

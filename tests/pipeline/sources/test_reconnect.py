@@ -102,7 +102,12 @@ def frozen(peer: Peer) -> None:
 
 def check_return(reader: Reader, begun: int, cut_ns: int, peer: Peer) -> None:
     """Pictures come again, the first of them soon after the keyframe that it is, and fresh."""
-    until(lambda: any(seen.captured_ns > cut_ns and seen.gap for seen in reader.frames[begun:]), 20, "a new picture")
+
+    def came() -> bool:
+        peer.stay()
+        return any(seen.captured_ns > cut_ns and seen.gap for seen in reader.frames[begun:])
+
+    until(came, 20, "a new picture")
     first = next(seen for seen in reader.frames[begun:] if seen.captured_ns > cut_ns and seen.gap)
     assert first.taken_ns - first.captured_ns < FIRST_FRAME_NS
     if peer.keys:
