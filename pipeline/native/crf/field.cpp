@@ -16,7 +16,7 @@ constexpr float kMargin = 0.25f, kMarginAfter = 0.35f;
 
 // A group of points is frozen once the best class of each leaves no more than this to the others.  Where one leaves more
 // than kThawed in the end, all begins anew with none frozen.  Heavier kernels could turn what looks as sure as that.
-constexpr float kFrozen = 1e-5f, kThawed = 1e-3f, kHeaviest = 15.0f;
+constexpr float kFrozen = 2e-6f, kThawed = 1e-3f, kHeaviest = 15.0f;
 
 // What a point leaves before the first messages, which will mostly be for its best class, and sum up to nearly their weights.
 float before_messages(const Energy &energy) {
