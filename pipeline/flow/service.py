@@ -93,8 +93,8 @@ class Service:
             try:
                 return done.result(timeout / _SLICES)
             except concurrent.futures.TimeoutError:
-                if done.done():  # the work's own
-                    raise
+                if done.done():  # just now; or it is the work's own
+                    return done.result()
         done.cancel()
         raise PipelineError(f"the service thread did not answer within {timeout:g} s")
 
