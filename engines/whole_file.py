@@ -17,14 +17,15 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         EngineError: nothing can be written there.
     """
+    target = path.resolve()  # a link stays one
     # Nobody else may write it, whatever the umask: a plan that a group can write is not read.
-    unfinished = path.resolve().with_name(f"{secrets.token_hex(8)}{path.suffix}.part")
+    unfinished = target.with_name(f".{target.stem[:64]}-{secrets.token_hex(8)}{target.suffix}.part")
     try:
         unfinished.touch(0o644, exist_ok=False)
     except OSError as error:
         raise EngineError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         yield unfinished
-        unfinished.replace(path)
+        unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
