@@ -274,7 +274,11 @@ def refuse_foreign_files(directory: Path) -> None:
         PlanError: a file belongs to somebody else or is a link.
     """
     for path in directory.iterdir():
-        if not _is_own_file(path.lstat()):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:  # another process is done with it
+            continue
+        if not _is_own_file(found):
             raise PlanError(f"{path} is not a file of this user's, and what is in it would be run: remove it")
 
 

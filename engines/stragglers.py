@@ -13,6 +13,7 @@ import time
 from typing import NoReturn
 
 _left_behind: set[threading.Thread] = set()
+_lock = threading.RLock()
 _forsaken: list[object] = []
 
 _TIMEOUT_S = 60.0
@@ -21,7 +22,9 @@ _TIMEOUT_S = 60.0
 
 def leave_behind(thread: threading.Thread) -> None:
     """Wait no more for a thread; it must be a daemon, and end by itself as soon as it comes back."""
-    _left_behind.add(thread)
+    with _lock:
+        stragglers()  # of those that have ended none is kept
+        _left_behind.add(thread)
 
 
 def stragglers() -> tuple[threading.Thread, ...]:
@@ -30,8 +33,9 @@ def stragglers() -> tuple[threading.Thread, ...]:
     An interpreter that ends under such a thread crashes once it comes back, so at the end of the program they are
     waited for; a program that must not wait leaves by `leave`.
     """
-    _left_behind.intersection_update(thread for thread in tuple(_left_behind) if thread.is_alive())
-    return tuple(_left_behind)
+    with _lock:
+        _left_behind.intersection_update([thread for thread in _left_behind if thread.is_alive()])
+        return tuple(_left_behind)
 
 
 def forsake(thing: object) -> None:
