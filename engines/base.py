@@ -260,7 +260,8 @@ class FrameSession(Session, Protocol):
         """Have all done that first requests would wait for; to be called before these, and harmless when repeated.
 
         Args:
-            frame: what will come, whose labels are overwritten; None where pictures will.
+            frame: what will come, whose labels are overwritten; None where pictures will. A frame of another size
+                or layout may still be the first to need memory or a kernel.
 
         Raises:
             EngineError: as of a request.
@@ -302,7 +303,8 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the network cannot take this size.
-            CancelledError: compiling it takes minutes, and `cancel` was called.
+            CancelledError: compiling it takes minutes, and `cancel` was called before it began; TensorRT's builder
+                stops under way, too.
         """
 
     def cancel(self) -> None:

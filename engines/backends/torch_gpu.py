@@ -85,6 +85,8 @@ class TorchGpuEngine(EngineBase):
 
     def _compile(self, height: int, width: int) -> Session:
         model, precision, size = self._model, self._info.precision, (height, width)
+        if self.compiled:
+            self._cancellation.check(f"compiling {model.name} at {width}×{height}")
         blank = torch.zeros((1, *picture_shape(model, size)), dtype=_dtype(model), device=self.device)
         graph = TorchGraph(typed_graph(model, precision, size, 1), model.output_name).to(self.device)
         for constant in graph.buffers():

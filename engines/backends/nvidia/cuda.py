@@ -298,18 +298,19 @@ class Stream:
         # Thread-local: other threads go on to reserve memory, which a global capture forbids them.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         with self._lock:
-            check("begin to record", runtime.cudaStreamBeginCapture(self._handle, mode))
             _recording.here = True
             try:
-                yield graph
-            except BaseException:
-                _, recorded = runtime.cudaStreamEndCapture(self._handle)
-                if recorded is not None and int(recorded):
-                    runtime.cudaGraphDestroy(recorded)
-                raise
+                check("begin to record", runtime.cudaStreamBeginCapture(self._handle, mode))
+                try:
+                    yield graph
+                except BaseException:
+                    _, recorded = runtime.cudaStreamEndCapture(self._handle)
+                    if recorded is not None and int(recorded):
+                        runtime.cudaGraphDestroy(recorded)
+                    raise
+                recorded = check("end the recording", runtime.cudaStreamEndCapture(self._handle))
             finally:
                 _recording.here = False
-            recorded = check("end the recording", runtime.cudaStreamEndCapture(self._handle))
         graph.take(recorded)
 
     def launch(self, graph: Graph) -> None:

@@ -221,6 +221,8 @@ class Lane:
         except BaseException:
             if self._stream.finish(self._patience, time.monotonic()):
                 self._waiting, self._held = [], None
+            else:
+                give_up()
             raise
         self._began = time.monotonic()
 
