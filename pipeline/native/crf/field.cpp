@@ -127,8 +127,8 @@ void Field::give_back() {
     }
 }
 
-// In an iteration without frozen points: of each point its vertices and its unary, of each vertex its values (the place lattice's once each way; the other's
-// again for each axis).
+// In an iteration without frozen points: of each point its vertices and its unary, of each vertex its values (the place
+// lattice's once each way; the other's again for each axis).
 size_t Field::bytes() const {
     const size_t record = sizeof(float) * size_t(lanes());
     size_t sum = order_.size() * record;
