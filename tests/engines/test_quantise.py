@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +21,7 @@ from engines.base import EngineError, EngineOptions
 from engines.model_file import read_model
 from engines.onnx_metadata import read_header
 from engines.zoo import load_model
+from pipeline.sources.sample import sample_path
 from tests.engines.support import open_engine_for, picture, score
 
 SIZE = (96, 128)
@@ -31,15 +34,16 @@ def as_told(*words: str) -> argparse.Namespace:
 
 
 def labelled_by_itself(root: Path, split: str, dark: bool = False) -> None:
-    """Pictures whose labels are those of street wherever it is very sure."""
+    """Pictures of a street whose labels are those of street wherever it is very sure."""
     for kind in ("images", "labels"):
         (root / split / kind).mkdir(parents=True)
-    with open_engine_for(load_model("street"), "openvino") as engine:
-        for seed in range(6):
-            image = picture((384, 512), seed) * (not dark)
+    with open_engine_for(load_model("street"), "openvino") as engine, av.open(sample_path()) as clip:
+        frames = islice(clip.decode(video=0), 0, None, 40)
+        for seed, frame in enumerate(frames):
+            image = frame.to_ndarray(format="rgb24", width=512, height=384) * (not dark)
             found = score(engine.session(384, 512), image)
             first, second = np.sort(found, axis=0)[[-1, -2]]
-            labels = np.where(first - second > 2, found.argmax(0), 255).astype(np.uint8)
+            labels = np.where(first - second > 5, found.argmax(0), 255).astype(np.uint8)
             large = Image.fromarray(labels).resize((512, 384), Image.Resampling.NEAREST)
             Image.fromarray(image).save(root / split / "images" / f"{seed}.png")
             large.save(root / split / "labels" / f"{seed}.png")

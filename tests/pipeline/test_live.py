@@ -114,7 +114,7 @@ def test_the_crf_keeps_to_the_pace_of_a_live_input(tiny: str) -> None:
     recorder = Aged()
     flags = {"refine": "crf", "crf_workers": 1, "crf_iterations": 1000}
     with nothing_left():
-        report = run([InputOptions(PACED)], tiny, extra=[recorder], duration=2.0, **flags)
+        report = run([InputOptions(PACED.replace("96x80", "256x192"))], tiny, extra=[recorder], duration=2.0, **flags)
     check(recorder, report)
     (one,) = report.inputs
     assert one.crf is not None
