@@ -227,7 +227,10 @@ class PlanCache:
     def _write(self, key: PlanKey, plan: bytes) -> None:
         header = json.dumps({"key": asdict(key), "bytes": len(plan), "sha256": hashlib.sha256(plan).hexdigest()})
         try:
-            with whole_file(self.directory / key.file) as path, path.open("wb") as file:
+            place = self.directory / key.file
+            if place.is_symlink():
+                place.unlink()  # else the plan would be written where it points
+            with whole_file(place) as path, path.open("wb") as file:
                 file.writelines((MAGIC, header.encode(), b"\n", plan))
         except OSError as error:
             raise PlanError(
