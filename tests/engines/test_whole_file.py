@@ -46,3 +46,17 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path: Path) -> None:
         whole_file(tmp_path / "missing" / "a"),
     ):
         pass
+
+
+def test_a_link_stays_one_and_the_file_is_written_where_it_points(tmp_path: Path) -> None:
+    """Beside that, since a file is not renamed from one file system to another."""
+    there, link = tmp_path / "scratch" / "a.json", tmp_path / "link.json"
+    there.parent.mkdir()
+    there.write_text("old")
+    link.symlink_to(there)
+    with whole_file(link) as unfinished:
+        assert unfinished.parent == there.parent
+        unfinished.write_text("new")
+    assert link.is_symlink()
+    assert there.read_text() == "new"
+    assert [each.name for each in there.parent.iterdir()] == ["a.json"]

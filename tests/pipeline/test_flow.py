@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.flow import Buffer, Closed, Crew, FairReader
+from pipeline.flow.service import Service
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -308,3 +310,14 @@ service.leave()
         time.sleep(2)
         process.send_signal(signal.SIGCONT)
         assert process.wait(10) == 0, process.communicate()[1].decode()
+
+
+def test_a_call_that_is_done_just_when_its_wait_ends_has_an_answer() -> None:
+    class Late(concurrent.futures.Future[int]):
+        def result(self, timeout: float | None = None) -> int:
+            if not self.done():
+                self.set_result(7)
+                raise concurrent.futures.TimeoutError
+            return super().result(timeout)
+
+    assert Service._wait(Late(), 1.0) == 7
