@@ -49,15 +49,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from engines.backends.tensorrt import TensorRTEngine
     from engines.bench import input_size
-    from engines.facts import SIZES
+    from engines.facts import demand_size
     from engines.zoo import compiled_cache, load_model
 
     if args.max_batch < 1:
         raise EngineError(f"--max-batch {args.max_batch}: at least one picture is needed")
     model = load_model(args.model, args.precision, weights_dir=args.weights_dir)
     short = args.size or model.size
-    if not SIZES[0] <= short <= SIZES[1]:
-        raise EngineError(f"--size {short} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
+    demand_size(short)
     size = input_size(model, args.frame, short)
     cache: Path = compiled_cache()
     options = EngineOptions(args.precision, cache=cache, batch=args.max_batch, half_scores=args.half_scores)

@@ -254,13 +254,12 @@ def _frame(text: str) -> tuple[int, int]:
 def _bench(args: argparse.Namespace) -> int:
     from engines.backends import open_engine
     from engines.bench import input_size, measure
-    from engines.facts import SIZES
+    from engines.facts import demand_size
     from engines.zoo import compiled_cache, load_model
 
     model = load_model(args.model, args.precision, weights_dir=args.weights_dir)
     size = args.size or model.size
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise EngineError(f"--size {size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
+    demand_size(size)
     engine = open_engine(
         model, args.engine, EngineOptions(args.precision, args.threads, args.requests, compiled_cache())
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from engines.base import EngineError, Model
-from engines.facts import SIZES
+from engines.facts import demand_size
 from engines.training.datasets import CHOICES, DATASET_HELP, Sample, find_samples
 from engines.training.files import demand_directory_of
 from engines.zoo import exported_place, fetch_model, fetch_published, find_entry, load_model
@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         raise EngineError("say which file to write: give --output FILE.onnx")
     demand_directory_of(args.output)
-    if args.size is not None and not SIZES[0] <= args.size <= SIZES[1]:
-        raise EngineError(f"--size {args.size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
+    if args.size is not None:
+        demand_size(args.size)
     if args.precision == "int8" and args.root is None:
         raise EngineError("--precision int8 needs labelled pictures to calibrate and to measure on: give --root")
     changed = args.average or args.size is not None or args.output_stride is not None

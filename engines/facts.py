@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines.base import ModelError
+from engines.base import EngineError, ModelError
 from engines.labels import LabelSet, voc_palette
 
 PREFIX = "deeplab_stream."
@@ -32,6 +32,16 @@ MAX_CLASSES = 255
 MAX_STRIDE = 256
 SIZES = (16, 8192)
 """Shortest and longest short side that is believed, in pixels."""
+
+
+def demand_size(size: int) -> None:
+    """Refuse a ``--size`` beyond `SIZES`.
+
+    Raises:
+        EngineError: it is.
+    """
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise EngineError(f"--size {size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
 
 
 @dataclass(frozen=True, slots=True)

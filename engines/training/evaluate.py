@@ -15,7 +15,7 @@ from engines import zoo
 from engines.backends import CHOICES, ENGINE_HELP, open_engine
 from engines.backends.common import PRECISION_HELP, PRECISIONS
 from engines.base import Engine, EngineError, EngineOptions, Model
-from engines.facts import SIZES
+from engines.facts import demand_size
 from engines.training.datasets import CHOICES as DATASETS
 from engines.training.datasets import DATASET_HELP, Sample, find_samples
 from engines.training.evaluation import Evaluation, Method, evaluate
@@ -166,8 +166,8 @@ def check_data_arguments(args: argparse.Namespace) -> None:
     Raises:
         EngineError: with a message of one line.
     """
-    if isinstance(args.size, int) and not SIZES[0] <= args.size <= SIZES[1]:
-        raise EngineError(f"--size {args.size} is out of range: {SIZES[0]} to {SIZES[1]} pixels")
+    if isinstance(args.size, int):
+        demand_size(args.size)
     if not all(0 <= label <= 255 for label in args.ignore):
         raise EngineError("--ignore takes labels from 0 to 255")
     if args.limit is not None and args.limit < 1:
