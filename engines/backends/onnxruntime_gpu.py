@@ -97,10 +97,10 @@ class OnnxRuntimeGpuEngine(EngineBase):
         model, precision, size = self._model, self._info.precision, (height, width)
         graph = typed_graph(model, precision, size, self._info.max_batch)
         what = f"{model.name} at {width}×{height}"
-        if self.provider.int8:  # those that compile
+        if self.provider.compiles:
             self._cancellation.check(f"compiling {what}")
         cache = None
-        if self._cache is not None and self.provider.int8:
+        if self._cache is not None and self.provider.compiles:
             # TensorRT's provider finds what it has compiled by the graph's names alone, whatever the weights.
             name = f"{model.sha256[:16]}-{width}x{height}-{precision}"
             cache = own_directory(self._cache, "model cache", self.provider.backend, name)

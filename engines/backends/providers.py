@@ -42,6 +42,11 @@ class Provider:
     batches: bool = False
     plugin: str = ""
 
+    @property
+    def compiles(self) -> bool:
+        """It makes a plan of a network, for minutes; those that do are those that compute int8."""
+        return self.int8
+
 
 def cuda_options(precision: str, _cache: Path | None) -> dict[str, str]:
     """Of ``CUDAExecutionProvider``; TF32 would be less than the single precision that was asked for."""
