@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.errors import ConfigError, HardwareError, SinkError
 from pipeline.frame import FORMATS, PixelFormat
 from pipeline.hwaccel import CUDA, missing, one_line, tell_once
-from pipeline.sinks.encoders import ENCODERS, Encoder, VideoOptions
+from pipeline.sinks.encoders import ENCODERS, Encoder, VideoOptions, encoder_named
 
 T = TypeVar("T")
 
@@ -101,6 +101,11 @@ class EncoderChoice:
         begun = start(self.software)
         self._chosen[pictures] = self.software  # it was NVENC that failed, and not a full disk
         return begun
+
+
+def h264_choice(options: VideoOptions) -> EncoderChoice:
+    """For what is served and published, which is H.264."""
+    return EncoderChoice(encoder_named(options.codec or "h264"), options)
 
 
 def refusal(hardware: Encoder, width: int, height: int, layout: PixelFormat) -> str:

@@ -14,7 +14,7 @@ from pipeline.sinks.images import ImageNames, ImageSink, IndexedPngCoder, JpegCo
 from pipeline.sinks.mask_server import MaskServerSink
 from pipeline.sinks.masks import MaskVideoSink, file_targets, pipe_targets
 from pipeline.sinks.null import NullSink
-from pipeline.sinks.nvenc import EncoderChoice
+from pipeline.sinks.nvenc import EncoderChoice, h264_choice
 from pipeline.sinks.places import check_place, refuse_input
 from pipeline.sinks.publish import PublishSink, is_published
 from pipeline.sinks.recordings import has_clock, place_of, refuse_unknown_clock
@@ -87,7 +87,7 @@ def _network_output(uri: str, options: VideoOptions, serve: ServeOptions) -> Sin
     if options.codec is not None and encoder_named(options.codec).alias != "h264":
         raise ConfigError(f"output {mask_uri(uri)}: only H.264 is served and published, leave --codec out")
     if address is None or address.scheme == "rtsp":
-        _encoders(encoder_named(options.codec or "h264"), options)
+        h264_choice(options).demand()
     if address is None:
         return PublishSink(uri, options)
     return (RtspSink if address.scheme == "rtsp" else LivePageSink)(address, options, serve)

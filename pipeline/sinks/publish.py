@@ -19,9 +19,9 @@ from pipeline.flow.helper import Helper
 from pipeline.frame import FORMATS, Result
 from pipeline.sinks import publisher
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
+from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions
 from pipeline.sinks.muxer import Coding, Muxer
-from pipeline.sinks.nvenc import EncoderChoice
+from pipeline.sinks.nvenc import h264_choice
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.wire import Wire
 from pipeline.sources.base import AudioPacket
@@ -70,7 +70,7 @@ class PublishSink:
         self._uri = uri
         self._name = remember_uri(uri, published=True)
         self._video = video
-        self._encoders = EncoderChoice(encoder_named(video.codec or "h264"), video)
+        self._encoders = h264_choice(video)
         self._info: OutputInfo | None = None
         self._link: _Link | None = None
         self._again = 0.0

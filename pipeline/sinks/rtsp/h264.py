@@ -19,9 +19,9 @@ from av.video.frame import PictureType
 from pipeline.errors import SinkError
 from pipeline.frame import FORMATS, Frame
 from pipeline.sinks.base import OutputInfo
-from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions, encoder_named
+from pipeline.sinks.encoders import KEYFRAMES_ASKED_FOR, Encoder, VideoOptions
 from pipeline.sinks.muxer import Coding, add_video
-from pipeline.sinks.nvenc import EncoderChoice
+from pipeline.sinks.nvenc import h264_choice
 from pipeline.sinks.picture import Painter, PictureFormat
 from pipeline.sinks.target import cannot_write
 
@@ -100,7 +100,7 @@ class H264Stream:
         self._name = name
         self._profile = {} if profile is None else {"profile": profile}
         self._options = options
-        self._encoders = EncoderChoice(encoder_named(options.codec or "h264"), options)
+        self._encoders = h264_choice(options)
         self.ssrc = secrets.randbits(32)
         self.parameter_sets: tuple[bytes, ...] = ()
         self._sequence = secrets.randbits(16)
