@@ -206,10 +206,15 @@ def get_ready(frame: Frame | StreamInfo, geometry: Geometry, session: Session, *
     """
     where = None if on_scores else _labelled_there(frame, geometry, session)
     if isinstance(session, FrameSession):
-        shape = (frame.height, frame.width)
-        planes = tuple(np.zeros(plane, frame.format.dtype) for plane in frame.format.plane_shapes(*shape))
-        session.warm_up(None if where is None else RawFrame(planes, where, np.empty(shape, np.uint8)))
+        session.warm_up(None if where is None else _blank(frame, where))
     return where
+
+
+def _blank(frame: Frame | StreamInfo, where: FrameMap) -> RawFrame:
+    """A frame without a picture, like those that will come."""
+    shape = (frame.height, frame.width)
+    planes = tuple(np.zeros(plane, frame.format.dtype) for plane in frame.format.plane_shapes(*shape))
+    return RawFrame(planes, where, np.empty(shape, np.uint8))
 
 
 def _labelled_there(frame: Frame | StreamInfo, geometry: Geometry, session: Session) -> FrameMap | None:
